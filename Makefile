@@ -1,0 +1,30 @@
+# `make demo` and `make test` each make .venv and install requirements.txt if needed.
+PYTHON ?= python3
+PY = .venv/bin/python
+
+# The demo: narrow networks and few epochs, so that it ends within minutes on two cores.
+DEMO_PATHS = path_raw_data=demo/raw "path_extracted_data=['demo/windows_ae', 'demo/windows_clf']" path_writing_data=demo/results
+DEMO_TRAINING = width=4 batch_size=32 num_epochs=10 classifier_width=4 classifier_batch_size=64 \
+	classifier_learning_rate=1e-3 classifier_num_epochs=12
+
+.PHONY: demo test lint clean
+demo: .venv/installed
+	$(PY) simulate_data_raw.py $(DEMO_PATHS)
+	$(PY) create_windows_ae.py $(DEMO_PATHS)
+	$(PY) create_windows_clf.py $(DEMO_PATHS)
+	$(PY) main_train.py auto AE1D $(DEMO_PATHS) $(DEMO_TRAINING)
+
+test: .venv/installed lint
+	$(PY) -m pytest
+
+lint: .venv/installed
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --requirement requirements.txt
+	touch $@
+
+clean:
+	rm -rf demo .pytest_cache .ruff_cache .hypothesis

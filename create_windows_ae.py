@@ -1,0 +1,36 @@
+"""Make the autoencoder's windows: normal signal only.
+
+Reads   path_raw_data/data_raw_NNN.pkl
+Writes  path_extracted_data[0]/data_raw_NNN_b<nb_best_blocks>_*, the five files windows_bi, labels.pkl, blocks.pkl,
+        timing.pkl and labels_t.pkl, windows without any marked sample.
+Run     python create_windows_ae.py [name=value ...]
+"""
+
+from data_processing import create_windows, window_shape
+from utils import read_command, run_script
+
+
+def main(words: list[str]) -> None:
+    """Make the windows as params.py and the command line say."""
+    _, settings = read_command(words)
+    create_windows(
+        path_raw_data=settings.path_raw_data,
+        directory=settings.path_extracted_data[0],
+        normal_only=True,
+        patient=settings.patient,
+        nb_best_blocks=settings.nb_best_blocks,
+        include_spike_free=settings.include_spike_free,
+        shape=window_shape(
+            window_size=settings.window_size,
+            spike_spacing_from_border=settings.spike_spacing_from_border,
+            pulse_width=settings.pulse_width,
+            sfreq=settings.sfreq,
+        ),
+        standardize=settings.standardize,
+        reject_artefacts=settings.reject_artefacts,
+        artefact_threshold=settings.artefact_threshold,
+    )
+
+
+if __name__ == '__main__':
+    run_script(main, __doc__)

@@ -1,0 +1,147 @@
+"""The training loop and the validation loop, the same for every network."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from utils import DataError, SettingError
+
+CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
+OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
+
+# Gives the mean loss of a batch (input, target) and takes (network, input, target).
+Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def reconstruction_loss(criterion: str) -> Loss:
+    """Loss of an autoencoder: the criterion between each reconstruction and its target, averaged over the pairs."""
+    compare = CRITERIA[criterion]()
+
+    def loss(model, x, target):
+        terms = [compare(reconstruction, wanted) for reconstruction, wanted in model(x, target)]
+        return torch.stack(terms).mean()
+
+    return loss
+
+
+def _mean_loss(model, loader, loss, device, optimizer=None, description='validate'):
+    """Mean loss over the loader's items; with an optimizer, a step after every batch."""
+    total, count = 0.0, 0
+    bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch')
+    for x, target in bar:
+        x, target = x.to(device, non_blocking=True), target.to(device, non_blocking=True)
+        value = loss(model, x, target)
+        number = value.item()
+        if not math.isfinite(number):
+            if not torch.isfinite(x).all():
+                raise DataError('the windows hold NaN or infinite values: make them again')
+            raise SettingError(f'{description}: the loss is {number}: lower the learning rate')
+        if optimizer is not None:
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            optimizer.step()
+        total, count = total + number * len(x), count + len(x)
+        bar.set_postfix(loss=f'{total / count:.4g}')
+    return total / count
+
+
+def validate(model: nn.Module, loader: DataLoader, loss: Loss, device: torch.device) -> float:
+    """Mean loss over the items of a loader, in evaluation mode and without gradients."""
+    model.eval()
+    with torch.no_grad():
+        return _mean_loss(model, loader, loss, device)
+
+
+def train(
+    model: nn.Module,
+    train_loader: DataLoader,
+    validation_loader: DataLoader,
+    loss: Loss,
+    *,
+    optimizer: torch.optim.Optimizer,
+    scheduler: LRScheduler,
+    num_epochs: int,
+    n_epochs_stop: int,
+    device: torch.device,
+    save: Callable[[str, dict], None],
+) -> list[dict]:
+    """Train until `num_epochs`, or until the validation loss has not fallen for `n_epochs_stop` epochs.
+
+    On return the model has the weights of its best epoch.
+
+    Parameters
+    ----------
+    model : Module
+        On `device`.
+    train_loader, validation_loader : DataLoader
+        Of (input, target); the training dataset's attribute `epoch` is set before every epoch.
+    loss : callable
+        (model, input, target) to the mean loss of the batch.
+    save : callable
+        Called with 'best' or 'last', and the state: the original's six keys, `scheduler_state_dict` and `history`.
+
+    Returns
+    -------
+    list of dict
+        One per epoch: epoch, training loss, validation loss, learning rate, seconds.
+
+    Raises
+    ------
+    SettingError
+        The loss is no longer finite.
+    DataError
+        The loss is not finite because the windows are not.
+    """
+    history, best, best_weights = [], math.inf, None
+    for epoch in range(1, num_epochs + 1):
+        start = time.perf_counter()
+        train_loader.dataset.epoch = epoch
+        rate = optimizer.param_groups[0]['lr']
+        model.train()
+        training_loss = _mean_loss(model, train_loader, loss, device, optimizer, f'epoch {epoch}')
+        validation_loss = validate(model, validation_loader, loss, device)
+        scheduler.step()
+        seconds = time.perf_counter() - start
+        figures = {
+            'epoch': epoch,
+            'training loss': training_loss,
+            'validation loss': validation_loss,
+            'learning rate': rate,
+        }
+        history.append(figures | {'seconds': seconds})
+        state = figures | {
+            'model_state_dict': model.state_dict(),
+            'optimizer_state_dict': optimizer.state_dict(),
+            'scheduler_state_dict': scheduler.state_dict(),
+            'history': history,
+        }
+        improved = validation_loss < best
+        if improved:
+            best, best_weights = validation_loss, copy.deepcopy(model.state_dict())
+            save('best', state)
+        save('last', state)
+        speed = len(train_loader.dataset) / seconds
+        tqdm.write(
+            f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}'
+            f'{"  best" if improved else "      "}  {speed:.0f} items/s'
+        )
+        if epoch - min(history, key=lambda h: h['validation loss'])['epoch'] >= n_epochs_stop:
+            tqdm.write(f'  no better validation loss for {n_epochs_stop} epochs: stopped')
+            break
+    model.load_state_dict(best_weights)
+    return history
+
+
+def make_optimizer(
+    model: nn.Module, *, optimizer: str, learning_rate: float, weight_decay: float, stepLR: int, gammaLR: float
+) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Optimizer of a model, and the schedule that multiplies its rate by `gammaLR` every `stepLR` epochs."""
+    made = OPTIMIZERS[optimizer](model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    return made, StepLR(made, step_size=stepLR, gamma=gammaLR)

@@ -1,0 +1,39 @@
+"""The autoencoders: `build_model(name, n_channels, n_times, **settings)`, and the classifier network SFCN."""
+
+from torch import nn
+
+from models.ae1d import AE1D
+from models.ae2d import AE2D
+from models.sfcn import SFCN
+
+__all__ = ['AUTOENCODERS', 'SFCN', 'build_model']
+
+# Name on the command line: the class, and the settings of params.py that it takes.
+AUTOENCODERS = {
+    'AE1D': (AE1D, ('width',)),
+    'AE2D': (AE2D, ('width',)),
+}
+
+
+def build_model(name: str, n_channels: int = 274, n_times: int = 300, **settings) -> nn.Module:
+    """Build an autoencoder on the CPU; its weights depend on the torch seed alone.
+
+    Parameters
+    ----------
+    name : str
+        One of `AUTOENCODERS`.
+    n_channels, n_times : int
+        Size of a window, in sensors and samples.
+    **settings
+        Settings of params.py that the model takes; the original's values where left out.
+
+    Raises
+    ------
+    ValueError
+        Unknown name.
+    TypeError
+        A setting that the model does not take.
+    """
+    if name not in AUTOENCODERS:
+        raise ValueError(f'no model {name!r}: one of {", ".join(AUTOENCODERS)}')
+    return AUTOENCODERS[name][0](n_channels, n_times, **settings)

@@ -1,0 +1,159 @@
+"""Every setting of the pipeline, with its default. Edit the values here, or give `name=value` words to a script.
+
+Relative paths in this file start at this file's folder; on a command line they start at the current folder.
+"original" marks the value of the group's research code; the other defaults are this project's.
+"""
+
+# ---------------------------------------------------------------------------------------------- paths
+# Directory of the input files data_raw_NNN.pkl, one per patient.
+path_raw_data = 'data/raw'
+
+# [autoencoder directory, classifier directory] of the window files made by the two create_windows scripts.
+path_extracted_data = ['data/windows_ae', 'data/windows_clf']
+
+# Directory that receives one run directory <MODEL>_<nb> per training.
+path_writing_data = 'results'
+
+# ------------------------------------------------------------------------------------------- patients
+# Patients to use: a number (4), a list of numbers ([4, 7, 12]), or False for every patient found.
+patient = False
+
+# Blocks kept per patient: those with the most spikes; 0 keeps all. Original: 3.
+nb_best_blocks = 3
+
+# True also makes windows of patients without any spike; False leaves such patients out (original).
+include_spike_free = False
+
+# -------------------------------------------------------------------------------------------- windows
+# Sampling rate of data_raw_NNN.pkl, in Hz. Original: 150.
+sfreq = 150
+
+# Length of a window, in s. Original: 2 for the autoencoders.
+window_size = 2.0
+
+# Margin on both sides of a window in which no spike is labelled, in s: windows start every
+# window_size - 2 x spike_spacing_from_border, so that their inner parts tile the block. Original: 0.3.
+spike_spacing_from_border = 0.3
+
+# Width of the rectangular pulse that marks a spike in labels_t, in s. A spike lasts less than 0.1 s.
+pulse_width = 0.1
+
+# Scaling of the stored windows: 'window' or True, by mean and std of each window (original);
+# 'block', by those of its block, which keeps a spike's amplitude; False, tesla as they are.
+standardize = 'block'
+
+# True drops windows that deviate by more than artefact_threshold block standard deviations from the block's
+# mean. Known to drop spikes of high amplitude too: the scripts print how many.
+reject_artefacts = False
+
+# Largest deviation allowed, in standard deviations of the block. Only used with reject_artefacts = True.
+artefact_threshold = 20.0
+
+# ---------------------------------------------------------------------------------------------- split
+# What is kept apart between training, validation and test: 'patient'; 'block' (the blocks of every patient are
+# shared out: not a test on unseen patients); 'auto', 'patient' with three patients or more, else 'block'.
+split = 'auto'
+
+# Fraction of the patients (or blocks) for validation: early stopping and the decision threshold.
+validation_fraction = 0.25
+
+# Fraction of the patients (or blocks) for the test.
+test_fraction = 0.25
+
+# -------------------------------------------------------------------------------------------- training
+# Autoencoder: 'AE1D' or 'AE2D'. The second word after main_train.py goes before this setting.
+model = 'AE1D'
+
+# Number of an existing or future run directory; None takes the next free number.
+model_nb = None
+
+# Channels of the first convolution of AE1D and AE2D, doubled from layer to layer. Original: 32.
+width = 32
+
+# Windows per training batch of the autoencoder. Original: 200.
+batch_size = 200
+
+# Standard deviation of the Gaussian noise added to the autoencoder's input, never to its target, in units of
+# the scaled windows; 0 for none. Original: 0.2.
+augmentation = 0.2
+
+# Reconstruction loss: 'mse' (original) or 'mae'.
+criterion = 'mse'
+
+# 'adam' (original), 'adamw' or 'sgd'.
+optimizer = 'adam'
+
+# Learning rate of the autoencoder. Original: 1e-3.
+learning_rate = 1e-3
+
+# Weight decay of the autoencoder. Original: 5e-4.
+weight_decay = 5e-4
+
+# The learning rate is multiplied by gammaLR every stepLR epochs. Original: 50 and 0.8.
+stepLR = 50
+gammaLR = 0.8
+
+# Largest number of epochs of the autoencoder. Original: 100.
+num_epochs = 100
+
+# Epochs without a better validation loss after which training stops. Original: 10.
+n_epochs_stop = 10
+
+# ------------------------------------------------------------------------------------------ classifier
+# Spike classifier on the error cards: 'sfcn', the group's convolutional network.
+classifier = 'sfcn'
+
+# Length of the sub-windows that are judged, in s. Original: 0.2.
+subwindow_size = 0.2
+
+# Scaling of the error card of a window before it is cut: 'window', z-score over the card (original); 'log',
+# log10 of the error, which keeps a spike's amplitude.
+card_scaling = 'log'
+
+# Channels of the classifier's first convolution, doubled from layer to layer. Original: 32.
+classifier_width = 32
+
+# Sub-windows per training batch of the classifier. Original: 240.
+classifier_batch_size = 240
+
+# Learning rate of the classifier. Original: 1e-4.
+classifier_learning_rate = 1e-4
+
+# Largest number of epochs of the classifier. Original: 80.
+classifier_num_epochs = 80
+
+# Epochs without a better validation loss after which the classifier's training stops.
+classifier_n_epochs_stop = 15
+
+# Weight of a spike sub-window in the loss relative to any other; None balances the training set. Original: 35.
+positive_weight = 35.0
+
+# -------------------------------------------------------------------------------------------- machine
+# Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU.
+seed = 0
+
+# 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
+device = 'auto'
+
+# Processes that read batches beside the main one; 0 reads them in the main process.
+num_workers = 0
+
+# ------------------------------------------------------------------------------------ simulated patients
+# Number of patients that simulate_data_raw.py writes; the last simulated_spike_free of them have no spike.
+simulated_patients = 8
+simulated_spike_free = 1
+
+# Blocks per patient and their length in s. Real patients have about 15 blocks of 180 s.
+simulated_blocks = 4
+simulated_seconds = 60
+
+# Spikes per minute (real patients: 0.5 to 10), and sharp transients per minute that are no spikes.
+simulated_spike_rate = 6.0
+simulated_distractor_rate = 6.0
+
+# Spike's field at its peak (std over channels) over the background's std, mean over spikes.
+simulated_snr = 2.0
+
+# Jitter of the annotations around the true peak (std, in s), and the fraction of spikes left unannotated.
+annotation_jitter = 0.01
+annotation_missed = 0.1

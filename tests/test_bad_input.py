@@ -1,0 +1,208 @@
+"""Bad input ends with one line that names file and fault, the contract's exit status, and nothing half-written."""
+
+import contextlib
+import os
+import pickle
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_processing import find_data_raw, read_data_raw
+from timeseries_dataset import find_windows, open_windows
+from utils import DataError, read_pickle
+
+
+def with_nan(data):
+    data['meg'][1][3, 5] = np.nan
+
+
+def without(key):
+    return lambda data: data.pop(key)
+
+
+def shorter_list(data):
+    data['reannot'].pop()
+
+
+def fewer_channels(data):
+    data['meg'][0] = data['meg'][0][:273]
+
+
+def transposed(data):
+    data['meg'][0] = data['meg'][0].T
+
+
+def event_outside(data):
+    data['events'][0] = np.array([10, 700])
+
+
+def negative_event(data):
+    data['reannot'][1] = np.array([-1])
+
+
+def words_for_events(data):
+    data['events'][0] = ['spike']
+
+
+def ragged(data):
+    data['meg'][0] = [[1.0, 2.0], [3.0]] * 137
+
+
+def nothing(data):
+    for entries in data.values():
+        entries.clear()
+
+
+FAULTS = [
+    (with_nan, 'block 1: 1 samples are NaN'),
+    (without('meg'), "key 'meg' is missing"),
+    (without('reannot'), "key 'reannot' is missing"),
+    (shorter_list, 'lists of unequal length'),
+    (fewer_channels, 'block 0: 273 channels, not 274'),
+    (transposed, 'transposed'),
+    (event_outside, 'events hold 700, outside the block of 700 samples'),
+    (negative_event, 'reannot hold -1, outside'),
+    (words_for_events, 'not numbers'),
+    (ragged, 'unequal length'),
+    (nothing, 'no block'),
+]
+
+
+@pytest.mark.parametrize(('spoil', 'words'), FAULTS)
+def test_faults_of_a_data_raw_file(recordings, write_raw, spoil, words):
+    data = recordings()
+    spoil(data)
+    path = write_raw(data)
+    with pytest.raises(DataError) as fault:
+        read_data_raw(path)
+    assert str(path) in str(fault.value)
+    assert words in str(fault.value)
+
+
+class Command:
+    def __reduce__(self):
+        return os.getcwd, ()
+
+
+class Unknown:
+    pass
+
+
+def test_a_pickle_executes_nothing(write_raw, tmp_path):
+    marker = tmp_path / 'executed'
+    path = write_raw(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
+    with pytest.raises(DataError, match=r'os\.system'):
+        read_pickle(path)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize('content', [Command(), Unknown(), {'meg': [Unknown()]}, print, pd.Timestamp(0)])
+def test_a_pickle_of_another_type_is_refused_by_name(write_raw, content):
+    with pytest.raises(DataError, match='the pickle asks for'):
+        read_pickle(write_raw(pickle.dumps(content)))
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_a_clear_error_or_a_plain_value(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / 'random.pkl'
+    path.write_bytes(content)
+    with contextlib.suppress(DataError):  # any other exception fails the test
+        read_pickle(path)
+
+
+def test_a_truncated_pickle(recordings, write_raw):
+    whole = pickle.dumps(recordings())
+    for length in (0, 1, 100, len(whole) - 1):
+        with pytest.raises(DataError, match='not a whole pickle'):
+            read_data_raw(write_raw(whole[:length]))
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
+@pytest.mark.parametrize('form', ['dict', 'frame', 'lists'])
+def test_every_form_of_a_data_raw_file_reads_the_same(recordings, write_raw, form, protocol):
+    data = recordings()
+    data['reannot'][1] = np.array([20])
+    if form == 'lists':
+        data['meg'] = [signal[:, :30].tolist() for signal in data['meg']]
+        data['events'] = [[3], [5, 7]]
+    content = pd.DataFrame(data) if form == 'frame' else data
+    read = read_data_raw(write_raw(pickle.dumps(content, protocol=protocol)))
+    for key in ('meg', 'events', 'reannot'):
+        for block, entry in enumerate(data[key]):
+            np.testing.assert_array_equal(read[key][block], entry)
+    assert read['file'] == data['file']
+
+
+def test_missing_directories_files_and_patients(recordings, write_raw, tmp_path):
+    with pytest.raises(DataError, match='no such directory'):
+        find_data_raw(tmp_path / 'nowhere')
+    with pytest.raises(DataError, match=r'no data_raw_NNN\.pkl'):
+        find_data_raw(tmp_path)
+    path = write_raw(recordings(), number=7)
+    with pytest.raises(DataError, match=r'no file of patient 8 .* found \[7\]'):
+        find_data_raw(path.parent, [7, 8])
+    assert list(find_data_raw(path.parent, 7)) == [7]
+    (path.parent / 'data_raw_7.pkl').write_bytes(b'')
+    with pytest.raises(DataError, match='a second file of patient 7'):
+        find_data_raw(path.parent)
+    with pytest.raises(DataError, match='create_windows'):
+        find_windows(tmp_path, 3)
+
+
+@pytest.mark.parametrize('script', ['create_windows_ae.py', 'create_windows_clf.py'])
+def test_the_scripts_end_with_one_line_and_status_1(recordings, write_raw, run_script, paths, tmp_path, script):
+    missing = run_script(script, *paths)
+    assert missing.returncode == 1
+    assert missing.stderr.startswith(f'error: {tmp_path / "raw"}: no such directory')
+    assert missing.stderr.count('\n') == 1
+
+    write_raw(recordings(lengths=(930,), events=((400,),)), number=1)
+    write_raw(b'not a pickle', number=2)
+    ended = run_script(script, *paths)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f'error: {tmp_path / "raw" / "data_raw_002.pkl"}: not a whole pickle')
+    assert ended.stderr.count('\n') == 1
+    directory = tmp_path / ('windows_ae' if script == 'create_windows_ae.py' else 'windows_clf')
+    assert {path.name[:16] for path in directory.iterdir()} == {'data_raw_001_b3_'}
+    assert len(list(directory.iterdir())) == 5
+
+
+def spoil_windows(stem, what):
+    binary = stem.parent / f'{stem.name}_windows_bi'
+    if what == 'truncated':
+        binary.write_bytes(binary.read_bytes()[:-4])
+    elif what == 'empty':
+        binary.write_bytes(b'')
+    elif what == 'missing pickle':
+        (stem.parent / f'{stem.name}_timing.pkl').unlink()
+    elif what == 'other length':
+        (stem.parent / f'{stem.name}_blocks.pkl').write_bytes(pickle.dumps(np.zeros(3, dtype=np.int64)))
+    else:
+        (stem.parent / f'{stem.name}_labels_t.pkl').write_bytes(pickle.dumps(np.zeros(2)))
+
+
+@pytest.mark.parametrize(
+    ('what', 'file', 'words'),
+    [
+        ('truncated', 'windows_bi', 'truncated'),
+        ('empty', 'windows_bi', '0 bytes'),
+        ('missing pickle', 'timing.pkl', 'no such file'),
+        ('other length', 'blocks.pkl', '3 windows, but'),
+        ('other dimensions', 'labels_t.pkl', 'dimensions'),
+    ],
+)
+def test_faults_of_the_window_files(recordings, write_raw, make_windows, run_script, paths, tmp_path, what, file, words):
+    raw = write_raw(recordings(lengths=(930,), events=((400,),)))
+    make_windows(raw.parent, tmp_path)
+    stem = tmp_path / 'windows_clf' / 'data_raw_001_b3'
+    spoil_windows(stem, what)
+    with pytest.raises(DataError, match=words):
+        open_windows(stem.parent, 1, 3)
+    ended = run_script('main_train.py', *paths)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith(f'error: {stem}_{file}')
+    assert ended.stderr.count('\n') == 1
+    assert not (tmp_path / 'results').exists()

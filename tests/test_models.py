@@ -1,0 +1,152 @@
+"""One table for all autoencoders; a model that is not in it fails."""
+
+import numpy as np
+import pytest
+import torch
+
+from models import AUTOENCODERS, SFCN, build_model
+from models.autoencoder import Autoencoder
+
+# Name: parameters at full size (AE1D and AE2D: REFERENCE figures), shape of a latent map of 274 x 300.
+TABLE = {
+    'AE1D': (435_846, [(1, 274, 75)]),
+    'AE2D': (2_167_686, [(1, 274, 75)]),
+}
+SMALL = {'AE1D': {'width': 2}, 'AE2D': {'width': 2}}
+NAMES = sorted(AUTOENCODERS)
+
+
+def small(name, n_channels=12, n_times=40, seed=0):
+    torch.manual_seed(seed)
+    return build_model(name, n_channels, n_times, **SMALL[name])
+
+
+def noise(*shape, seed=1):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_every_model_is_in_the_table():
+    assert sorted(TABLE) == sorted(SMALL) == NAMES
+    with pytest.raises(ValueError, match="no model 'AE3D': one of AE1D"):
+        build_model('AE3D')
+    with pytest.raises(TypeError, match='widht'):
+        build_model('AE1D', widht=3)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_parameters_and_latent_of_the_full_size(name):
+    parameters, latent = TABLE[name]
+    model = build_model(name).eval()
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    with torch.no_grad():
+        maps = build_model(name, **SMALL[name]).latent(noise(1, 1, 274, 300))
+    assert [tuple(one.shape[1:]) for one in maps] == latent
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize(('batch', 'n_channels', 'n_times'), [(3, 12, 40), (1, 12, 40), (2, 7, 41), (2, 9, 30)])
+def test_shapes_of_the_output(name, batch, n_channels, n_times):
+    x, target = noise(batch, 1, n_channels, n_times), noise(batch, 1, n_channels, n_times, seed=2)
+    for training in (True, False):
+        model = small(name, n_channels, n_times).train(training)
+        pairs = model(x, target)
+        for output, wanted in pairs:
+            assert output.shape == wanted.shape == x.shape
+        assert torch.equal(pairs[0][1], target)
+        assert torch.equal(model(x)[0][1], x)
+    cards = model.error_cards(x)
+    assert cards.shape == (batch, len(pairs), n_channels, n_times)
+    assert (cards >= 0).all()
+    output, wanted = model(x)[0]
+    torch.testing.assert_close(cards[:, 0], (output - wanted)[:, 0] ** 2)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_window_is_reconstructed_alone_as_in_a_batch(name):
+    model = small(name).eval()
+    x = noise(4, 1, 12, 40)
+    with torch.no_grad():
+        together = model(x)[0][0]
+        alone = torch.cat([model(window[None])[0][0] for window in x])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_weights_depend_on_the_seed_alone(name):
+    first, again, other = small(name), small(name), small(name, seed=1)
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_gradients_reach_every_parameter(name):
+    model = small(name)
+    x = noise(3, 1, 12, 40)
+    torch.stack([(output - wanted).square().mean() for output, wanted in model(x)]).mean().backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        # Batch norm removes the mean: the bias of the convolution before it has a gradient of rounding errors only.
+        assert torch.isfinite(parameter.grad).all(), parameter_name
+        if not parameter_name.endswith('bias'):
+            assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_float64_equals_float32(name):
+    model = small(name).eval()
+    x = noise(2, 1, 12, 40)
+    with torch.no_grad():
+        single = model(x)[0][0]
+        double = model.double()(x.double())[0][0]
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+
+
+def test_the_layers_of_ae1d_are_in_the_order_of_the_original():
+    """A checkpoint of the original, whatever its names, loads in order: weights and batch norms of the ten stages."""
+    maps = [1, 32, 64, 128, 256, 1, 256, 128, 64, 32, 1]
+    shapes = [tuple(tensor.shape) for tensor in build_model('AE1D').state_dict().values()]
+    expected = []
+    for n_in, n_out in zip(maps, maps[1:], strict=False):
+        expected += [(n_out, n_in, 1, 5), (n_out,), (n_out,), (n_out,), (n_out,), (n_out,), ()]
+    assert shapes == expected
+
+
+def test_ae1d_codes_each_channel_on_its_own_and_ae2d_does_not():
+    x = noise(1, 1, 12, 40)
+    changed = x.clone()
+    changed[:, :, 5] += 1
+    for name, alone in (('AE1D', True), ('AE2D', False)):
+        model = small(name).eval()
+        with torch.no_grad():
+            difference = (model(x)[0][0] - model(changed)[0][0]).abs().amax(dim=(0, 1, 3))
+        touched = torch.nonzero(difference).flatten().tolist()
+        assert (touched == [5]) == alone
+        assert 5 in touched
+
+
+def test_every_model_has_error_cards():
+    assert all(issubclass(kind, Autoencoder) for kind, _ in AUTOENCODERS.values())
+
+
+def test_error_cards_repeat_the_errors_of_short_bands():
+    class Bands(Autoencoder):
+        def forward(self, x, target=None):
+            band = x[:, 0, :, ::4]
+            return [(x, x + 1), (band, torch.zeros_like(band))]
+
+    x = torch.arange(8.0).reshape(1, 1, 1, 8)
+    cards = Bands().error_cards(x)
+    np.testing.assert_array_equal(cards[0, 0, 0], np.ones(8))
+    np.testing.assert_array_equal(cards[0, 1, 0], [0, 0, 0, 0, 16, 16, 16, 16])
+
+
+def test_the_classifier_gives_a_logit_per_card():
+    torch.manual_seed(0)
+    network = SFCN().eval()
+    cards = noise(3, 1, 274, 30)
+    logits = network(cards)
+    assert logits.shape == (3,)
+    assert torch.equal(logits, network(cards))  # dropout is off
+    assert (logits < 0).any() or (logits > 1).any()  # no sigmoid
+    assert SFCN(5, 16, 16, width=2)(noise(2, 5, 16, 16)).shape == (2,)

@@ -1,0 +1,140 @@
+"""params.py and the command line: every setting documented and used, every mistake named with its way out."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import utils
+from utils import RULES, SettingError, read_command
+
+ROOT = Path(utils.__file__).parent
+SOURCE = (ROOT / 'params.py').read_text()
+
+
+def test_params_holds_every_setting_once_as_a_plain_documented_assignment():
+    tree = ast.parse(SOURCE)
+    lines = SOURCE.splitlines()
+    names = []
+    documented = False
+    for node in tree.body[1:]:
+        assert isinstance(node, ast.Assign), ast.unparse(node)
+        above = lines[node.lineno - 2].strip()
+        documented = above.startswith('#') or (documented and above != '')
+        names += [target.id for target in node.targets]
+        assert documented, f'{names[-1]} has no comment above it'
+    assert sorted(names) == sorted(RULES)
+    assert len(set(names)) == len(names)
+
+
+def test_every_setting_is_used_by_a_script():
+    scripts = [*ROOT.glob('main_*.py'), *ROOT.glob('create_*.py'), *ROOT.glob('simulate_*.py')]
+    sources = '\n'.join(path.read_text() for path in scripts)
+    models = (ROOT / 'models' / '__init__.py').read_text()
+    for name in RULES:
+        assert re.search(rf'settings\.{name}\b', sources) or f"'{name}'" in models, f'{name} is read by no script'
+
+
+def test_only_the_command_line_reader_imports_params():
+    for path in [*ROOT.glob('*.py'), *(ROOT / 'models').glob('*.py')]:
+        assert not re.search(r'^(import|from) params', path.read_text(), re.MULTILINE), path
+
+
+def test_defaults_pass_their_own_rules():
+    positional, settings = read_command([])
+    assert positional == []
+    assert set(vars(settings)) == set(RULES)
+
+
+def test_overrides_are_literals_or_else_strings():
+    positional, settings = read_command(
+        ['auto', 'patient=[1, 2]', 'standardize=block', 'split="patient"', 'sfreq=300.5', 'model_nb=None'],
+        n_positional=1,
+    )
+    assert positional == ['auto']
+    assert (settings.patient, settings.standardize, settings.split) == ([1, 2], 'block', 'patient')
+    assert (settings.sfreq, settings.model_nb) == (300.5, None)
+
+
+def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_params(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, settings = read_command(['path_raw_data=mine', "path_extracted_data=['a', '/b']"])
+    assert settings.path_raw_data == str(tmp_path / 'mine')
+    assert settings.path_extracted_data == [str(tmp_path / 'a'), '/b']
+    assert settings.path_writing_data == str(ROOT / 'results')
+
+
+@pytest.mark.parametrize(
+    ('words', 'said'),
+    [
+        (['batchsize=3'], r'unknown setting batchsize \(nearest: batch_size'),
+        (['Patient=3'], r'unknown setting Patient \(nearest: patient'),
+        (['zzz=3'], 'params.py lists them all'),
+        (['batch_size=many'], r"batch_size = 'many': must be an integer of at least 1"),
+        (['batch_size=0'], 'batch_size'),
+        (['batch_size=True'], 'batch_size'),
+        (['learning_rate=-1'], 'learning_rate = -1: must be a number above 0'),
+        (['learning_rate=1e999'], 'learning_rate'),
+        (['standardize=1'], 'standardize'),
+        (['standardize=blok'], "must be one of 'window', 'block', True, False"),
+        (['patient=True'], 'patient'),
+        (['patient=[]'], 'patient'),
+        (['path_extracted_data=here'], 'list of two paths'),
+        (['device=gpu'], 'device'),
+        (['auto'], 'unexpected argument'),
+        (['batch_size=3', 'auto'], 'positional words come first'),
+        (['spike_spacing_from_border=1'], 'spike_spacing_from_border = 1 leaves nothing of window_size = 2.0: make'),
+        (['subwindow_size=1.5'], 'subwindow_size = 1.5 does not fit'),
+        (['validation_fraction=0.5', 'test_fraction=0.5'], 'validation_fraction = 0.5 and test_fraction = 0.5'),
+    ],
+)
+def test_mistakes_on_the_command_line(words, said):
+    with pytest.raises(SettingError, match=said):
+        read_command(words)
+
+
+@pytest.mark.parametrize(
+    ('line', 'said'),
+    [
+        ('batchsize = 3', r'params\.py: unknown setting batchsize \(nearest: batch_size'),
+        ('batch_size = "3"', r"batch_size = '3': must be an integer"),
+        ('batch_size = = 3', r'params\.py cannot be read'),
+        ('del seed', r'params\.py: the setting seed is missing'),
+        ('import os', None),
+    ],
+)
+def test_mistakes_in_params(tmp_path, monkeypatch, line, said):
+    (tmp_path / 'params.py').write_text(f'{SOURCE}\n{line}\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(__import__('sys').modules, 'params', raising=False)
+    if said is None:
+        read_command([])
+    else:
+        with pytest.raises(SettingError, match=said):
+            read_command([])
+    monkeypatch.delitem(__import__('sys').modules, 'params', raising=False)
+
+
+@pytest.mark.parametrize('script', ['simulate_data_raw.py', 'create_windows_ae.py', 'main_train.py'])
+def test_scripts_end_with_status_2_and_one_line(run_script, script, tmp_path):
+    ended = run_script(script, 'seeed=3', cwd=tmp_path)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith('error: unknown setting seeed (nearest: seed')
+    assert ended.stderr.count('\n') == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_mode_or_model_is_named_with_the_known_ones(run_script):
+    ended = run_script('main_train.py', 'train')
+    assert (ended.returncode, ended.stderr.count('\n')) == (2, 1)
+    assert "mode 'train': must be one of auto" in ended.stderr
+    ended = run_script('main_train.py', 'auto', 'AE3D')
+    assert (ended.returncode, ended.stderr.count('\n')) == (2, 1)
+    assert "model = 'AE3D': must be one of 'AE1D', 'AE2D'" in ended.stderr
+
+
+def test_help_prints_the_scripts_description(run_script):
+    ended = run_script('create_windows_ae.py', '--help')
+    assert ended.returncode == 0
+    assert 'path_extracted_data[0]' in ended.stdout

@@ -1,0 +1,315 @@
+"""From window files to batches: reading and checking the five files, the id table, the split, the Dataset."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+
+from data_processing import LABEL_FILES, N_CHANNELS, chosen_patients, window_stem
+from utils import DataError, SettingError, read_pickle
+
+PARTS = ('train', 'validation', 'test')
+
+
+class PatientWindows(NamedTuple):
+    """The windows of one patient as they lie on disk.
+
+    Attributes
+    ----------
+    subject : int
+    path : Path
+        The file of the windows.
+    windows : memmap (n_windows, 274, n_times), float32
+    labels, blocks, timing : arrays (n_windows,)
+    labels_t : uint8 array (n_windows, n_times)
+    """
+
+    subject: int
+    path: Path
+    windows: np.ndarray
+    labels: np.ndarray
+    blocks: np.ndarray
+    timing: np.ndarray
+    labels_t: np.ndarray
+
+
+# ------------------------------------------------------------------------------------- the window files
+def find_windows(directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool = False) -> list[int]:
+    """Numbers of the patients with windows of suffix b<nb_best_blocks> in a directory.
+
+    Raises
+    ------
+    DataError
+        No such directory, no such windows in it, or a patient asked for has none.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise DataError(f'{directory}: no such directory (setting path_extracted_data); run the create_windows scripts')
+    found = {}
+    for path in sorted(directory.glob('data_raw_*_b*_windows_bi')):
+        name = re.fullmatch(r'data_raw_(\d+)_b(\d+)_windows_bi', path.name)
+        if name:
+            found.setdefault(int(name[2]), {})[int(name[1])] = path
+    if nb_best_blocks not in found:
+        others = f'; found nb_best_blocks = {", ".join(map(str, sorted(found)))}' if found else ''
+        raise DataError(
+            f'{directory}: no data_raw_NNN_b{nb_best_blocks}_windows_bi in it{others}; run the create_windows scripts'
+        )
+    return list(chosen_patients(found[nb_best_blocks], patient, directory))
+
+
+def open_windows(directory: str | Path, subject: int, nb_best_blocks: int) -> PatientWindows:
+    """Open the five files of a patient: the windows as a memory map, the labels in memory.
+
+    Raises
+    ------
+    DataError
+        A file is missing, truncated, or of another length than the others.
+    """
+    stem = window_stem(directory, subject, nb_best_blocks)
+    path = Path(f'{stem}_windows_bi')
+    columns = {}
+    for name in LABEL_FILES:
+        column_path = Path(f'{stem}_{name}.pkl')
+        column = np.asarray(read_pickle(column_path))
+        if column.dtype.kind not in 'biuf' or column.ndim != (2 if name == 'labels_t' else 1):
+            raise DataError(f'{column_path}: not an array of the expected dimensions; make it again')
+        if len(column) != len(columns.get('labels', column)):
+            raise DataError(
+                f'{column_path}: {len(column)} windows, but {stem.name}_labels.pkl has {len(columns["labels"])}; '
+                'make the windows of this patient again'
+            )
+        columns[name] = column
+    if not path.is_file():
+        raise DataError(f'{path}: no such file; make the windows of this patient again')
+    n_windows, n_times = columns['labels_t'].shape
+    expected, size = n_windows * N_CHANNELS * n_times * 4, path.stat().st_size
+    if size != expected or size == 0:
+        raise DataError(
+            f'{path}: {size} bytes, but {n_windows} windows of {N_CHANNELS} channels x {n_times} samples take '
+            f'{expected}: truncated, or of another patient; make the windows of this patient again'
+        )
+    windows = np.memmap(path, dtype='<f4', mode='r', shape=(n_windows, N_CHANNELS, n_times))
+    return PatientWindows(subject, path, windows, **columns)
+
+
+def open_directory(
+    directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool, n_times: int
+) -> list[PatientWindows]:
+    """Open the windows of every patient chosen, checking that all are `n_times` samples long.
+
+    Raises
+    ------
+    DataError
+        As `find_windows` and `open_windows`.
+    SettingError
+        The windows were made with another length than window_size x sfreq.
+    """
+    numbers = find_windows(directory, nb_best_blocks, patient)
+    opened = [open_windows(directory, number, nb_best_blocks) for number in numbers]
+    for one in opened:
+        if one.windows.shape[2] != n_times:
+            raise SettingError(
+                f'{one.path}: windows of {one.windows.shape[2]} samples, but window_size x sfreq is {n_times}: '
+                'set window_size and sfreq to those the windows were made with, or make the windows again'
+            )
+    return opened
+
+
+def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
+    """One row per window: subject, window (row in the patient's file), block, timing, label, and `patient`, the
+    position in `patients`."""
+    return pd.concat(
+        [
+            pd.DataFrame(
+                {
+                    'subject': one.subject,
+                    'window': np.arange(len(one.labels)),
+                    'block': one.blocks,
+                    'timing': one.timing,
+                    'label': one.labels,
+                    'patient': position,
+                }
+            )
+            for position, one in enumerate(patients)
+        ],
+        ignore_index=True,
+    )
+
+
+# ------------------------------------------------------------------------------------------- the split
+def split_units(units: list, has_spike: list[bool], fractions: tuple[float, float], seed: int) -> dict:
+    """Share units (patients, or blocks) out to training, validation and test, at least one unit with spikes to each.
+
+    Units with and without spikes are shared out apart, so that every part gets its share of both.
+
+    Parameters
+    ----------
+    units, has_spike : lists
+        What is shared out, and whether it holds a spike.
+    fractions : (validation, test)
+
+    Returns
+    -------
+    dict
+        Unit to one of `PARTS`.
+    """
+    rng = np.random.default_rng(seed)
+    parts = {}
+    for spiking in (True, False):
+        group = [unit for unit, spike in zip(units, has_spike, strict=True) if spike == spiking]
+        order = [group[i] for i in rng.permutation(len(group))]
+        least = int(spiking)
+        n_validation, n_test = (max(round(fraction * len(group)), least) for fraction in fractions)
+        n_test = min(n_test, len(group) - 2 * least)
+        n_validation = min(n_validation, len(group) - n_test - least)
+        n_train = len(group) - n_validation - n_test
+        parts |= dict.fromkeys(order[:n_train], PARTS[0])
+        parts |= dict.fromkeys(order[n_train : n_train + n_validation], PARTS[1])
+        parts |= dict.fromkeys(order[n_train + n_validation :], PARTS[2])
+    return parts
+
+
+def split_windows(
+    table: pd.DataFrame, *, split: str, validation_fraction: float, test_fraction: float, seed: int
+) -> tuple[pd.DataFrame, str]:
+    """Part of every (subject, block) of the classifier's id table.
+
+    Returns
+    -------
+    DataFrame
+        subject, block, part; part is one of `PARTS`.
+    str
+        'patient' or 'block': what was kept apart.
+
+    Raises
+    ------
+    DataError
+        Too few patients, or blocks, with spikes to have one in each part.
+    """
+    blocks = table.groupby(['subject', 'block'], as_index=False)['label'].max()
+    spiking = blocks.groupby('subject')['label'].max()
+    by = split if split != 'auto' else 'patient' if (spiking > 0).sum() >= 3 else 'block'
+    fractions = (validation_fraction, test_fraction)
+    if by == 'patient':
+        if (spiking > 0).sum() < 3:
+            raise DataError(
+                f"{(spiking > 0).sum()} patients with spikes: split='patient' needs three, one each for training, "
+                "validation and test; split='block' shares out the blocks of each patient"
+            )
+        parts = split_units(list(spiking.index), list(spiking > 0), fractions, seed)
+        blocks['part'] = blocks['subject'].map(parts)
+    else:
+        pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
+        if (blocks['label'] > 0).sum() < 3:
+            raise DataError(
+                f'{(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one each for training, '
+                'validation and test; use more patients, or a larger nb_best_blocks'
+            )
+        parts = split_units(pairs, list(blocks['label'] > 0), fractions, seed)
+        blocks['part'] = [parts[pair] for pair in pairs]
+    return blocks[['subject', 'block', 'part']], by
+
+
+def with_parts(table: pd.DataFrame, parts: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Add the column `part` to an id table.
+
+    Patients (or, with by='block', blocks) that the classifier's set does not hold can only be trained on.
+    """
+    keys = ['subject'] if by == 'patient' else ['subject', 'block']
+    joined = table.merge(parts[[*keys, 'part']].drop_duplicates(), on=keys, how='left')
+    return joined.assign(part=joined['part'].fillna(PARTS[0]))
+
+
+# ------------------------------------------------------------------------------------------ the batches
+class WindowDataset(Dataset):
+    """Batches of (input, target) windows, each (batch, 1, 274, n_times) float32.
+
+    Parameters
+    ----------
+    patients : list of PatientWindows
+    table : DataFrame
+        The rows of their id table to serve; index i of this Dataset is row i.
+    zscore : bool
+        Scale each window by its own mean and std over channels and samples (windows without variance become zeros).
+    noise : float
+        Std of the Gaussian noise added to the input; the target stays clean.
+    seed : int
+        Seed of the noise.
+    """
+
+    def __init__(
+        self, patients: list[PatientWindows], table: pd.DataFrame, *, zscore: bool, noise: float = 0.0, seed: int = 0
+    ):
+        self.files = [one.windows for one in patients]
+        self.patient = table['patient'].to_numpy()
+        self.window = table['window'].to_numpy()
+        self.zscore = zscore
+        self.noise = noise
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.window)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        noisy, clean = self.__getitems__([index])
+        return noisy[0], clean[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole batch at once: one read per patient, in the order of the file."""
+        indices = np.asarray(indices)
+        batch = np.empty((len(indices), *self.files[0].shape[1:]), dtype=np.float32)
+        order = np.lexsort((self.window[indices], self.patient[indices]))
+        patients = self.patient[indices[order]]
+        for patient in np.unique(patients):
+            rows = order[patients == patient]
+            batch[rows] = self.files[patient][self.window[indices[rows]]]
+        clean = torch.from_numpy(batch)
+        if self.zscore:
+            std, mean = torch.std_mean(clean, dim=(1, 2), correction=0, keepdim=True)
+            clean = (clean - mean) / torch.where(std > 0, std, 1.0)
+        clean = clean[:, None]
+        if not self.noise:
+            return clean, clean
+        # One stream per batch, not one for all: workers then give the same noise as none. The first index tells the
+        # batches of an epoch apart.
+        stream = np.random.SeedSequence([self.seed, self.epoch, int(indices[0])]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(stream[0]))
+        return clean + self.noise * torch.randn(clean.shape, generator=generator), clean
+
+
+class ShuffledEveryEpoch(Sampler):
+    """A new order of range(len(dataset)) every epoch, from the seed and the dataset's epoch alone."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.dataset.epoch])
+        return iter(rng.permutation(len(self.dataset)).tolist())
+
+
+def batches(
+    dataset: Dataset, *, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 0
+) -> DataLoader:
+    """Loader of whole batches from a dataset with `__getitems__`; the last batch of an epoch may be smaller."""
+    order = ShuffledEveryEpoch(dataset, seed) if shuffle else range(len(dataset))
+    return DataLoader(
+        dataset,
+        batch_sampler=BatchSampler(order, batch_size, drop_last=False),
+        collate_fn=_as_it_is,  # __getitems__ gives whole batches
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _as_it_is(batch):
+    return batch

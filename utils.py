@@ -1,0 +1,395 @@
+"""What every script shares: the settings, errors that end a script, whole-or-nothing files, safe pickles, the seed."""
+
+import ast
+import contextlib
+import difflib
+import importlib
+import itertools
+import json
+import math
+import os
+import pickle
+import random
+import re
+import sys
+import tempfile
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent
+_OVERRIDE = re.compile(r'[A-Za-z_]\w*=')
+
+
+class DataError(Exception):
+    """The data is at fault: the script ends with status 1."""
+
+
+class SettingError(Exception):
+    """The command or a setting is at fault: the script ends with status 2."""
+
+
+# ------------------------------------------------------------------------------------------- settings
+class Rule(NamedTuple):
+    """What a setting may be: a test of its value, and the same in words."""
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Rule:
+    def accepts(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return is_number and low <= value <= high and value > above
+
+    bounds = [f'above {above:g}'] * (above > -math.inf) + [f'at least {low:g}'] * (low > -math.inf)
+    bounds += [f'at most {high:g}'] * (high < math.inf)
+    return Rule(accepts, ' '.join(['a number', ' and '.join(bounds)]))
+
+
+def _integer(low: int) -> Rule:
+    return Rule(lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f'an integer of at least {low}')
+
+
+def _choice(*values: Any) -> Rule:
+    # repr tells True from 1 and 1 from 1.0, which == does not.
+    allowed = [repr(value) for value in values]
+    return Rule(lambda value: repr(value) in allowed, 'one of ' + ', '.join(allowed))
+
+
+def _or_none(rule: Rule) -> Rule:
+    return Rule(lambda value: value is None or rule.accepts(value), f'{rule.words}, or None')
+
+
+_PATH = Rule(lambda v: isinstance(v, str) and v != '', 'a path')
+_TWO_PATHS = Rule(
+    lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(_PATH.accepts(p) for p in v),
+    'a list of two paths, [autoencoder directory, classifier directory]',
+)
+_PATIENTS = Rule(
+    lambda v: (
+        v is False
+        or _integer(0).accepts(v)
+        or (isinstance(v, list | tuple) and len(v) > 0 and all(_integer(0).accepts(p) for p in v))
+    ),
+    'a patient number, a list of them, or False for all',
+)
+_DEVICE = Rule(
+    lambda v: isinstance(v, str) and (v in ('auto', 'cpu', 'cuda') or (v[:5] == 'cuda:' and v[5:].isdigit())),
+    "'auto', 'cpu', 'cuda' or 'cuda:N'",
+)
+
+RULES = {
+    'path_raw_data': _PATH,
+    'path_extracted_data': _TWO_PATHS,
+    'path_writing_data': _PATH,
+    'patient': _PATIENTS,
+    'nb_best_blocks': _integer(0),
+    'include_spike_free': _choice(True, False),
+    'sfreq': _number(above=0),
+    'window_size': _number(above=0),
+    'spike_spacing_from_border': _number(0),
+    'pulse_width': _number(0),
+    'standardize': _choice('window', 'block', True, False),
+    'reject_artefacts': _choice(True, False),
+    'artefact_threshold': _number(above=0),
+    'split': _choice('auto', 'patient', 'block'),
+    'validation_fraction': _number(above=0, high=0.9),
+    'test_fraction': _number(above=0, high=0.9),
+    'model': _choice('AE1D', 'AE2D'),
+    'model_nb': _or_none(_integer(0)),
+    'width': _integer(1),
+    'batch_size': _integer(1),
+    'augmentation': _number(0),
+    'criterion': _choice('mse', 'mae'),
+    'optimizer': _choice('adam', 'adamw', 'sgd'),
+    'learning_rate': _number(above=0),
+    'weight_decay': _number(0),
+    'stepLR': _integer(1),
+    'gammaLR': _number(above=0, high=1),
+    'num_epochs': _integer(1),
+    'n_epochs_stop': _integer(1),
+    'classifier': _choice('sfcn'),
+    'subwindow_size': _number(above=0),
+    'card_scaling': _choice('window', 'log'),
+    'classifier_width': _integer(1),
+    'classifier_batch_size': _integer(2),
+    'classifier_learning_rate': _number(above=0),
+    'classifier_num_epochs': _integer(1),
+    'classifier_n_epochs_stop': _integer(1),
+    'positive_weight': _or_none(_number(above=0)),
+    'seed': _integer(0),
+    'device': _DEVICE,
+    'num_workers': _integer(0),
+    'simulated_patients': _integer(1),
+    'simulated_spike_free': _integer(0),
+    'simulated_blocks': _integer(1),
+    'simulated_seconds': _number(20),
+    'simulated_spike_rate': _number(0),
+    'simulated_distractor_rate': _number(0),
+    'simulated_snr': _number(above=0),
+    'annotation_jitter': _number(0),
+    'annotation_missed': _number(0, 1),
+}
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, RULES, n=3, cutoff=0.4)
+    return f'nearest: {", ".join(near)}' if near else 'params.py lists them all'
+
+
+def _settings_of_params() -> dict[str, Any]:
+    """The assignments of params.py, paths made absolute; every name must be known and every known name there."""
+    try:
+        params = importlib.import_module('params')
+    except Exception as fault:
+        raise SettingError(f'params.py cannot be read: {fault}') from fault
+    found = {
+        name: value
+        for name, value in vars(params).items()
+        if not name.startswith('_') and not isinstance(value, types.ModuleType)
+    }
+    for name in found:
+        if name not in RULES:
+            raise SettingError(f'params.py: unknown setting {name} ({_nearest(name)})')
+    missing = [name for name in RULES if name not in found]
+    if missing:
+        raise SettingError(f'params.py: the setting {missing[0]} is missing: put its line back')
+    return {name: _from_folder(value, ROOT) if name.startswith('path_') else value for name, value in found.items()}
+
+
+def _from_folder(paths: Any, folder: Path) -> Any:
+    if isinstance(paths, list | tuple):
+        return [_from_folder(path, folder) for path in paths]
+    return str(folder / Path(paths).expanduser()) if isinstance(paths, str) and paths else paths
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check every value by its rule, then the rules between settings.
+
+    Raises
+    ------
+    SettingError
+        Names the setting or settings, the value found and the way out.
+    """
+    for name, value in settings.items():
+        if not RULES[name].accepts(value):
+            raise SettingError(f'{name} = {value!r}: must be {RULES[name].words}')
+    s = types.SimpleNamespace(**settings)
+    window, border = round(s.window_size * s.sfreq), round(s.spike_spacing_from_border * s.sfreq)
+    subwindow = round(s.subwindow_size * s.sfreq)
+    if window - 2 * border <= 0:
+        raise SettingError(
+            f'spike_spacing_from_border = {s.spike_spacing_from_border} leaves nothing of window_size = '
+            f'{s.window_size}: make it less than half of window_size'
+        )
+    if not 1 <= subwindow <= window - 2 * border:
+        raise SettingError(
+            f'subwindow_size = {s.subwindow_size} does not fit into the inner part of a window, window_size - 2 x '
+            f'spike_spacing_from_border = {(window - 2 * border) / s.sfreq:g} s: make one of the three fit'
+        )
+    if s.validation_fraction + s.test_fraction >= 1:
+        raise SettingError(
+            f'validation_fraction = {s.validation_fraction} and test_fraction = {s.test_fraction} leave nothing for '
+            'training: make their sum less than 1'
+        )
+    if s.simulated_spike_free > s.simulated_patients:
+        raise SettingError(
+            f'simulated_spike_free = {s.simulated_spike_free} is more than simulated_patients = '
+            f'{s.simulated_patients}: lower it'
+        )
+
+
+def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str], types.SimpleNamespace]:
+    """Split a command line into positional words and settings: params.py, overridden by the `name=value` words.
+
+    Parameters
+    ----------
+    words : list of str
+        The command line after the script's name.
+    n_positional : int
+        Most positional words the script takes.
+
+    Raises
+    ------
+    SettingError
+        Unknown name, wrong type or value, a word too many, or settings that contradict each other.
+    """
+    positional = list(itertools.takewhile(lambda word: not _OVERRIDE.match(word), words))
+    words = words[len(positional) :]
+    if len(positional) > n_positional:
+        raise SettingError(f'unexpected argument {positional[n_positional]!r}: settings are given as name=value')
+    settings = _settings_of_params()
+    for word in words:
+        name, _, text = word.partition('=')
+        if not _OVERRIDE.match(word):
+            raise SettingError(f'argument {word!r} after the settings: positional words come first')
+        if name not in RULES:
+            raise SettingError(f'unknown setting {name} ({_nearest(name)})')
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = text
+        settings[name] = _from_folder(value, Path.cwd()) if name.startswith('path_') else value
+    check_settings(settings)
+    return positional, types.SimpleNamespace(**settings)
+
+
+def run_script(main: Callable[[list[str]], None], description: str) -> None:
+    """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting."""
+    words = sys.argv[1:]
+    if {'-h', '--help'} & set(words):
+        print(description.strip())
+        sys.exit(0)
+    try:
+        main(words)
+    except (DataError, SettingError) as fault:
+        message, status = str(fault), 2 if isinstance(fault, SettingError) else 1
+    except OSError as fault:
+        message, status = f'{fault.filename or "input or output"}: {fault.strerror or fault}', 1
+    else:
+        sys.exit(0)
+    print('error: ' + ' '.join(message.split()), file=sys.stderr)
+    sys.exit(status)
+
+
+# ---------------------------------------------------------------------------------------------- files
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it to `path` when the block ends, remove it when it fails."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The suffix stays, because matplotlib and others choose a format by it.
+    handle, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp{path.suffix}', dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes private files; results are for the group, as the umask says.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write `content` as indented JSON, whole or not at all; NaN becomes null, which every reader knows."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(_without_nan(content), indent=2, default=_plain) + '\n')
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return None
+    return value
+
+
+# -------------------------------------------------------------------------------------------- pickles
+def _latin1_bytes(text: str, encoding: str) -> bytes:
+    """Stand in for _codecs.encode, by which Python writes bytes at protocol 2."""
+    if encoding != 'latin1':
+        raise pickle.UnpicklingError(f'text encoding {encoding!r}')
+    return text.encode('latin1')
+
+
+def _empty_array(subtype: type, shape: tuple, dtype: Any) -> np.ndarray:
+    """Stand in for NumPy's _reconstruct, which makes the empty array that the pickled state then fills."""
+    if subtype is not np.ndarray or shape != (0,):
+        raise pickle.UnpicklingError('an array that NumPy did not write')
+    return np.ndarray((0,), dtype)
+
+
+def _no_bytes(*content: Any) -> bytes:
+    """Stand in for bytes(), by which Python writes empty bytes at protocol 2; bytes(n) would allocate n."""
+    if content:
+        raise pickle.UnpicklingError('bytes of a given length')
+    return b''
+
+
+_STAND_INS = {'_codecs.encode': _latin1_bytes, 'builtins.bytes': _no_bytes, '__builtin__.bytes': _no_bytes}
+for _package in ('numpy.core', 'numpy._core'):
+    _STAND_INS[f'{_package}.multiarray._reconstruct'] = _empty_array
+_ALLOWED = {
+    *(f'builtins.{name}' for name in ('list', 'dict', 'tuple', 'set', 'frozenset', 'complex', 'slice')),
+    *(f'__builtin__.{name}' for name in ('list', 'dict', 'tuple', 'set', 'frozenset', 'complex', 'slice')),
+    'collections.OrderedDict',
+    'numpy.ndarray',
+    'numpy.dtype',
+    *(f'{p}.{name}' for p in ('numpy.core', 'numpy._core') for name in ('multiarray.scalar', 'numeric._frombuffer')),
+    *(f'pandas.{name}' for name in ('DataFrame', 'Series', 'Index', 'RangeIndex', 'StringDtype')),
+    *(f'pandas.arrays.{name}' for name in ('StringArray', 'NumpyExtensionArray')),
+    'pandas.core.frame.DataFrame',
+    'pandas.core.series.Series',
+    'pandas.core.indexes.base.Index',
+    'pandas.core.indexes.base._new_Index',
+    'pandas.core.indexes.range.RangeIndex',
+    'pandas.core.internals.managers.BlockManager',
+    'pandas.core.internals.managers.SingleBlockManager',
+    'pandas.core.arrays.string_.StringDtype',
+    'pandas.core.arrays.string_.StringArray',
+    'pandas._libs.internals._unpickle_block',
+    'pandas._libs.arrays.__pyx_unpickle_NDArrayBacked',
+}
+
+
+class _SafeUnpickler(pickle.Unpickler):
+    """Build containers, numbers, strings, NumPy arrays and pandas frames, and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f'{module}.{name}'
+        if full in _STAND_INS:
+            return _STAND_INS[full]
+        if full not in _ALLOWED:
+            raise DataError(f'the pickle asks for {full}, which is no container, number, string, array or frame')
+        return super().find_class(module.replace('numpy.core', 'numpy._core'), name)
+
+
+def read_pickle(path: str | os.PathLike) -> Any:
+    """Read a pickle of containers, numbers, strings, NumPy arrays and pandas frames; nothing in it is executed.
+
+    Raises
+    ------
+    DataError
+        The file is missing, is not a whole pickle, or holds another type (named in the message).
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f'{path}: no such file')
+    try:
+        with path.open('rb') as stream:
+            return _SafeUnpickler(stream).load()
+    except DataError as fault:
+        raise DataError(f'{path}: {fault}; if you trust it, save it again as plain arrays') from fault
+    except Exception as fault:  # a damaged pickle can raise anything at all
+        raise DataError(f'{path}: not a whole pickle ({type(fault).__name__}: {fault}); make it again') from fault
+
+
+def write_pickle(path: str | os.PathLike, content: Any) -> None:
+    """Write a pickle (protocol 4), whole or not at all."""
+    with writing(path) as temporary, temporary.open('wb') as stream:
+        pickle.dump(content, stream, protocol=4)
+
+
+# ------------------------------------------------------------------------------------------- randomness
+def set_seed(seed: int) -> None:
+    """Seed Python, NumPy and torch, and have torch choose deterministic algorithms where it has them."""
+    import torch  # here, because the windows scripts do not need torch and should start at once
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
