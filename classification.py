@@ -59,18 +59,14 @@ def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, n_window: int, sh
     )
 
 
-def make_cards(
-    model: nn.Module, loader: DataLoader, shape: SubwindowShape, scaling: str, device: torch.device
-) -> np.ndarray:
-    """Error cards of a loader's windows, scaled and cut into sub-windows.
+def make_cards(model: nn.Module, loader: DataLoader, shape: SubwindowShape, device: torch.device) -> np.ndarray:
+    """Error cards of a loader's windows: cut to the inner part, z-scored as in the original, cut into sub-windows.
 
     Parameters
     ----------
     model : autoencoder
     loader : DataLoader
         Of (input, target) windows, without noise.
-    scaling : str
-        The setting `card_scaling`.
 
     Returns
     -------
@@ -82,21 +78,15 @@ def make_cards(
     cards = []
     with torch.no_grad():
         for x, _ in tqdm(loader, desc='error cards', leave=False, disable=None, unit='batch'):
-            card = scale_cards(model.error_cards(x.to(device))[..., inner], scaling)
+            card = zscore_planes(model.error_cards(x.to(device))[..., inner])
             # (batch, pairs, channels, n_sub, times) to (batch * n_sub, pairs, channels, times)
             pieces = card.unflatten(-1, (shape.n_sub, shape.n_times)).permute(0, 3, 1, 2, 4)
             cards.append(pieces.flatten(0, 1).cpu().numpy())
     return np.concatenate(cards)
 
 
-def scale_cards(cards: torch.Tensor, scaling: str) -> torch.Tensor:
-    """Scale inner error cards (batch, pairs, channels, times).
-
-    'window': z-score of each plane, as the original. 'log': log10(error + 1e-3), which keeps the size of the error
-    and tames its long tail; the errors are in units of the scaled windows, whose variance is about 1.
-    """
-    if scaling == 'log':
-        return torch.log10(cards + 1e-3)
+def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
+    """Scale every plane of error cards (batch, pairs, channels, times) to mean 0, std 1; flat planes become zeros."""
     std, mean = torch.std_mean(cards, dim=(2, 3), correction=0, keepdim=True)
     return (cards - mean) / torch.where(std > 0, std, 1.0)
 

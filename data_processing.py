@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import mne
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -58,6 +59,36 @@ def window_shape(
             'make it less than half of window_size'
         )
     return shape
+
+
+def ctf275_info(sfreq: float) -> mne.Info:
+    """Describe the 274 channels (CTF-275 without MRP52) of a recording, in CTF order.
+
+    Parameters
+    ----------
+    sfreq : float
+        Sampling frequency, in Hz.
+
+    Returns
+    -------
+    info : mne.Info
+        Channel names without run suffix, positions in metres in device coordinates (x to the right, y to the front,
+        z up), no compensation. The device and head coordinates coincide.
+    """
+    canonical = mne.channels.read_meg_canonical_info('ctf275')
+    channels = {channel['ch_name'].split('-')[0]: channel for channel in canonical['chs']}
+    del channels['MRP52']
+    # MNE's table lacks MLO42: reflect its right-hand twin in the plane x = 0. `loc` holds the position, then the axes
+    # ex, ey and ez (the coil's normal); a reflected frame is left-handed, so ey is turned round.
+    loc = channels['MRO42']['loc'].reshape(4, 3) * [-1, 1, 1]
+    loc[2] *= -1
+    channels['MLO42'] = dict(channels['MRO42'], loc=loc.ravel())
+    names = sorted(channels)
+    info = mne.create_info(names, sfreq, 'mag')
+    for channel, name in zip(info['chs'], names, strict=True):
+        channel.update({key: channels[name][key] for key in ('loc', 'coil_type', 'coord_frame', 'unit')})
+    info['dev_head_t'] = mne.Transform('meg', 'head')
+    return info
 
 
 # -------------------------------------------------------------------------------------------- data_raw

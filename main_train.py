@@ -55,7 +55,7 @@ from timeseries_dataset import (
     split_windows,
     with_parts,
 )
-from utils import DataError, SettingError, check_settings, read_command, run_script, set_seed, write_json
+from utils import DataError, SettingError, check_settings, choose_device, read_command, run_script, set_seed, write_json
 
 MODES = ('auto',)
 
@@ -141,22 +141,6 @@ def auto(settings: SimpleNamespace, command: str) -> None:
         chance = {'PR-AUC': f'   chance {test_figures["PR-AUC of chance"]:.3f}', 'ROC-AUC': '   chance 0.500'}
         print(f'  {name:12} {test_figures[name]:.3f}{chance.get(name, "")}')
     print(f'results in {run.path}, after {time.perf_counter() - started:.0f} s')
-
-
-def choose_device(name: str) -> torch.device:
-    """Turn the setting `device` into a torch device: for 'auto' a GPU where there is one.
-
-    Raises
-    ------
-    SettingError
-        A GPU was asked for and there is none of that number.
-    """
-    if name == 'auto':
-        name = 'cuda' if torch.cuda.is_available() else 'cpu'
-    number = int(name.partition(':')[2] or 0)
-    if name != 'cpu' and number >= torch.cuda.device_count():
-        raise SettingError(f"device = {name!r}: no such GPU on this machine; device='auto' takes what there is")
-    return torch.device(name)
 
 
 def split_tables(
@@ -275,7 +259,7 @@ def cards_of_parts(
             )
         dataset = WindowDataset(patients, rows, zscore=zscored(settings.standardize))
         loader = batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
-        made = make_cards(autoencoder, loader, shape, settings.card_scaling, device)
+        made = make_cards(autoencoder, loader, shape, device)
         cards[part] = CardDataset(made, tables[part]['test'].to_numpy())
     return tables, cards
 

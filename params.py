@@ -106,10 +106,6 @@ classifier = 'sfcn'
 # Length of the sub-windows that are judged, in s. Original: 0.2.
 subwindow_size = 0.2
 
-# Scaling of the error card of a window before it is cut: 'window', z-score over the card (original); 'log',
-# log10 of the error, which keeps a spike's amplitude.
-card_scaling = 'log'
-
 # Channels of the classifier's first convolution, doubled from layer to layer. Original: 32.
 classifier_width = 32
 
@@ -140,7 +136,7 @@ num_workers = 0
 
 # ------------------------------------------------------------------------------------ simulated patients
 # Number of patients that simulate_data_raw.py writes; the last simulated_spike_free of them have no spike.
-simulated_patients = 8
+simulated_patients = 10
 simulated_spike_free = 1
 
 # Blocks per patient and their length in s. Real patients have about 15 blocks of 180 s.
@@ -148,11 +144,11 @@ simulated_blocks = 4
 simulated_seconds = 60
 
 # Spikes per minute (real patients: 0.5 to 10), and sharp transients per minute that are no spikes.
-simulated_spike_rate = 6.0
-simulated_distractor_rate = 6.0
+simulated_spike_rate = 9.0
+simulated_distractor_rate = 4.0
 
 # Spike's field at its peak (std over channels) over the background's std, mean over spikes.
-simulated_snr = 2.0
+simulated_snr = 2.5
 
 # Jitter of the annotations around the true peak (std, in s), and the fraction of spikes left unannotated.
 annotation_jitter = 0.01

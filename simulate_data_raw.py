@@ -7,6 +7,7 @@ true peak of every spike, which the simulated annotation misplaces a little and 
 `simulated_spike_free` patients have no spike. The same seed gives the same bytes, and a patient with spikes does not
 depend on how many patients are simulated.
 """
+
 from pathlib import Path
 
 import mne
@@ -16,41 +17,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import utils
+from data_processing import ctf275_info
 
-N_CORTEX = 300          # cortical dipoles of the background
-SPIKE_DISTANCE = 0.5    # s, least distance between the peaks of two spikes
-BORDER = 1.0            # s without spikes at both ends of a block
-PEAK_SEARCH = 0.05      # s around the sharp peak of the first source, where the peak of the whole field is looked for
-
-
-def ctf275_info(sfreq):
-    """Describe the 274 channels (CTF-275 without MRP52) of a recording, in CTF order.
-
-    Parameters
-    ----------
-    sfreq : float
-        Sampling frequency, in Hz.
-
-    Returns
-    -------
-    info : mne.Info
-        Channel names without run suffix, positions in metres in device coordinates (x to the right, y to the front,
-        z up), no compensation. The device and head coordinates coincide.
-    """
-    canonical = mne.channels.read_meg_canonical_info('ctf275')
-    channels = {channel['ch_name'].split('-')[0]: channel for channel in canonical['chs']}
-    del channels['MRP52']
-    # MNE's table lacks MLO42: reflect its right-hand twin in the plane x = 0. `loc` holds the position, then the axes
-    # ex, ey and ez (the coil's normal); a reflected frame is left-handed, so ey is turned round.
-    loc = channels['MRO42']['loc'].reshape(4, 3) * [-1, 1, 1]
-    loc[2] *= -1
-    channels['MLO42'] = dict(channels['MRO42'], loc=loc.ravel())
-    names = sorted(channels)
-    info = mne.create_info(names, sfreq, 'mag')
-    for channel, name in zip(info['chs'], names, strict=True):
-        channel.update({key: channels[name][key] for key in ('loc', 'coil_type', 'coord_frame', 'unit')})
-    info['dev_head_t'] = mne.Transform('meg', 'head')
-    return info
+N_CORTEX = 300  # cortical dipoles of the background
+SPIKE_DISTANCE = 0.5  # s, least distance between the peaks of two spikes
+BORDER = 1.0  # s without spikes at both ends of a block
+PEAK_SEARCH = 0.05  # s around the sharp peak of the first source, where the peak of the whole field is looked for
 
 
 def simulate_head(*, rng, info):
@@ -63,7 +35,7 @@ def simulate_head(*, rng, info):
     # The sphere nearest to the sensors: |p|^2 = 2 p.c + constant. The head lies a few millimetres off its centre.
     sensors = np.array([channel['loc'][:3] for channel in info['chs']])
     system = np.column_stack([2 * sensors, np.ones(len(sensors))])
-    centre = np.linalg.lstsq(system, (sensors ** 2).sum(axis=1))[0][:3] + rng.normal(0, 0.003, 3)
+    centre = np.linalg.lstsq(system, (sensors**2).sum(axis=1))[0][:3] + rng.normal(0, 0.003, 3)
 
     upwards = unit(rng.normal(size=(8 * N_CORTEX, 3)))
     upwards = upwards[upwards[:, 2] > -0.2][:N_CORTEX]
@@ -71,19 +43,20 @@ def simulate_head(*, rng, info):
     sources = {
         'cortex': upwards * rng.uniform(0.06, 0.08, (N_CORTEX, 1)),
         'eyes': np.array([[-0.03, 0.075, -0.025], [0.03, 0.075, -0.025]]),
-        'heart': np.array([[0, -0.02, -0.08]]),    # as low as the sphere allows
+        'heart': np.array([[0, -0.02, -0.08]]),  # as low as the sphere allows
         'left_muscle': muscle * [-1, 1, 1],
         'right_muscle': muscle,
     }
     positions = np.concatenate(list(sources.values()))
     orientations = rng.normal(size=positions.shape)
-    orientations[N_CORTEX:N_CORTEX + 2] = [1, 0, 0]    # both eyes alike
+    orientations[N_CORTEX : N_CORTEX + 2] = [1, 0, 0]  # both eyes alike
     # A sphere shows nothing of a radial dipole: keep the tangential part.
     radial = unit(positions)
     orientations = unit(orientations - (orientations * radial).sum(axis=1, keepdims=True) * radial)
 
     source_space = mne.setup_volume_source_space(
-        pos={'rr': centre + positions, 'nn': orientations}, sphere_units='m', verbose='error')
+        pos={'rr': centre + positions, 'nn': orientations}, sphere_units='m', verbose='error'
+    )
     sphere = mne.make_sphere_model(r0=centre, head_radius=None, verbose='error')
     forward = mne.make_forward_solution(info, trans=None, src=source_space, bem=sphere, eeg=False, verbose='error')
     leadfield = forward['sol']['data'].reshape(len(sensors), len(positions), 3)
@@ -127,10 +100,10 @@ def draw_rhythms(rng):
     """Draw what sets a patient's background apart; amplitudes are a std over channels in tesla, rates per minute."""
     return {
         'brain': rng.uniform(2e-13, 3.5e-13),
-        'strengths': rng.lognormal(0, 0.8, N_CORTEX),    # a few strong dipoles among many weak ones
-        'exponent': rng.uniform(0.8, 1.4),               # of the power spectrum, 1 / f^exponent
+        'strengths': rng.lognormal(0, 0.8, N_CORTEX),  # a few strong dipoles among many weak ones
+        'exponent': rng.uniform(0.8, 1.4),  # of the power spectrum, 1 / f^exponent
         'alpha': rng.uniform(5e-14, 2e-13),
-        'alpha_frequency': rng.uniform(8.5, 11.5),       # Hz
+        'alpha_frequency': rng.uniform(8.5, 11.5),  # Hz
         'heart': rng.uniform(1e-13, 2e-13),
         'heart_rate': rng.uniform(55, 80),
         'blink': rng.uniform(4e-13, 8e-13),
@@ -152,7 +125,8 @@ def simulate_background(*, rng, head, rhythms, n_times, sfreq):
     # Alpha comes in bursts over the back of the head, where a slow noise is positive.
     back = np.argsort(head['positions'][:, 1])[:12]
     alpha = coloured_noise(
-        n_rows=len(back), gain=lambda f: np.exp(-0.5 * ((f - rhythms['alpha_frequency']) / 0.7) ** 2), **series)
+        n_rows=len(back), gain=lambda f: np.exp(-0.5 * ((f - rhythms['alpha_frequency']) / 0.7) ** 2), **series
+    )
     bursts = coloured_noise(n_rows=1, gain=lambda f: np.exp(-0.5 * (f / 0.3) ** 2), **series).clip(0)
     background += rhythms['alpha'] / np.sqrt(len(back)) * head['cortex'][:, back] @ (alpha * bursts)
 
@@ -185,14 +159,14 @@ def draw_focus(*, rng, head):
     source = rng.choice(np.flatnonzero(neighbours.any(axis=1)))
     return {
         'sources': [source, rng.choice(np.flatnonzero(neighbours[source]))],
-        'spread': rng.uniform(0.3, 0.7),                  # height of the second source's wave
-        'lag': rng.uniform(0.01, 0.03),                   # s
-        'duration': rng.uniform(0.045, 0.08),             # s, of the sharp transient
-        'rise': rng.uniform(0.3, 0.5),                    # share of the sharp phase before its peak
-        'opposite': rng.uniform(0.2, 0.6),                # height of the second, opposite phase,
-        'side': rng.choice([-1, 1]),                      # which comes before or after the peak
-        'slow': rng.uniform(0.3, 0.7),                    # height of the slow wave
-        'slow_duration': rng.uniform(0.17, 0.26),         # s
+        'spread': rng.uniform(0.3, 0.7),  # height of the second source's wave
+        'lag': rng.uniform(0.01, 0.03),  # s
+        'duration': rng.uniform(0.045, 0.08),  # s, of the sharp transient
+        'rise': rng.uniform(0.3, 0.5),  # share of the sharp phase before its peak
+        'opposite': rng.uniform(0.2, 0.6),  # height of the second, opposite phase,
+        'side': rng.choice([-1, 1]),  # which comes before or after the peak
+        'slow': rng.uniform(0.3, 0.7),  # height of the slow wave
+        'slow_duration': rng.uniform(0.17, 0.26),  # s
     }
 
 
@@ -220,9 +194,21 @@ def distractor_wave(*, rng, t):
     return height * hann(t, rng.uniform(0.15, 0.3)) * np.cos(2 * np.pi * rng.uniform(12, 25) * t)
 
 
-@threadpool_limits.wrap(limits=1)    # the last bits of a matrix product depend on the number of threads
-def simulate_patient(*, subject, n_blocks, block_seconds, spike_rate, snr, distractor_rate, annotation_jitter,
-                     annotation_missed, spike_free, sfreq, seed):
+@threadpool_limits.wrap(limits=1)  # the last bits of a matrix product depend on the number of threads
+def simulate_patient(
+    *,
+    subject,
+    n_blocks,
+    block_seconds,
+    spike_rate,
+    snr,
+    distractor_rate,
+    annotation_jitter,
+    annotation_missed,
+    spike_free,
+    sfreq,
+    seed,
+):
     """Simulate the recordings of a patient.
 
     Parameters
@@ -265,8 +251,12 @@ def simulate_patient(*, subject, n_blocks, block_seconds, spike_rate, snr, distr
     n_times = round(block_seconds * sfreq)
     times = np.arange(n_times) / sfreq
     reach = np.arange(2 * round(PEAK_SEARCH * sfreq) + 1) - round(PEAK_SEARCH * sfreq)
-    place = {'rng': rng, 'seconds': block_seconds, 'distance': SPIKE_DISTANCE + 2 * PEAK_SEARCH,
-             'border': BORDER + PEAK_SEARCH}
+    place = {
+        'rng': rng,
+        'seconds': block_seconds,
+        'distance': SPIKE_DISTANCE + 2 * PEAK_SEARCH,
+        'border': BORDER + PEAK_SEARCH,
+    }
 
     backgrounds, spikes, distractors, peaks, spike_std = [], [], [], [], []
     for _ in range(n_blocks):
@@ -278,7 +268,7 @@ def simulate_patient(*, subject, n_blocks, block_seconds, spike_rate, snr, distr
         sources = np.zeros((n_spike_sources, n_times))
         for start in starts:
             focus = rng.integers(len(foci))
-            sources[2 * focus:2 * focus + 2] += spike_wave(rng=rng, focus=foci[focus], times=times - start)
+            sources[2 * focus : 2 * focus + 2] += spike_wave(rng=rng, focus=foci[focus], times=times - start)
         others = draw_times(rate=distractor_rate, **place)
         waves = [distractor_wave(rng=rng, t=times - start)[None] for start in others]
         sources, waves = np.split(band_pass(np.concatenate([sources, *waves]), sfreq), [n_spike_sources])
@@ -319,10 +309,12 @@ def summarise(*, data, truth):
         quiet.append(meg[:, from_peaks > 75].var())
         at_peaks.extend(meg[:, peaks].var(axis=0))
     background_std = np.sqrt(np.mean(quiet))
-    snr = np.mean(np.sqrt((np.array(at_peaks) / background_std ** 2 - 1).clip(0))) if at_peaks else 0
+    snr = np.mean(np.sqrt((np.array(at_peaks) / background_std**2 - 1).clip(0))) if at_peaks else 0
     annotated = sum(len(events) for events in data['events'])
-    return (f'{len(data["meg"])} blocks, {len(truth)} spikes, {annotated} annotated, '
-            f'background {background_std:.2g} T, snr {snr:.1f}')
+    return (
+        f'{len(data["meg"])} blocks, {len(truth)} spikes, {annotated} annotated, '
+        f'background {background_std:.2g} T, snr {snr:.1f}'
+    )
 
 
 def main(words):
@@ -333,11 +325,18 @@ def main(words):
     truths = []
     for subject in tqdm(range(1, settings.simulated_patients + 1), desc='patients', disable=None):
         data, truth = simulate_patient(
-            subject=subject, n_blocks=settings.simulated_blocks, block_seconds=settings.simulated_seconds,
-            spike_rate=settings.simulated_spike_rate, snr=settings.simulated_snr,
-            distractor_rate=settings.simulated_distractor_rate, annotation_jitter=settings.annotation_jitter,
-            annotation_missed=settings.annotation_missed, sfreq=settings.sfreq, seed=settings.seed,
-            spike_free=subject > settings.simulated_patients - settings.simulated_spike_free)
+            subject=subject,
+            n_blocks=settings.simulated_blocks,
+            block_seconds=settings.simulated_seconds,
+            spike_rate=settings.simulated_spike_rate,
+            snr=settings.simulated_snr,
+            distractor_rate=settings.simulated_distractor_rate,
+            annotation_jitter=settings.annotation_jitter,
+            annotation_missed=settings.annotation_missed,
+            sfreq=settings.sfreq,
+            seed=settings.seed,
+            spike_free=subject > settings.simulated_patients - settings.simulated_spike_free,
+        )
         path = directory / f'data_raw_{subject:03d}.pkl'
         utils.write_pickle(path, data)
         truths.append(truth)

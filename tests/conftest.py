@@ -42,7 +42,7 @@ def write_raw(tmp_path):
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def run_script():
     """Run a script of the repository as its users do and return the finished process."""
 

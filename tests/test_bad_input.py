@@ -194,7 +194,9 @@ def spoil_windows(stem, what):
         ('other dimensions', 'labels_t.pkl', 'dimensions'),
     ],
 )
-def test_faults_of_the_window_files(recordings, write_raw, make_windows, run_script, paths, tmp_path, what, file, words):
+def test_faults_of_the_window_files(
+    recordings, write_raw, make_windows, run_script, paths, tmp_path, what, file, words
+):
     raw = write_raw(recordings(lengths=(930,), events=((400,),)))
     make_windows(raw.parent, tmp_path)
     stem = tmp_path / 'windows_clf' / 'data_raw_001_b3'

@@ -1,5 +1,7 @@
 """One table for all autoencoders; a model that is not in it fails."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -107,7 +109,7 @@ def test_the_layers_of_ae1d_are_in_the_order_of_the_original():
     maps = [1, 32, 64, 128, 256, 1, 256, 128, 64, 32, 1]
     shapes = [tuple(tensor.shape) for tensor in build_model('AE1D').state_dict().values()]
     expected = []
-    for n_in, n_out in zip(maps, maps[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(maps):
         expected += [(n_out, n_in, 1, 5), (n_out,), (n_out,), (n_out,), (n_out,), (n_out,), ()]
     assert shapes == expected
 

@@ -16,11 +16,11 @@ from classification import (
     best_f1_threshold,
     figures,
     make_cards,
-    scale_cards,
     spike_loss,
     subwindow_shape,
     subwindow_table,
     with_predictions,
+    zscore_planes,
 )
 from loop import make_optimizer, reconstruction_loss, train, validate
 from models import SFCN, build_model
@@ -124,7 +124,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_the_run():
     model = build_model('AE1D', 8, 40, width=2)
-    with pytest.raises(SettingError, match='epoch 1: the loss is .*: lower the learning rate'):
+    with pytest.raises(SettingError, match=r'epoch 1: the loss is .*: lower the learning rate'):
         fit(model, Pairs(windows(8) * 1e30), epochs=2)
     spoilt = windows(8)
     spoilt[3, 0, 2, 7] = math.nan
@@ -161,7 +161,14 @@ def test_a_checkpoint_gives_the_same_outputs(tmp_path):
     fit(model, Pairs(windows(8)), epochs=3, save=checkpoint_saver(run.checkpoint, description))
     assert {path.name for path in run.path.iterdir()} == {'best_AE1D_1.pth', 'last_AE1D_1.pth'}
     state = load_checkpoint(run.checkpoint('best'))
-    original = ('epoch', 'model_state_dict', 'optimizer_state_dict', 'training loss', 'validation loss', 'learning rate')
+    original = (
+        'epoch',
+        'model_state_dict',
+        'optimizer_state_dict',
+        'training loss',
+        'validation loss',
+        'learning rate',
+    )
     assert set(original) <= set(state)
     network = state['network']
     again = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
@@ -182,7 +189,7 @@ def test_run_numbers(tmp_path):
     assert new_run_directory(tmp_path, 'AE1D', 7).name == 'AE1D_7'
     assert new_run_directory(tmp_path, 'AE1D', None).name == 'AE1D_8'
     assert new_run_directory(tmp_path, 'AE2D', None).name == 'AE2D_1'
-    with pytest.raises(SettingError, match='model_nb = 7: .*AE1D_7 exists'):
+    with pytest.raises(SettingError, match=r'model_nb = 7: .*AE1D_7 exists'):
         new_run_directory(tmp_path, 'AE1D', 7)
 
 
@@ -216,21 +223,22 @@ def test_cards_are_cut_where_the_labels_are():
 
     x = windows(5)
     shape = subwindow_shape(40, 4, 10)
-    cards = make_cards(Zero(), batches(Pairs(x), batch_size=2), shape, 'log', CPU)
+    cards = make_cards(Zero(), batches(Pairs(x), batch_size=2), shape, CPU)
     assert cards.shape == (5 * 3, 2, 8, 10)
     for window in range(5):
         for piece in range(3):
-            part = x[window, 0, :, 4 + 10 * piece : 14 + 10 * piece].numpy()
-            np.testing.assert_allclose(cards[3 * window + piece, 0], np.log10(part**2 + 1e-3), rtol=1e-4, atol=1e-5)
-            np.testing.assert_allclose(cards[3 * window + piece, 1], np.log10(4 * part**2 + 1e-3), rtol=1e-4, atol=1e-5)
+            error = x[window, 0, :, 4:34].double().numpy() ** 2
+            expected = ((error - error.mean()) / error.std())[:, 10 * piece : 10 * piece + 10]
+            np.testing.assert_allclose(cards[3 * window + piece, 0], expected, rtol=1e-3, atol=1e-5)
+            np.testing.assert_allclose(cards[3 * window + piece, 1], expected, rtol=1e-3, atol=1e-5)
 
 
 def test_the_original_card_scaling_is_a_zscore_of_each_plane():
     cards = windows(6).reshape(3, 2, 8, 40) ** 2
-    scaled = scale_cards(cards, 'window').double()
+    scaled = zscore_planes(cards).double()
     torch.testing.assert_close(scaled.mean(dim=(2, 3)), torch.zeros(3, 2).double(), atol=1e-5, rtol=0)
     torch.testing.assert_close(scaled.std(dim=(2, 3), correction=0), torch.ones(3, 2).double(), atol=1e-4, rtol=0)
-    assert not scale_cards(torch.ones(1, 1, 4, 4), 'window').any()
+    assert not zscore_planes(torch.ones(1, 1, 4, 4)).any()
 
 
 def test_the_loss_of_the_classifier_is_weighted_and_takes_logits():
