@@ -9,6 +9,7 @@ DEMO_TRAINING = width=4 batch_size=32 num_epochs=8 classifier_width=4 classifier
 
 .PHONY: demo test lint clean
 demo: .venv/installed
+	rm -rf demo
 	$(PY) simulate_data_raw.py $(DEMO_PATHS)
 	$(PY) create_windows_ae.py $(DEMO_PATHS)
 	$(PY) create_windows_clf.py $(DEMO_PATHS)

@@ -6,7 +6,7 @@ Writes  path_extracted_data[0]/data_raw_NNN_b<nb_best_blocks>_*, the five files 
 Run     python create_windows_ae.py [name=value ...]
 """
 
-from data_processing import create_windows, window_shape
+from data_processing import create_windows
 from utils import read_command, run_script
 
 
@@ -20,12 +20,10 @@ def main(words: list[str]) -> None:
         patient=settings.patient,
         nb_best_blocks=settings.nb_best_blocks,
         include_spike_free=settings.include_spike_free,
-        shape=window_shape(
-            window_size=settings.window_size,
-            spike_spacing_from_border=settings.spike_spacing_from_border,
-            pulse_width=settings.pulse_width,
-            sfreq=settings.sfreq,
-        ),
+        sfreq=settings.sfreq,
+        window_size=settings.window_size,
+        spike_spacing_from_border=settings.spike_spacing_from_border,
+        pulse_width=settings.pulse_width,
         standardize=settings.standardize,
         reject_artefacts=settings.reject_artefacts,
         artefact_threshold=settings.artefact_threshold,

@@ -1,5 +1,7 @@
 """From data_raw_NNN.pkl to windows: reading and checking recordings, choosing blocks, cutting and scaling windows."""
 
+import contextlib
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from utils import DataError, SettingError, read_pickle, write_pickle, writing
+from utils import DataError, SettingError, read_pickle, write_json, writing
 
 N_CHANNELS = 274  # CTF-275 without MRP52
 KEYS = ('meg', 'events', 'reannot', 'file')
@@ -192,6 +194,8 @@ def _checked_signal(path, block, signal):
         raise DataError(
             f'{path}: block {block}: {signal.shape[0]} channels, not {N_CHANNELS} (CTF-275 without MRP52){turned}'
         )
+    if signal.shape[1] == 0:
+        raise DataError(f'{path}: block {block}: no sample in it; leave out that block')
     finite = np.isfinite(signal)
     if not finite.all():
         raise DataError(
@@ -248,7 +252,7 @@ class BlockCounts(NamedTuple):
     flat: int
     annotated: int
     covered: int
-    lost: int
+    dropped: int
 
 
 def time_labels(n_windows: int, spikes: np.ndarray, shape: WindowShape) -> np.ndarray:
@@ -318,7 +322,7 @@ def cut_block(
         flat=n_flat,
         annotated=len(spikes),
         covered=int(np.count_nonzero(covered)),
-        lost=int(np.count_nonzero(inner[chosen].any(axis=0) & ~covered)),
+        dropped=int(np.count_nonzero(inner.any(axis=0) & ~covered)),
     )
     cut_windows = BlockWindows(
         windows.astype('<f4'),
@@ -355,7 +359,7 @@ def window_stem(directory: str | Path, number: int, nb_best_blocks: int) -> Path
     return Path(directory) / f'data_raw_{number:03d}_b{nb_best_blocks}'
 
 
-def write_patient_windows(stem: Path, blocks: Iterator[tuple[int, BlockWindows]]) -> None:
+def write_patient_windows(stem: Path, blocks: Iterator[tuple[int, BlockWindows]], settings: dict) -> None:
     """Write the five files of a patient, all of them or none, one block's windows in memory at a time.
 
     Parameters
@@ -364,30 +368,39 @@ def write_patient_windows(stem: Path, blocks: Iterator[tuple[int, BlockWindows]]
         From `window_stem`.
     blocks : iterator
         Index of the block in data['meg'], and its windows.
+    settings : dict
+        What the windows were made with, for `<stem>_settings.json`, by which readers refuse windows made otherwise.
     """
-    binary = Path(f'{stem}_windows_bi')
-    labels, block_of, timing, labels_t = [], [], [], []
-    with writing(binary) as temporary:
-        with temporary.open('wb') as stream:
-            for block, cut in blocks:
-                cut.windows.tofile(stream)
-                labels.append(cut.labels)
-                block_of.append(np.full(len(cut.labels), block, dtype=np.int64))
-                timing.append(cut.timing)
-                labels_t.append(cut.labels_t)
-        # Readers find a patient by its windows file: it goes first and comes back last, so that they never see
-        # windows beside the labels of another run.
-        binary.unlink(missing_ok=True)
-        columns = zip(LABEL_FILES, (labels, block_of, timing, labels_t), strict=True)
-        for name, column in columns:
-            write_pickle(f'{stem}_{name}.pkl', np.concatenate(column))
+    columns = {name: [] for name in LABEL_FILES}
+    try:
+        with contextlib.ExitStack() as files:
+            # Files are renamed in the opposite order when the block ends. Readers find a patient by its windows file:
+            # it goes before the others are touched and comes back last, so they never see half of a set.
+            binary = files.enter_context(writing(f'{stem}_windows_bi'))
+            pickles = {name: files.enter_context(writing(f'{stem}_{name}.pkl')) for name in LABEL_FILES}
+            with binary.open('wb') as stream:
+                for block, cut in blocks:
+                    cut.windows.tofile(stream)
+                    columns['labels'].append(cut.labels)
+                    columns['blocks'].append(np.full(len(cut.labels), block, dtype=np.int64))
+                    columns['timing'].append(cut.timing)
+                    columns['labels_t'].append(cut.labels_t)
+            for name, path in pickles.items():
+                path.write_bytes(pickle.dumps(np.concatenate(columns[name]), protocol=4))
+            remove_patient_windows(stem)
+            write_json(f'{stem}_settings.json', settings)
+    except BaseException:
+        if not Path(f'{stem}_windows_bi').exists():
+            remove_patient_windows(stem)
+        raise
 
 
 def remove_patient_windows(stem: Path) -> None:
-    """Remove the five files of a patient, the windows file first, if they are there."""
-    Path(f'{stem}_windows_bi').unlink(missing_ok=True)
-    for name in LABEL_FILES:
-        Path(f'{stem}_{name}.pkl').unlink(missing_ok=True)
+    """Remove the window files of a patient, the windows themselves first, if they are there."""
+    for name in ('windows_bi', *(f'{name}.pkl' for name in LABEL_FILES), 'settings.json'):
+        path = Path(f'{stem}_{name}')
+        if path.is_file():
+            path.unlink()
 
 
 def create_windows(
@@ -398,7 +411,10 @@ def create_windows(
     patient: int | list[int] | bool,
     nb_best_blocks: int,
     include_spike_free: bool,
-    shape: WindowShape,
+    sfreq: float,
+    window_size: float,
+    spike_spacing_from_border: float,
+    pulse_width: float,
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
@@ -411,16 +427,28 @@ def create_windows(
         Receives the five files per patient.
     normal_only : bool
         True for the autoencoder's set, False for the classifier's.
+    patient, nb_best_blocks, ..., artefact_threshold
+        The settings of these names.
 
     Raises
     ------
     DataError
         From `find_data_raw` and `read_data_raw`; files of earlier patients stay, whole.
     """
+    durations = {
+        'window_size': window_size,
+        'spike_spacing_from_border': spike_spacing_from_border,
+        'pulse_width': pulse_width,
+        'sfreq': sfreq,
+    }
+    shape = window_shape(**durations)
+    n_written = 0
     for number, path in tqdm(find_data_raw(path_raw_data, patient).items(), desc='patients', disable=None):
+        stem = window_stem(directory, number, nb_best_blocks)
         data = read_data_raw(path)
         spikes = annotated_spikes(data)
         if not include_spike_free and not any(map(len, spikes)):
+            remove_patient_windows(stem)  # of an earlier run, when it had spikes
             tqdm.write(f'patient {number:03d}: skipped, no spike annotated (include_spike_free=True keeps it)')
             continue
         chosen = best_blocks([len(times) for times in spikes], nb_best_blocks)
@@ -440,20 +468,23 @@ def create_windows(
                 counts.append(block_counts)
                 yield block, cut
 
-        stem = window_stem(directory, number, nb_best_blocks)
-        write_patient_windows(stem, cut_blocks())
+        write_patient_windows(stem, cut_blocks(), durations | {'standardize': standardize})
         total = BlockCounts(*map(sum, zip(*counts, strict=True)))
         tqdm.write(f'patient {number:03d}: {_summary(total, chosen, normal_only)}')
-        if not total.kept:
+        if total.kept:
+            n_written += 1
+        else:
             remove_patient_windows(stem)
             tqdm.write(f'patient {number:03d}: nothing written, no window of {shape.n_times} samples was kept')
+    tqdm.write(f'windows of {n_written} patients in {directory}')
 
 
 def _summary(total, chosen, normal_only):
     dropped = [f'{total.with_artefact} with artefacts'] + [f'{total.with_spike} with spikes'] * normal_only
-    flat = f', {total.flat} without variance stored as zeros' if total.flat else ''
+    flat = f', {total.flat} without variance' if total.flat else ''
+    outside = total.annotated - total.covered - total.dropped
     return (
         f'blocks {", ".join(map(str, chosen))}: windows kept {total.kept}, dropped '
-        f'{total.with_artefact + total.with_spike} ({", ".join(dropped)}){flat}; spikes annotated '
-        f'{total.annotated}, covered {total.covered}, dropped with artefacts {total.lost}'
+        f'{total.with_artefact + total.with_spike} ({", ".join(dropped)}){flat}; spikes annotated {total.annotated}, '
+        f'covered {total.covered}, dropped {total.dropped}, in the margins of the block {outside}'
     )

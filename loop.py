@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler, StepLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils import DataError, SettingError
+from utils import SettingError
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
@@ -20,13 +20,22 @@ OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
-def reconstruction_loss(criterion: str) -> Loss:
-    """Loss of an autoencoder: the criterion between each reconstruction and its target, averaged over the pairs."""
+def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
+    """Loss of an autoencoder: the criterion between each reconstruction and its target, summed with weights.
+
+    Parameters
+    ----------
+    criterion : str
+        One of `CRITERIA`.
+    weights : list of float
+        One per (reconstruction, target) pair; divided by their sum.
+    """
     compare = CRITERIA[criterion]()
+    shares = [weight / sum(weights) for weight in weights]
 
     def loss(model, x, target):
-        terms = [compare(reconstruction, wanted) for reconstruction, wanted in model(x, target)]
-        return torch.stack(terms).mean()
+        pairs = zip(shares, model(x, target), strict=True)
+        return sum(share * compare(reconstruction, wanted) for share, (reconstruction, wanted) in pairs)
 
     return loss
 
@@ -40,9 +49,10 @@ def _mean_loss(model, loader, loss, device, optimizer=None, description='validat
         value = loss(model, x, target)
         number = value.item()
         if not math.isfinite(number):
-            if not torch.isfinite(x).all():
-                raise DataError('the windows hold NaN or infinite values: make them again')
-            raise SettingError(f'{description}: the loss is {number}: lower the learning rate')
+            raise SettingError(
+                f'{description}: the loss is {number}: lower learning_rate (of the classifier: '
+                'classifier_learning_rate)'
+            )
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)
             value.backward()
@@ -96,8 +106,6 @@ def train(
     ------
     SettingError
         The loss is no longer finite.
-    DataError
-        The loss is not finite because the windows are not.
     """
     history, best, best_weights = [], math.inf, None
     for epoch in range(1, num_epochs + 1):

@@ -51,7 +51,7 @@ artefact_threshold = 20.0
 
 # ---------------------------------------------------------------------------------------------- split
 # What is kept apart between training, validation and test: 'patient'; 'block' (the blocks of every patient are
-# shared out: not a test on unseen patients); 'auto', 'patient' with three patients or more, else 'block'.
+# shared out: not a test on unseen patients); 'auto', 'patient' with three patients with spikes or more, else 'block'.
 split = 'auto'
 
 # Fraction of the patients (or blocks) for validation: early stopping and the decision threshold.
@@ -61,14 +61,43 @@ validation_fraction = 0.25
 test_fraction = 0.25
 
 # -------------------------------------------------------------------------------------------- training
-# Autoencoder: 'AE1D' or 'AE2D'. The second word after main_train.py goes before this setting.
-model = 'AE1D'
+# Autoencoder: 'AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller' or 'wavelets'. The second word after main_train.py goes
+# before this setting.
+model = 'wavelets'
 
-# Number of an existing or future run directory; None takes the next free number.
+# Number of the run directory to make, which must not exist; None takes the next free number.
 model_nb = None
 
-# Channels of the first convolution of AE1D and AE2D, doubled from layer to layer. Original: 32.
+# Maps of the first convolution of AE1D, AE2D and their smaller versions, doubled from layer to layer. Original: 32.
 width = 32
+
+# wavelets: maps of the temporal encoder, one number per level of the transform. Original: [32, 32, 32].
+filters = [32, 32, 32]
+
+# wavelets: the wavelet, any discrete one of PyWavelets. Original: 'db5'; 'haar' was also tried.
+pywt_family = 'db5'
+
+# wavelets: how a window continues beyond its ends: 'periodization', 'symmetric', 'reflect', 'periodic', 'constant' or
+# 'zero'. Only with 'periodization' do the values of a band lie evenly over the window, so that their errors are found
+# where they belong in time.
+pywt_mode = 'periodization'
+
+# wavelets: length of the channels' embeddings from which the graph is learned, neighbours kept per channel, and
+# steepness of the tanh. Original: 64, 20 and 3.
+embedding_size = 64
+top_k = 20
+graph_alpha = 3.0
+
+# wavelets: nodes of the deepest latent map, halved from level to level towards the finest band.
+latent_nodes = 64
+
+# wavelets: weights in the loss of the signal (a), its three details from the finest on (b, c, d) and its approximation
+# (e), divided by their sum. With more than three levels, d is the weight of every further detail. Original: equal.
+a = 1.0
+b = 1.0
+c = 1.0
+d = 1.0
+e = 1.0
 
 # Windows per training batch of the autoencoder. Original: 200.
 batch_size = 200
@@ -106,7 +135,7 @@ classifier = 'sfcn'
 # Length of the sub-windows that are judged, in s. Original: 0.2.
 subwindow_size = 0.2
 
-# Channels of the classifier's first convolution, doubled from layer to layer. Original: 32.
+# Maps of the classifier's first convolution, doubled from layer to layer. Original: 32.
 classifier_width = 32
 
 # Sub-windows per training batch of the classifier. Original: 240.
@@ -125,7 +154,8 @@ classifier_n_epochs_stop = 15
 positive_weight = 35.0
 
 # -------------------------------------------------------------------------------------------- machine
-# Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU.
+# Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU, bit for bit with the
+# same number of threads (OMP_NUM_THREADS; params.json says how many there were).
 seed = 0
 
 # 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.

@@ -2,7 +2,9 @@
 
 import html
 import importlib.metadata
+import io
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,6 +40,7 @@ class RunDirectory:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.name = self.path.name
+        self.number = int(self.name.rpartition('_')[2])
         self.params = self.path / 'params.json'
         self.losses = self.path / f'{self.name}.png'
         self.predictions = self.path / f'{self.name}_cvpredictions.csv'
@@ -48,8 +51,13 @@ class RunDirectory:
 
     def checkpoint(self, which: str, network: str | None = None) -> Path:
         """Path of the 'best' or 'last' checkpoint of the autoencoder, or of the classifier `network`."""
-        name = self.name if network is None else f'{network}_{self.name.rpartition("_")[2]}'
+        name = self.name if network is None else f'{network}_{self.number}'
         return self.path / f'{which}_{name}.pth'
+
+    def discard_without_checkpoint(self) -> None:
+        """Remove the directory of a run that failed before its first epoch ended, so that its number is free again."""
+        if not any(self.path.glob('*.pth')):
+            shutil.rmtree(self.path)
 
 
 def new_run_directory(path_writing_data: str | Path, model: str, model_nb: int | None) -> RunDirectory:
@@ -86,6 +94,7 @@ def save_params(run: RunDirectory, command: str, settings: dict) -> None:
         {
             'command': command,
             'settings': settings,
+            'threads': torch.get_num_threads(),
             'versions': {'python': sys.version.split()[0], **versions},
             'git revision': _git_revision(),
         },
@@ -116,8 +125,7 @@ def checkpoint_saver(path_of: Callable[[str], Path], description: dict) -> Calla
     """
 
     def save(which, state):
-        with writing(path_of(which)) as temporary:
-            torch.save(state | {'network': description}, temporary)
+        _save_checkpoint(path_of(which), state | {'network': description})
 
     return save
 
@@ -140,9 +148,14 @@ def load_checkpoint(path: str | Path) -> dict:
 
 def save_threshold(path: str | Path, threshold: float) -> None:
     """Add the decision threshold to the classifier's checkpoint, so that whoever uses the run applies the same."""
-    state = load_checkpoint(path)
+    _save_checkpoint(path, load_checkpoint(path) | {'threshold': threshold})
+
+
+def _save_checkpoint(path, state):
+    content = io.BytesIO()  # on a full disk, torch.save to a file ends in an error of its own that says nothing
+    torch.save(state, content)
     with writing(path) as temporary:
-        torch.save(state | {'threshold': threshold}, temporary)
+        temporary.write_bytes(content.getvalue())
 
 
 # ----------------------------------------------------------------------------------------------- tables

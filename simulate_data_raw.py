@@ -291,8 +291,9 @@ def simulate_patient(
         other = snr * background_std * head['cortex'][:, where] @ waves
         seen = peaks[block][rng.random(len(peaks[block])) >= annotation_missed]
         annotated = np.round(seen + rng.normal(0, annotation_jitter * sfreq, len(seen))).astype(np.int64)
+        annotated = annotated[(annotated >= 0) & (annotated < n_times)]
         data['meg'].append((backgrounds[block] + field + other).astype(np.float32))
-        data['events'].append(np.unique(annotated.clip(0, n_times - 1)))
+        data['events'].append(np.unique(annotated))
         data['reannot'].append(np.array([], dtype=np.int64))
         data['file'].append(f'sim_{subject:03d}_block_{block:02d}.ds')
         rows += [(subject, block, peak, np.abs(field[:, peak]).max()) for peak in peaks[block]]
@@ -322,6 +323,13 @@ def main(words):
     if settings.sfreq < 120:
         raise utils.SettingError(f'sfreq = {settings.sfreq}: simulated signals reach 50 Hz, make it at least 120')
     directory = Path(settings.path_raw_data)
+    names = [f'data_raw_{subject:03d}.pkl' for subject in range(1, settings.simulated_patients + 1)]
+    for path in sorted(directory.glob('data_raw_*.pkl')):
+        if path.name not in names or not (directory / 'truth.csv').exists():
+            raise utils.SettingError(
+                f'path_raw_data = {str(directory)!r} holds {path.name}, which this simulation would not make: '
+                'name an empty folder'
+            )
     truths = []
     for subject in tqdm(range(1, settings.simulated_patients + 1), desc='patients', disable=None):
         data, truth = simulate_patient(

@@ -1,5 +1,6 @@
 """From window files to batches: reading and checking the five files, the id table, the split, the Dataset."""
 
+import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -98,26 +99,61 @@ def open_windows(directory: str | Path, subject: int, nb_best_blocks: int) -> Pa
 
 
 def open_directory(
-    directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool, n_times: int
+    directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool, made_with: dict
 ) -> list[PatientWindows]:
-    """Open the windows of every patient chosen, checking that all are `n_times` samples long.
+    """Open the windows of every patient chosen, and check them: finite numbers, made with the settings of this run.
+
+    Parameters
+    ----------
+    made_with : dict
+        Settings that the windows must have been made with: `sfreq`, `window_size` and any more. Windows of the
+        original code do not say what they were made with: of them only the length is known and checked.
 
     Raises
     ------
     DataError
-        As `find_windows` and `open_windows`.
+        As `find_windows` and `open_windows`; or a window holds NaN or infinite values.
     SettingError
-        The windows were made with another length than window_size x sfreq.
+        The windows were made with other settings.
     """
     numbers = find_windows(directory, nb_best_blocks, patient)
     opened = [open_windows(directory, number, nb_best_blocks) for number in numbers]
+    n_times = round(made_with['window_size'] * made_with['sfreq'])
     for one in opened:
         if one.windows.shape[2] != n_times:
             raise SettingError(
                 f'{one.path}: windows of {one.windows.shape[2]} samples, but window_size x sfreq is {n_times}: '
                 'set window_size and sfreq to those the windows were made with, or make the windows again'
             )
+        _check_settings(one.path, made_with)
+        _check_finite(one)
     return opened
+
+
+def _check_settings(path, made_with):
+    sidecar = path.with_name(path.name.removesuffix('windows_bi') + 'settings.json')
+    if not sidecar.is_file():
+        return
+    try:
+        found = json.loads(sidecar.read_text())
+        different = [name for name, value in made_with.items() if repr(found[name]) != repr(value)]
+    except (ValueError, KeyError, TypeError) as fault:
+        raise DataError(f'{sidecar}: not the settings of windows; make the windows of this patient again') from fault
+    for name in different:
+        raise SettingError(
+            f'{path}: made with {name} = {found[name]!r}, but {name} is {made_with[name]!r} now: set it back, or make '
+            'the windows again'
+        )
+
+
+def _check_finite(one):
+    for first in range(0, len(one.windows), 64):
+        finite = np.isfinite(one.windows[first : first + 64]).all(axis=(1, 2))
+        if not finite.all():
+            raise DataError(
+                f'{one.path}: window {first + np.argmin(finite)} holds NaN or infinite values; make the windows of '
+                'this patient again'
+            )
 
 
 def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
@@ -198,8 +234,8 @@ def split_windows(
     if by == 'patient':
         if (spiking > 0).sum() < 3:
             raise DataError(
-                f"{(spiking > 0).sum()} patients with spikes: split='patient' needs three, one each for training, "
-                "validation and test; split='block' shares out the blocks of each patient"
+                f"path_extracted_data: {(spiking > 0).sum()} patients with spikes: split='patient' needs three, one "
+                "each for training, validation and test; split='block' shares out the blocks of each patient"
             )
         parts = split_units(list(spiking.index), list(spiking > 0), fractions, seed)
         blocks['part'] = blocks['subject'].map(parts)
@@ -207,8 +243,8 @@ def split_windows(
         pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
         if (blocks['label'] > 0).sum() < 3:
             raise DataError(
-                f'{(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one each for training, '
-                'validation and test; use more patients, or a larger nb_best_blocks'
+                f'path_extracted_data: {(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one '
+                'each for training, validation and test; use more patients, or a larger nb_best_blocks'
             )
         parts = split_units(pairs, list(blocks['label'] > 0), fractions, seed)
         blocks['part'] = [parts[pair] for pair in pairs]

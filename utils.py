@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+import pywt
 
 if TYPE_CHECKING:
     import torch
@@ -45,8 +46,9 @@ class Rule(NamedTuple):
 
 def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Rule:
     def accepts(value):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        return is_number and low <= value <= high and value > above
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # No setting needs more: sizes in samples stay countable, and infinity is out.
+        return is_number and low <= value <= high and above < value and abs(value) < 1e9
 
     bounds = [f'above {above:g}'] * (above > -math.inf) + [f'at least {low:g}'] * (low > -math.inf)
     bounds += [f'at most {high:g}'] * (high < math.inf)
@@ -54,7 +56,9 @@ def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -m
 
 
 def _integer(low: int) -> Rule:
-    return Rule(lambda v: isinstance(v, int) and not isinstance(v, bool) and v >= low, f'an integer of at least {low}')
+    return Rule(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 2**32, f'an integer of at least {low}'
+    )
 
 
 def _choice(*values: Any) -> Rule:
@@ -80,8 +84,16 @@ _PATIENTS = Rule(
     ),
     'a patient number, a list of them, or False for all',
 )
+_FILTERS = Rule(
+    lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_integer(1).accepts(n) for n in v),
+    'a list of integers of at least 1, one per level',
+)
+_WAVELET = Rule(
+    lambda v: v in pywt.wavelist(kind='discrete'),
+    "a discrete wavelet of PyWavelets, such as 'db5', 'haar' or 'bior2.2'",
+)
 _DEVICE = Rule(
-    lambda v: isinstance(v, str) and (v in ('auto', 'cpu', 'cuda') or (v[:5] == 'cuda:' and v[5:].isdigit())),
+    lambda v: isinstance(v, str) and (v in ('auto', 'cpu', 'cuda') or re.fullmatch(r'cuda:[0-9]{1,3}', v) is not None),
     "'auto', 'cpu', 'cuda' or 'cuda:N'",
 )
 
@@ -102,9 +114,21 @@ RULES = {
     'split': _choice('auto', 'patient', 'block'),
     'validation_fraction': _number(above=0, high=0.9),
     'test_fraction': _number(above=0, high=0.9),
-    'model': _choice('AE1D', 'AE2D'),
+    'model': _choice('AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'),
     'model_nb': _or_none(_integer(0)),
     'width': _integer(1),
+    'filters': _FILTERS,
+    'pywt_family': _WAVELET,
+    'pywt_mode': _choice('periodization', 'symmetric', 'reflect', 'periodic', 'constant', 'zero'),
+    'embedding_size': _integer(1),
+    'top_k': _integer(0),
+    'graph_alpha': _number(above=0),
+    'latent_nodes': _integer(1),
+    'a': _number(0),
+    'b': _number(0),
+    'c': _number(0),
+    'd': _number(0),
+    'e': _number(0),
     'batch_size': _integer(1),
     'augmentation': _number(0),
     'criterion': _choice('mse', 'mae'),
@@ -147,7 +171,7 @@ def _settings_of_params() -> dict[str, Any]:
     """The assignments of params.py, paths made absolute; every name must be known and every known name there."""
     try:
         params = importlib.import_module('params')
-    except Exception as fault:
+    except (Exception, SystemExit) as fault:
         raise SettingError(f'params.py cannot be read: {fault}') from fault
     found = {
         name: value
@@ -182,17 +206,13 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise SettingError(f'{name} = {value!r}: must be {RULES[name].words}')
     s = types.SimpleNamespace(**settings)
     window, border = round(s.window_size * s.sfreq), round(s.spike_spacing_from_border * s.sfreq)
-    subwindow = round(s.subwindow_size * s.sfreq)
     if window - 2 * border <= 0:
         raise SettingError(
             f'spike_spacing_from_border = {s.spike_spacing_from_border} leaves nothing of window_size = '
             f'{s.window_size}: make it less than half of window_size'
         )
-    if not 1 <= subwindow <= window - 2 * border:
-        raise SettingError(
-            f'subwindow_size = {s.subwindow_size} does not fit into the inner part of a window, window_size - 2 x '
-            f'spike_spacing_from_border = {(window - 2 * border) / s.sfreq:g} s: make one of the three fit'
-        )
+    if s.a + s.b + s.c + s.d + s.e == 0:
+        raise SettingError('a, b, c, d and e are all 0: give at least one loss term a weight')
     if s.validation_fraction + s.test_fraction >= 1:
         raise SettingError(
             f'validation_fraction = {s.validation_fraction} and test_fraction = {s.test_fraction} leave nothing for '
@@ -228,7 +248,7 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
     for word in words:
         name, _, text = word.partition('=')
         if not _OVERRIDE.match(word):
-            raise SettingError(f'argument {word!r} after the settings: positional words come first')
+            raise SettingError(f'argument {word!r}: settings are given as name=value, after all other words')
         if name not in RULES:
             raise SettingError(f'unknown setting {name} ({_nearest(name)})')
         try:
@@ -252,6 +272,8 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
         message, status = str(fault), 2 if isinstance(fault, SettingError) else 1
     except OSError as fault:
         message, status = f'{fault.filename or "input or output"}: {fault.strerror or fault}', 1
+    except KeyboardInterrupt:
+        message, status = 'interrupted', 130
     else:
         sys.exit(0)
     print('error: ' + ' '.join(message.split()), file=sys.stderr)
@@ -263,20 +285,25 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
 def writing(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` when the block ends, remove it when it fails."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays, because matplotlib and others choose a format by it.
-    handle, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp{path.suffix}', dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The suffix stays, because matplotlib and others choose a format by it.
+        handle, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp{path.suffix}', dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         # mkstemp makes private files; results are for the group, as the umask says.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+    except OSError as fault:
+        # A full disk or a folder without permission: name the file the user knows, not the temporary one.
+        raise DataError(f'{path}: cannot be written ({fault.strerror or fault}); mend the disk or the path') from fault
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
@@ -369,7 +396,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f'{path}: no such file')
+        raise DataError(f'{path}: no such file; make it again, or correct the path')
     try:
         with path.open('rb') as stream:
             return _SafeUnpickler(stream).load()

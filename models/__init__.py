@@ -3,8 +3,11 @@
 from torch import nn
 
 from models.ae1d import AE1D
+from models.ae1d_smaller import AE1DSmaller
 from models.ae2d import AE2D
+from models.ae2d_smaller import AE2DSmaller
 from models.sfcn import SFCN
+from models.wavelets import Wavelets
 
 __all__ = ['AUTOENCODERS', 'SFCN', 'build_model']
 
@@ -12,6 +15,12 @@ __all__ = ['AUTOENCODERS', 'SFCN', 'build_model']
 AUTOENCODERS = {
     'AE1D': (AE1D, ('width',)),
     'AE2D': (AE2D, ('width',)),
+    'AE1D_smaller': (AE1DSmaller, ('width',)),
+    'AE2D_smaller': (AE2DSmaller, ('width',)),
+    'wavelets': (
+        Wavelets,
+        ('filters', 'pywt_family', 'pywt_mode', 'embedding_size', 'top_k', 'graph_alpha', 'latent_nodes'),
+    ),
 }
 
 

@@ -15,4 +15,4 @@ class AE2D(ConvolutionalAutoencoder):
     """
 
     def __init__(self, n_channels: int, n_times: int, width: int = 32):
-        super().__init__(n_channels, n_times, kernel=(5, 5), width=width)
+        super().__init__(n_channels, n_times, kernel=(5, 5), width=width, n_poolings=2)

@@ -22,6 +22,8 @@ class SFCN(nn.Module):
     2 x 2 max pooling; a 1 x 1 convolution to 64 maps; 2 x 2 average pooling; dropout 0.5; one linear unit.
     """
 
+    least_times = 16
+
     def __init__(self, n_planes: int = 1, n_channels: int = 274, n_times: int = 30, width: int = 32):
         super().__init__()
         layers, n_in = [], n_planes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_processing import N_CHANNELS, WindowShape, create_windows
+from data_processing import N_CHANNELS, create_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -73,7 +73,10 @@ def make_windows():
             'patient': False,
             'nb_best_blocks': 3,
             'include_spike_free': False,
-            'shape': WindowShape(300, 45, 8),
+            'sfreq': 150,
+            'window_size': 2.0,
+            'spike_spacing_from_border': 0.3,
+            'pulse_width': 0.1,
             'standardize': 'block',
             'reject_artefacts': False,
             'artefact_threshold': 20.0,

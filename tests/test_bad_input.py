@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_processing import find_data_raw, read_data_raw
-from timeseries_dataset import find_windows, open_windows
+from timeseries_dataset import find_windows, open_directory
 from utils import DataError, read_pickle
 
 
@@ -51,6 +51,11 @@ def ragged(data):
     data['meg'][0] = [[1.0, 2.0], [3.0]] * 137
 
 
+def empty_block(data):
+    data['meg'][0] = data['meg'][0][:, :0]
+    data['events'][0] = []
+
+
 def nothing(data):
     for entries in data.values():
         entries.clear()
@@ -67,6 +72,7 @@ FAULTS = [
     (negative_event, 'reannot hold -1, outside'),
     (words_for_events, 'not numbers'),
     (ragged, 'unequal length'),
+    (empty_block, 'block 0: no sample'),
     (nothing, 'no block'),
 ]
 
@@ -167,7 +173,7 @@ def test_the_scripts_end_with_one_line_and_status_1(recordings, write_raw, run_s
     assert ended.stderr.count('\n') == 1
     directory = tmp_path / ('windows_ae' if script == 'create_windows_ae.py' else 'windows_clf')
     assert {path.name[:16] for path in directory.iterdir()} == {'data_raw_001_b3_'}
-    assert len(list(directory.iterdir())) == 5
+    assert len(list(directory.iterdir())) == 6
 
 
 def spoil_windows(stem, what):
@@ -180,6 +186,10 @@ def spoil_windows(stem, what):
         (stem.parent / f'{stem.name}_timing.pkl').unlink()
     elif what == 'other length':
         (stem.parent / f'{stem.name}_blocks.pkl').write_bytes(pickle.dumps(np.zeros(3, dtype=np.int64)))
+    elif what == 'NaN':
+        windows = np.fromfile(binary, dtype='<f4')
+        windows[274 * 300 * 2 + 5] = np.nan
+        windows.tofile(binary)
     else:
         (stem.parent / f'{stem.name}_labels_t.pkl').write_bytes(pickle.dumps(np.zeros(2)))
 
@@ -192,6 +202,7 @@ def spoil_windows(stem, what):
         ('missing pickle', 'timing.pkl', 'no such file'),
         ('other length', 'blocks.pkl', '3 windows, but'),
         ('other dimensions', 'labels_t.pkl', 'dimensions'),
+        ('NaN', 'windows_bi', 'window 2 holds NaN'),
     ],
 )
 def test_faults_of_the_window_files(
@@ -202,7 +213,7 @@ def test_faults_of_the_window_files(
     stem = tmp_path / 'windows_clf' / 'data_raw_001_b3'
     spoil_windows(stem, what)
     with pytest.raises(DataError, match=words):
-        open_windows(stem.parent, 1, 3)
+        open_directory(stem.parent, 3, False, {'sfreq': 150, 'window_size': 2.0})
     ended = run_script('main_train.py', *paths)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f'error: {stem}_{file}')

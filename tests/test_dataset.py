@@ -19,6 +19,7 @@ from timeseries_dataset import (
 )
 from utils import DataError, SettingError
 
+MADE_WITH = {'sfreq': 150, 'window_size': 2.0, 'spike_spacing_from_border': 0.3, 'standardize': 'block'}
 SPLIT = {'validation_fraction': 0.25, 'test_fraction': 0.25, 'seed': 0}
 
 
@@ -28,7 +29,7 @@ def patients(recordings, write_raw, make_windows, tmp_path):
     for number in (1, 2, 5):
         path = write_raw(recordings(seed=number), number)
     make_windows(path.parent, tmp_path)
-    return tuple(open_directory(tmp_path / name, 3, False, 300) for name in ('windows_ae', 'windows_clf'))
+    return tuple(open_directory(tmp_path / name, 3, False, MADE_WITH) for name in ('windows_ae', 'windows_clf'))
 
 
 def test_the_id_table_has_a_row_per_window(patients):
@@ -86,9 +87,20 @@ def test_patients_that_only_the_autoencoder_has_are_trained_on():
     assert joined.loc[joined['subject'] == 9, 'part'].tolist() == ['train']
 
 
-def test_windows_of_another_length_name_both_settings(patients, tmp_path):
+def test_windows_made_with_other_settings_are_refused_by_name(patients, tmp_path):
+    directory = tmp_path / 'windows_ae'
     with pytest.raises(SettingError, match=r'300 samples, but window_size x sfreq is 150'):
-        open_directory(tmp_path / 'windows_ae', 3, False, 150)
+        open_directory(directory, 3, False, MADE_WITH | {'window_size': 1.0})
+    with pytest.raises(SettingError, match=r"made with standardize = 'block', but standardize is True now"):
+        open_directory(directory, 3, False, MADE_WITH | {'standardize': True})
+    with pytest.raises(SettingError, match=r'made with spike_spacing_from_border = 0\.3'):
+        open_directory(directory, 3, False, MADE_WITH | {'spike_spacing_from_border': 0.2})
+    for sidecar in directory.glob('*_settings.json'):
+        sidecar.unlink()  # as the original code leaves them
+    assert len(open_directory(directory, 3, False, MADE_WITH | {'standardize': True})) == 3
+    (directory / 'data_raw_001_b3_settings.json').write_text('{}')
+    with pytest.raises(DataError, match=r'data_raw_001_b3_settings\.json: not the settings'):
+        open_directory(directory, 3, False, MADE_WITH)
 
 
 def test_a_batch_holds_the_windows_asked_for_in_their_order(patients):

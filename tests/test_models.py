@@ -5,16 +5,21 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from models import AUTOENCODERS, SFCN, build_model
 from models.autoencoder import Autoencoder
 
-# Name: parameters at full size (AE1D and AE2D: REFERENCE figures), shape of a latent map of 274 x 300.
+# Name: parameters at full size (AE1D and AE2D: REFERENCE figures; the others recorded), latent maps of 274 x 300.
 TABLE = {
     'AE1D': (435_846, [(1, 274, 75)]),
     'AE2D': (2_167_686, [(1, 274, 75)]),
+    'AE1D_smaller': (435_846, [(1, 274, 19)]),
+    'AE2D_smaller': (2_167_686, [(1, 274, 19)]),
+    'wavelets': (203_304, [(16, 1, 154), (32, 1, 81), (64, 2, 45)]),
 }
-SMALL = {'AE1D': {'width': 2}, 'AE2D': {'width': 2}}
+WAVELETS = {'filters': [4, 4, 4], 'pywt_family': 'haar', 'embedding_size': 8, 'top_k': 3, 'latent_nodes': 6}
+SMALL = {name: WAVELETS if name == 'wavelets' else {'width': 2} for name in TABLE}
 NAMES = sorted(AUTOENCODERS)
 
 
@@ -41,7 +46,7 @@ def test_parameters_and_latent_of_the_full_size(name):
     model = build_model(name).eval()
     assert sum(p.numel() for p in model.parameters()) == parameters
     with torch.no_grad():
-        maps = build_model(name, **SMALL[name]).latent(noise(1, 1, 274, 300))
+        maps = model.latent(noise(1, 1, 274, 300))
     assert [tuple(one.shape[1:]) for one in maps] == latent
 
 
@@ -53,14 +58,19 @@ def test_shapes_of_the_output(name, batch, n_channels, n_times):
         model = small(name, n_channels, n_times).train(training)
         pairs = model(x, target)
         for output, wanted in pairs:
-            assert output.shape == wanted.shape == x.shape
-        assert torch.equal(pairs[0][1], target)
-        assert torch.equal(model(x)[0][1], x)
+            assert output.shape == wanted.shape
+        assert pairs[0][0].numel() == x.numel()
+        assert torch.equal(pairs[0][1].reshape(x.shape), target)
+        assert torch.equal(model(x)[0][1].reshape(x.shape), x)
+        for (_, band), (_, again) in zip(pairs, model(target), strict=True):
+            assert torch.equal(band, again)
     cards = model.error_cards(x)
     assert cards.shape == (batch, len(pairs), n_channels, n_times)
     assert (cards >= 0).all()
-    output, wanted = model(x)[0]
-    torch.testing.assert_close(cards[:, 0], (output - wanted)[:, 0] ** 2)
+    for plane, (output, wanted) in enumerate(model(x)):
+        error = ((output - wanted) ** 2).reshape(batch, n_channels, -1)
+        nearest = [t * error.shape[-1] // n_times for t in range(n_times)]
+        torch.testing.assert_close(cards[:, plane], error[..., nearest])
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -68,9 +78,9 @@ def test_a_window_is_reconstructed_alone_as_in_a_batch(name):
     model = small(name).eval()
     x = noise(4, 1, 12, 40)
     with torch.no_grad():
-        together = model(x)[0][0]
-        alone = torch.cat([model(window[None])[0][0] for window in x])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+        together = model.error_cards(x)
+        alone = torch.cat([model.error_cards(window[None]) for window in x])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -85,7 +95,7 @@ def test_weights_depend_on_the_seed_alone(name):
 def test_gradients_reach_every_parameter(name):
     model = small(name)
     x = noise(3, 1, 12, 40)
-    torch.stack([(output - wanted).square().mean() for output, wanted in model(x)]).mean().backward()
+    sum((output - wanted).square().mean() for output, wanted in model(x)).backward()
     for parameter_name, parameter in model.named_parameters():
         assert parameter.grad is not None, parameter_name
         # Batch norm removes the mean: the bias of the convolution before it has a gradient of rounding errors only.
@@ -101,7 +111,30 @@ def test_float64_equals_float32(name):
     with torch.no_grad():
         single = model(x)[0][0]
         double = model.double()(x.double())[0][0]
-    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_a_checkpoint_rebuilds_the_model(name, tmp_path):
+    model = small(name).eval()
+    torch.save({'settings': SMALL[name], 'weights': model.state_dict()}, tmp_path / 'model.pth')
+    state = torch.load(tmp_path / 'model.pth', weights_only=True)
+    again = build_model(name, 12, 40, **state['settings']).eval()
+    again.load_state_dict(state['weights'])
+    x = noise(2, 1, 12, 40)
+    with torch.no_grad():
+        assert torch.equal(model.error_cards(x), again.error_cards(x))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_nothing_goes_around_the_latent_maps(name):
+    """The reconstruction moves in no more directions than there are latent values, fewer than the input has."""
+    model = small(name, 10, 32).double().eval()
+    x = noise(1, 1, 10, 32).double()
+    n_latent = sum(z.numel() for z in model.latent(x))
+    assert n_latent < x.numel()
+    jacobian = torch.autograd.functional.jacobian(lambda v: model(v.reshape(1, 1, 10, 32))[0][0].flatten(), x.flatten())
+    assert 0 < torch.linalg.matrix_rank(jacobian, rtol=1e-9) <= n_latent
 
 
 def test_the_layers_of_ae1d_are_in_the_order_of_the_original():
@@ -112,6 +145,33 @@ def test_the_layers_of_ae1d_are_in_the_order_of_the_original():
     for n_in, n_out in itertools.pairwise(maps):
         expected += [(n_out, n_in, 1, 5), (n_out,), (n_out,), (n_out,), (n_out,), (n_out,), ()]
     assert shapes == expected
+
+
+@pytest.mark.parametrize('name', ['AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller'])
+def test_upsampling_within_the_convolution_equals_the_plain_layers(name):
+    """The same weights in plain layers: convolution, batch norm, LeakyReLU, max pooling, nearest-neighbour doubling."""
+    kernel, n_poolings = (1 if '1D' in name else 5, 5), 4 if 'smaller' in name else 2
+    maps = [1, 2, 4, 8, 16]
+
+    def stage(n_in, n_out, activation=True):
+        layers = [nn.Conv2d(n_in, n_out, kernel, padding='same'), nn.BatchNorm2d(n_out)]
+        return layers + [nn.LeakyReLU(0.2)] * activation
+
+    encoder, decoder = [], []
+    for layer in range(4):
+        encoder += stage(maps[layer], maps[layer + 1]) + [nn.MaxPool2d((1, 2))] * (layer < n_poolings)
+    encoder += stage(16, 1, activation=False)
+    for layer, (n_in, n_out) in enumerate([(1, 16), (16, 8), (8, 4), (4, 2), (2, 1)]):
+        decoder += [nn.Upsample(scale_factor=(1, 2))] * (0 < layer <= n_poolings)
+        decoder += stage(n_in, n_out, activation=layer < 4)
+    plain = nn.Sequential(*encoder, *decoder)
+    model = small(name, 12, 48)
+    weights = zip(plain.state_dict(), model.state_dict().values(), strict=True)
+    plain.load_state_dict({name: tensor.clone() for name, tensor in weights})
+    x = noise(2, 1, 12, 48)
+    for training in (True, False):
+        plain.train(training), model.train(training)
+        torch.testing.assert_close(model(x)[0][0], plain(x), rtol=1e-4, atol=1e-5)
 
 
 def test_ae1d_codes_each_channel_on_its_own_and_ae2d_does_not():

@@ -83,9 +83,14 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
         (['path_extracted_data=here'], 'list of two paths'),
         (['device=gpu'], 'device'),
         (['auto'], 'unexpected argument'),
-        (['batch_size=3', 'auto'], 'positional words come first'),
+        (['batch_size=3', 'auto'], 'after all other words'),
         (['spike_spacing_from_border=1'], 'spike_spacing_from_border = 1 leaves nothing of window_size = 2.0: make'),
-        (['subwindow_size=1.5'], 'subwindow_size = 1.5 does not fit'),
+        (['seed=5000000000'], 'seed'),
+        (['learning_rate=1' + 400 * '0'], 'learning_rate'),
+        (['--batch_size=3'], 'unexpected argument'),
+        (['pywt_family=db99'], "pywt_family = 'db99': must be a discrete wavelet"),
+        (['filters=32'], 'filters = 32: must be a list of integers'),
+        (['a=0', 'b=0', 'c=0', 'd=0', 'e=0'], 'at least one loss term'),
         (['validation_fraction=0.5', 'test_fraction=0.5'], 'validation_fraction = 0.5 and test_fraction = 0.5'),
     ],
 )
@@ -131,7 +136,7 @@ def test_an_unknown_mode_or_model_is_named_with_the_known_ones(run_script):
     assert "mode 'train': must be one of auto" in ended.stderr
     ended = run_script('main_train.py', 'auto', 'AE3D')
     assert (ended.returncode, ended.stderr.count('\n')) == (2, 1)
-    assert "model = 'AE3D': must be one of 'AE1D', 'AE2D'" in ended.stderr
+    assert "model = 'AE3D': must be one of 'AE1D', 'AE2D', " in ended.stderr
 
 
 def test_help_prints_the_scripts_description(run_script):

@@ -86,3 +86,12 @@ def test_a_patient_without_spikes():
     data, truth = simulate_patient(**PATIENT | {'spike_free': True})
     assert len(truth) == 0
     assert not any(map(len, data['events']))
+
+
+def test_a_simulation_does_not_mix_with_other_recordings(run_script, paths, write_raw, recordings):
+    path = write_raw(recordings())
+    before = path.read_bytes()
+    ended = run_script('simulate_data_raw.py', *paths, 'simulated_patients=2')
+    assert ended.returncode == 2
+    assert 'holds data_raw_001.pkl, which this simulation would not make' in ended.stderr
+    assert path.read_bytes() == before

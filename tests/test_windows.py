@@ -17,7 +17,7 @@ from data_processing import (
     cut_block,
     window_shape,
 )
-from utils import SettingError
+from utils import DataError, SettingError
 
 OPTIONS = {'normal_only': False, 'standardize': False, 'reject_artefacts': False, 'artefact_threshold': 5.0}
 
@@ -100,7 +100,7 @@ def test_windows_equal_a_second_implementation(case):
         assert counts.covered == 0
     else:
         inside = (spikes >= shape.border) & (spikes < shape.border + n_fitting * shape.hop)
-        assert counts.covered + counts.lost == inside.sum()
+        assert counts.covered + counts.dropped == inside.sum()
 
 
 @given(st.integers(0, 10), st.integers(1, 12), st.integers(0, 60))
@@ -166,7 +166,10 @@ def make(raw_directory, directory, **changes):
         'patient': False,
         'nb_best_blocks': 2,
         'include_spike_free': False,
-        'shape': WindowShape(300, 45, 8),
+        'sfreq': 150,
+        'window_size': 2.0,
+        'spike_spacing_from_border': 0.3,
+        'pulse_width': 0.1,
         **OPTIONS,
         'standardize': 'window',
     }
@@ -183,6 +186,7 @@ def test_the_five_files_of_a_patient(recordings, write_raw, tmp_path, capsys):
     make(path.parent, tmp_path / 'clf')
     stem = tmp_path / 'clf' / 'data_raw_004_b2'
     names = {f'{stem.name}_{name}.pkl' for name in LABEL_FILES} | {f'{stem.name}_windows_bi'}
+    names |= {f'{stem.name}_settings.json'}
     assert {file.name for file in stem.parent.iterdir()} == names
 
     columns = read_columns(stem)
@@ -195,7 +199,7 @@ def test_the_five_files_of_a_patient(recordings, write_raw, tmp_path, capsys):
 
     said = capsys.readouterr().out
     assert 'patient 004: blocks 0, 2: windows kept 7, dropped 0' in said
-    assert 'spikes annotated 3, covered 3' in said
+    assert 'spikes annotated 3, covered 3, dropped 0, in the margins of the block 0' in said
 
     make(path.parent, tmp_path / 'ae', normal_only=True)
     normal = read_columns(tmp_path / 'ae' / 'data_raw_004_b2')
@@ -210,7 +214,31 @@ def test_patients_without_spikes_are_left_out_unless_asked_for(recordings, write
     assert not (tmp_path / 'out').exists()
     assert 'patient 001: skipped, no spike annotated' in capsys.readouterr().out
     make(path.parent, tmp_path / 'out', include_spike_free=True)
-    assert len(list((tmp_path / 'out').iterdir())) == 5
+    assert len(list((tmp_path / 'out').iterdir())) == 6
+    make(path.parent, tmp_path / 'out')  # the windows of the earlier run would be trained on
+    assert list((tmp_path / 'out').iterdir()) == []
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_of_its_patient(recordings, write_raw, tmp_path):
+    path = write_raw(recordings())
+    make(path.parent, tmp_path / 'out')
+    for name in ('timing', 'labels'):
+        pickle_path = tmp_path / 'out' / f'data_raw_001_b2_{name}.pkl'
+        pickle_path.unlink(missing_ok=True)
+        pickle_path.mkdir()
+        with pytest.raises(DataError, match=f'data_raw_001_b2_{name}.pkl: cannot be written'):
+            make(path.parent, tmp_path / 'out')
+        assert list((tmp_path / 'out').iterdir()) == [pickle_path]
+        pickle_path.rmdir()
+
+
+def test_windows_of_200_ms_as_plain_classifiers_take_them(recordings, write_raw, run_script, paths, tmp_path):
+    write_raw(recordings(lengths=(300,), events=((100,),)))
+    ended = run_script('create_windows_clf.py', *paths, 'window_size=0.2', 'spike_spacing_from_border=0.03')
+    assert (ended.returncode, ended.stderr) == (0, '')
+    columns = read_columns(tmp_path / 'windows_clf' / 'data_raw_001_b3')
+    assert columns['timing'].tolist() == [22.0 * k + 15 for k in range(13)]  # 4.5 samples round to 4
+    assert np.flatnonzero(columns['labels']).tolist() == [4]  # inner part 92 to 113
 
 
 def test_a_patient_with_no_window_to_keep_leaves_no_file(recordings, write_raw, tmp_path, capsys):
@@ -226,4 +254,4 @@ def test_artefacts_are_dropped_and_their_spikes_counted(recordings, write_raw, t
     path = write_raw(raw)
     make(path.parent, tmp_path / 'out', reject_artefacts=True, artefact_threshold=20.0)
     assert read_columns(tmp_path / 'out' / 'data_raw_001_b2')['timing'].tolist() == [360, 570, 780]
-    assert 'spikes annotated 2, covered 1, dropped with artefacts 1' in capsys.readouterr().out
+    assert 'spikes annotated 2, covered 1, dropped 1' in capsys.readouterr().out

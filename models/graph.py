@@ -1,0 +1,59 @@
+"""A graph over the channels, learned from node embeddings and from what a band holds."""
+
+import torch
+from torch import nn
+
+
+class DynamicGraph(nn.Module):
+    """Sparse directed graph over the channels, one for each window.
+
+    Every channel has two learned embeddings, as source and as target. They are gated by what the band holds at that
+    channel, so that the graph follows the signal. An edge's weight is the antisymmetric part of their products, so an
+    edge goes one way; each channel keeps its `top_k` strongest.
+
+    Parameters
+    ----------
+    n_channels : int
+    n_features : int
+        Maps from which the content of a channel is read.
+    embedding_size : int
+        Length of an embedding. Original: 64.
+    top_k : int
+        Neighbours kept per channel, all where there are fewer. Original: 20.
+    alpha : float
+        Steepness of the tanh. Original: 3.
+
+    References
+    ----------
+    The construction from two embeddings, the tanh, its antisymmetric argument and the top-k follow Wu et al.,
+    "Connecting the dots: multivariate time series forecasting with graph neural networks", KDD 2020, on which the
+    published model builds. The gating by the content is this project's way to make the graph dynamic.
+    """
+
+    def __init__(self, n_channels: int, n_features: int, *, embedding_size: int, top_k: int, alpha: float):
+        super().__init__()
+        self.source = nn.Parameter(torch.randn(n_channels, embedding_size))
+        self.target = nn.Parameter(torch.randn(n_channels, embedding_size))
+        self.to_source = nn.Linear(embedding_size, embedding_size)
+        self.to_target = nn.Linear(embedding_size, embedding_size)
+        self.gate = nn.Linear(n_features, embedding_size)
+        self.top_k = min(top_k, n_channels - 1)
+        self.alpha = alpha
+
+    def forward(self, content: torch.Tensor) -> torch.Tensor:
+        """Weights (batch, channels, channels) of a content (batch, channels, features); each row sums to 1, and each
+        channel is its own neighbour too."""
+        # Relative to the window's mean, so that the graph depends on where the signal is, not on its unit.
+        size = content.abs().mean(dim=(1, 2), keepdim=True)
+        gate = 1 + torch.tanh(self.gate(content / (size + 1e-12)))
+        source = torch.tanh(self.alpha * self.to_source(self.source * gate))
+        target = torch.tanh(self.alpha * self.to_target(self.target * gate))
+        product = source @ target.transpose(1, 2)  # (batch, channels, channels)
+        # Divided by the embedding's length: the tanh would be flat otherwise, and no gradient reach the embeddings.
+        argument = (product - product.transpose(1, 2)) / source.shape[-1] ** 0.5
+        weights = torch.relu(torch.tanh(self.alpha * argument))
+        if self.top_k:
+            strongest = torch.topk(weights, self.top_k, dim=-1)
+            weights = torch.zeros_like(weights).scatter(-1, strongest.indices, strongest.values)
+        weights = weights + torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
+        return weights / weights.sum(dim=-1, keepdim=True)

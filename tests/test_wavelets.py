@@ -1,0 +1,111 @@
+"""The wavelet transform inside the network, against PyWavelets; the learned graph."""
+
+import warnings
+
+import numpy as np
+import pytest
+import pywt
+import torch
+
+from models import build_model
+from models.graph import DynamicGraph
+from models.wavelet_transform import MODES, WaveletTransform
+
+
+def signal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_every_wavelet_equals_pywavelets_and_its_inverse_is_exact(mode):
+    for wavelet in pywt.wavelist(kind='discrete'):
+        for n_times, n_levels in ((300, 3), (41, 2)):
+            x = signal(2, 3, n_times)
+            transform = WaveletTransform(wavelet, n_levels, mode)
+            bands = transform(torch.from_numpy(x.astype(np.float32)))
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')  # PyWavelets warns of windows short for their wavelet
+                approximation, *details = pywt.wavedec(x, wavelet, mode=mode, level=n_levels)
+            expected = [*reversed(details), approximation]
+            assert transform.band_lengths(n_times) == [band.shape[-1] for band in expected]
+            for band, wanted in zip(bands, expected, strict=True):
+                np.testing.assert_allclose(band, wanted, rtol=0, atol=1e-5, err_msg=f'{wavelet} {n_times}')
+            back = transform.inverse(bands, n_times).numpy()
+            # PyWavelets' own filters of the discrete Meyer wavelet are cut off: it does not give the signal back.
+            exact = x if wavelet != 'dmey' else pywt.waverec([approximation, *details], wavelet, mode=mode)
+            np.testing.assert_allclose(back, exact[..., :n_times], rtol=0, atol=1e-5, err_msg=f'{wavelet} {n_times}')
+
+
+@pytest.mark.parametrize('n_times', [1, 2, 3, 7, 8, 30, 299, 301])
+def test_the_inverse_is_exact_for_any_length(n_times):
+    x = torch.from_numpy(signal(4, n_times)).double()
+    for mode in ('symmetric', 'periodization', 'zero', 'periodic', 'constant'):
+        transform = WaveletTransform('db5', 3, mode).double()
+        torch.testing.assert_close(transform.inverse(transform(x), n_times), x, rtol=0, atol=1e-6)
+
+
+def test_the_transform_has_gradients_and_unknown_names_are_refused():
+    transform = WaveletTransform('db3', 2, 'periodization').double()
+    x = torch.from_numpy(signal(2, 10)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: tuple(transform(v)), x)
+    assert torch.autograd.gradcheck(lambda v: transform.inverse(transform(v), 10), x)
+    assert list(transform.parameters()) == []
+    assert transform.state_dict() == {}
+    with pytest.raises(ValueError, match='no wavelet mode'):
+        WaveletTransform('db3', 2, 'mirror')
+    with pytest.raises(ValueError, match='db99'):
+        WaveletTransform('db99', 2)
+
+
+def test_the_pairs_are_the_signal_and_its_bands():
+    x = signal(2, 1, 9, 60).astype(np.float32)
+    model = build_model('wavelets', 9, 60, filters=[4, 4, 4], pywt_family='db2', latent_nodes=4)
+    targets = [target.numpy() for _, target in model(torch.from_numpy(x))]
+    approximation, *details = pywt.wavedec(x[:, 0], 'db2', level=3)
+    for found, wanted in zip(targets, [x[:, 0], *reversed(details), approximation], strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    # The reconstructed signal is the inverse transform of the reconstructed bands.
+    signal_back, *bands = [output.detach().numpy() for output, _ in model(torch.from_numpy(x))]
+    again = pywt.waverec([bands[-1], *reversed(bands[:-1])], 'db2')
+    np.testing.assert_allclose(signal_back, again[..., :60], atol=1e-5)
+
+
+def test_the_graph_keeps_the_strongest_neighbours_and_follows_the_content():
+    torch.manual_seed(0)
+    graph = DynamicGraph(30, 4, embedding_size=8, top_k=5, alpha=3.0)
+    content = torch.rand(2, 30, 4)
+    weights = graph(content)
+    assert weights.shape == (2, 30, 30)
+    torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 30))
+    assert (weights >= 0).all()
+    others = weights - torch.diag_embed(weights.diagonal(dim1=1, dim2=2))
+    assert ((others > 0).sum(dim=-1) <= 5).all()
+    assert (others > 0).any()
+    assert not (((others > 0) & (others.transpose(1, 2) > 0)).any())  # an edge goes one way
+    assert not torch.allclose(weights[0], weights[1])  # dynamic
+    torch.testing.assert_close(graph(content * 1e3), weights)  # whatever the unit
+    assert DynamicGraph(3, 4, embedding_size=8, top_k=20, alpha=3.0)(torch.rand(1, 3, 4)).shape == (1, 3, 3)
+    assert DynamicGraph(1, 4, embedding_size=8, top_k=20, alpha=3.0)(torch.rand(1, 1, 4)).shape == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ('n_channels', 'n_times', 'settings'),
+    [
+        (1, 40, {}),
+        (19, 30, {'filters': [8]}),
+        (306, 150, {'filters': [4, 4, 4, 4], 'pywt_family': 'bior2.2'}),
+        (12, 8, {'pywt_family': 'coif5', 'pywt_mode': 'periodization'}),
+    ],
+)
+def test_other_sizes_and_levels(n_channels, n_times, settings):
+    model = build_model('wavelets', n_channels, n_times, **settings).eval()
+    x = torch.from_numpy(signal(2, 1, n_channels, n_times).astype(np.float32))
+    with torch.no_grad():
+        pairs = model(x)
+        cards = model.error_cards(x)
+    n_levels = len(settings.get('filters', (32, 32, 32)))
+    assert len(pairs) == n_levels + 2
+    assert cards.shape == (2, n_levels + 2, n_channels, n_times)
+    assert torch.isfinite(cards).all()
+    nodes = [z.shape[1] for z in model.latent(x)]
+    assert nodes == [max(1, min(64, n_channels) >> k) for k in reversed(range(n_levels))]
