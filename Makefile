@@ -4,8 +4,8 @@ PY = .venv/bin/python
 
 # The demo: narrow networks and few epochs, so that it ends within minutes on two cores.
 DEMO_PATHS = path_raw_data=demo/raw "path_extracted_data=['demo/windows_ae', 'demo/windows_clf']" path_writing_data=demo/results
-DEMO_TRAINING = width=4 batch_size=32 num_epochs=8 classifier_width=4 classifier_batch_size=64 \
-	classifier_learning_rate=5e-4 classifier_num_epochs=10
+DEMO_TRAINING = "filters=[8, 8, 8]" batch_size=16 learning_rate=2e-3 num_epochs=8 \
+	classifier_width=4 classifier_batch_size=64 classifier_learning_rate=5e-4 classifier_num_epochs=10
 
 .PHONY: demo test lint clean
 demo: .venv/installed
@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(PY) simulate_data_raw.py $(DEMO_PATHS)
 	$(PY) create_windows_ae.py $(DEMO_PATHS)
 	$(PY) create_windows_clf.py $(DEMO_PATHS)
-	$(PY) main_train.py auto AE1D $(DEMO_PATHS) $(DEMO_TRAINING)
+	$(PY) main_train.py auto wavelets $(DEMO_PATHS) $(DEMO_TRAINING)
 
 test: .venv/installed lint
 	$(PY) -m pytest

@@ -92,6 +92,9 @@ def auto(settings: SimpleNamespace, command: str) -> None:
         network, clf_history = train_classifier(run, cards, settings, device)
         plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history})
         test(run, command, data, network, cards, settings, device)
+    except torch.OutOfMemoryError as fault:
+        run.discard_without_checkpoint()
+        raise SettingError(f'{device} has too little memory: lower batch_size or classifier_batch_size') from fault
     except BaseException:
         run.discard_without_checkpoint()
         raise

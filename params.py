@@ -88,7 +88,8 @@ embedding_size = 64
 top_k = 20
 graph_alpha = 3.0
 
-# wavelets: nodes of the deepest latent map, halved from level to level towards the finest band.
+# wavelets: nodes of the deepest latent map (at most a quarter of the channels), halved from level to level towards the
+# finest band.
 latent_nodes = 64
 
 # wavelets: weights in the loss of the signal (a), its three details from the finest on (b, c, d) and its approximation

@@ -7,6 +7,10 @@ from models.autoencoder import Autoencoder
 from models.graph import DynamicGraph
 from models.wavelet_transform import WaveletTransform
 
+# Pooling and unpooling are stored divided by this, so that they learn as many times faster than the convolutions. Adam
+# moves all weights by steps of one size, which leaves these two far from the best linear code when the rest is done.
+_PROJECTION_GAIN = 10.0
+
 
 class _Level(nn.Module):
     """Autoencoder of the band or bands of one level of the transform.
@@ -33,8 +37,8 @@ class _Level(nn.Module):
         # Pooling starts as a random projection and unpooling as its transpose: a linear spatial code from the start,
         # which the convolutions then correct.
         pool = torch.linalg.qr(torch.randn(n_channels, n_channels))[0][:n_nodes]
-        self.pool = nn.Parameter(pool.clone())
-        self.unpool = nn.Parameter(pool.T.clone())
+        self.pool = nn.Parameter(pool / _PROJECTION_GAIN)
+        self.unpool = nn.Parameter(pool.T / _PROJECTION_GAIN)
         self.decoder = nn.Sequential(
             nn.Conv1d(n_planes, n_filters, 5, padding=2), activation, nn.Conv1d(n_filters, n_planes, 5, padding=2)
         )
@@ -47,11 +51,11 @@ class _Level(nn.Module):
         """(batch, n_channels, n_planes, n_times) to (batch, n_nodes, n_planes, n_times)."""
         maps = _each_row(self.encoder, planes)  # (batch, n_channels, n_filters, n_times)
         maps = _across(self.graph(maps.mean(dim=-1)), maps)
-        return _across(self.pool, planes + _each_row(self.mix, maps))
+        return _across(_PROJECTION_GAIN * self.pool, planes + _each_row(self.mix, maps))
 
     def decode(self, latent):
         """(batch, n_nodes, n_planes, n_times) to (batch, n_channels, n_planes, n_times)."""
-        return _across(self.unpool, latent + _each_row(self.decoder, latent))
+        return _across(_PROJECTION_GAIN * self.unpool, latent + _each_row(self.decoder, latent))
 
 
 def _each_row(network, planes):
@@ -86,7 +90,7 @@ class Wavelets(Autoencoder):
         Of the learned graph, see `DynamicGraph`. Original: 64, 20, 3.
     latent_nodes : int
         Nodes of the deepest latent map, halved from level to level towards the finest: slow bands hold most of the
-        signal's power. At most `n_channels`.
+        signal's power. Never more than a quarter of the channels, so that there always is a bottleneck.
 
     Notes
     -----
@@ -122,7 +126,7 @@ class Wavelets(Autoencoder):
         graph_settings = {'embedding_size': embedding_size, 'top_k': top_k, 'alpha': graph_alpha}
         self.levels = nn.ModuleList()
         for level, n_filters in enumerate(filters, start=1):
-            n_nodes = max(1, min(latent_nodes, n_channels) >> (n_levels - level))
+            n_nodes = max(1, min(latent_nodes, n_channels // 4) >> (n_levels - level))
             n_planes = 1 if level < n_levels else 2
             self.levels.append(_Level(n_channels, n_planes, n_filters, n_nodes, graph_settings))
 

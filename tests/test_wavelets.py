@@ -108,4 +108,4 @@ def test_other_sizes_and_levels(n_channels, n_times, settings):
     assert cards.shape == (2, n_levels + 2, n_channels, n_times)
     assert torch.isfinite(cards).all()
     nodes = [z.shape[1] for z in model.latent(x)]
-    assert nodes == [max(1, min(64, n_channels) >> k) for k in reversed(range(n_levels))]
+    assert nodes == [max(1, min(64, n_channels // 4) >> k) for k in reversed(range(n_levels))]
