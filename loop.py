@@ -114,6 +114,7 @@ def train(
         rate = optimizer.param_groups[0]['lr']
         model.train()
         training_loss = _mean_loss(model, train_loader, loss, device, optimizer, f'epoch {epoch}')
+        training_seconds = time.perf_counter() - start
         validation_loss = validate(model, validation_loader, loss, device)
         scheduler.step()
         seconds = time.perf_counter() - start
@@ -135,7 +136,7 @@ def train(
             best, best_weights = validation_loss, copy.deepcopy(model.state_dict())
             save('best', state)
         save('last', state)
-        speed = len(train_loader.dataset) / seconds
+        speed = len(train_loader.dataset) / training_seconds
         tqdm.write(
             f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}'
             f'{"  best" if improved else "      "}  {speed:.0f} items/s'
@@ -150,6 +151,13 @@ def train(
 def make_optimizer(
     model: nn.Module, *, optimizer: str, learning_rate: float, weight_decay: float, stepLR: int, gammaLR: float
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Optimizer of a model, and the schedule that multiplies its rate by `gammaLR` every `stepLR` epochs."""
-    made = OPTIMIZERS[optimizer](model.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    """Optimizer of a model, and the schedule that multiplies its rate by `gammaLR` every `stepLR` epochs.
+
+    Parameters that a model marks with `no_decay` are left out of the weight decay.
+    """
+    decayed = [p for p in model.parameters() if not getattr(p, 'no_decay', False)]
+    groups = [{'params': decayed}]
+    if others := [p for p in model.parameters() if getattr(p, 'no_decay', False)]:
+        groups.append({'params': others, 'weight_decay': 0.0})
+    made = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay)
     return made, StepLR(made, step_size=stepLR, gamma=gammaLR)

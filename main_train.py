@@ -141,12 +141,20 @@ def prepare(settings: SimpleNamespace) -> Data:
         Before anything is trained or written.
     """
     shape = subwindows_of(settings)
+    if sum(loss_weights(settings)) == 0:
+        raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
     names = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
     made_with = {name: getattr(settings, name) for name in names}
     ae_patients, clf_patients = (
         open_directory(directory, settings.nb_best_blocks, settings.patient, made_with)
         for directory in settings.path_extracted_data
     )
+    for one in ae_patients:
+        if one.labels_t.any():
+            raise DataError(
+                f'{one.path}: holds windows with spikes, which the autoencoder must not learn: '
+                'path_extracted_data[0] is for the windows of create_windows_ae.py'
+            )
     clf_table = id_table(clf_patients)
     parts, split_by = split_windows(
         clf_table,

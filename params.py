@@ -39,7 +39,7 @@ spike_spacing_from_border = 0.3
 pulse_width = 0.1
 
 # Scaling of the stored windows: 'window' or True, by mean and std of each window (original);
-# 'block', by those of its block, which keeps a spike's amplitude; False, tesla as they are.
+# 'block', by those of its block, which keeps a spike's amplitude; False, tesla as they are (z-scored when read).
 standardize = 'block'
 
 # True drops windows that deviate by more than artefact_threshold block standard deviations from the block's
@@ -78,8 +78,9 @@ filters = [32, 32, 32]
 pywt_family = 'db5'
 
 # wavelets: how a window continues beyond its ends: 'periodization', 'symmetric', 'reflect', 'periodic', 'constant' or
-# 'zero'. Only with 'periodization' do the values of a band lie evenly over the window, so that their errors are found
-# where they belong in time.
+# 'zero'. With 'periodization' a band has exactly as many values as it needs, spread evenly over the window; with the
+# others its values are closer together than their times, and its errors lie off by up to 20 samples towards the ends.
+# An asymmetric wavelet shifts too: with db5, details lie 3 samples early and the approximation 21 late; with haar, 0.
 pywt_mode = 'periodization'
 
 # wavelets: length of the channels' embeddings from which the graph is learned, neighbours kept per channel, and
@@ -93,7 +94,8 @@ graph_alpha = 3.0
 latent_nodes = 64
 
 # wavelets: weights in the loss of the signal (a), its three details from the finest on (b, c, d) and its approximation
-# (e), divided by their sum. With more than three levels, d is the weight of every further detail. Original: equal.
+# (e), divided by their sum. With more than three levels, d is the weight of every further detail; with fewer, d and c
+# have no effect. Original: equal.
 a = 1.0
 b = 1.0
 c = 1.0

@@ -136,7 +136,7 @@ def _check_settings(path, made_with):
         return
     try:
         found = json.loads(sidecar.read_text())
-        different = [name for name, value in made_with.items() if repr(found[name]) != repr(value)]
+        different = [name for name, value in made_with.items() if _same_name(found[name]) != _same_name(value)]
     except (ValueError, KeyError, TypeError) as fault:
         raise DataError(f'{sidecar}: not the settings of windows; make the windows of this patient again') from fault
     for name in different:
@@ -144,6 +144,11 @@ def _check_settings(path, made_with):
             f'{path}: made with {name} = {found[name]!r}, but {name} is {made_with[name]!r} now: set it back, or make '
             'the windows again'
         )
+
+
+def _same_name(value):
+    """standardize=True is another name of 'window'."""
+    return 'window' if value is True else value
 
 
 def _check_finite(one):

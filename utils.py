@@ -121,7 +121,7 @@ RULES = {
     'pywt_family': _WAVELET,
     'pywt_mode': _choice('periodization', 'symmetric', 'reflect', 'periodic', 'constant', 'zero'),
     'embedding_size': _integer(1),
-    'top_k': _integer(0),
+    'top_k': _integer(1),
     'graph_alpha': _number(above=0),
     'latent_nodes': _integer(1),
     'a': _number(0),
@@ -211,8 +211,10 @@ def check_settings(settings: dict[str, Any]) -> None:
             f'spike_spacing_from_border = {s.spike_spacing_from_border} leaves nothing of window_size = '
             f'{s.window_size}: make it less than half of window_size'
         )
-    if s.a + s.b + s.c + s.d + s.e == 0:
-        raise SettingError('a, b, c, d and e are all 0: give at least one loss term a weight')
+    if s.path_extracted_data[0] == s.path_extracted_data[1]:
+        raise SettingError(
+            'path_extracted_data: the two directories are the same; the windows would overwrite each other'
+        )
     if s.validation_fraction + s.test_fraction >= 1:
         raise SettingError(
             f'validation_fraction = {s.validation_fraction} and test_fraction = {s.test_fraction} leave nothing for '
@@ -435,11 +437,13 @@ def choose_device(name: str) -> 'torch.device':
 
 
 def set_seed(seed: int) -> None:
-    """Seed Python, NumPy and torch, and have torch choose deterministic algorithms where it has them."""
+    """Seed Python, NumPy and torch; without a GPU, have torch use deterministic algorithms only."""
     import torch
 
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = False
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # The same CSVs from the same seed are promised for the CPU; on a GPU these algorithms would cost speed. Filling new
+    # memory helps to find mistakes, not to repeat a run.
+    torch.use_deterministic_algorithms(not torch.cuda.is_available())
+    torch.utils.deterministic.fill_uninitialized_memory = False

@@ -9,7 +9,7 @@ class AE2D(ConvolutionalAutoencoder):
     Parameters
     ----------
     n_channels, n_times : int
-        Size of a window. Latent: (1, n_channels, n_times / 4), that is 274 x 75 for 274 x 300.
+        Size of a window. Latent: (1, n_channels, n_times / 4 rounded up), that is 274 x 75 for 274 x 300.
     width : int
         Maps after the first convolution. Original: 32, which makes 2 167 686 parameters.
     """

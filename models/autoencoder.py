@@ -94,7 +94,8 @@ class ConvolutionalAutoencoder(Autoencoder):
         self.to(memory_format=torch.channels_last)
 
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Latent maps of x (batch, 1, channels, times): one, (batch, 1, channels, times / 2^n_poolings)."""
+        """Latent maps of x (batch, 1, channels, times): one, (batch, 1, channels, times / 2^n_poolings
+        rounded up)."""
         missing = -x.shape[-1] % self.reduction
         if missing:
             x = F.pad(x, (0, missing, 0, 0), mode='replicate')

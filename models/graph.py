@@ -3,6 +3,10 @@
 import torch
 from torch import nn
 
+# Embeddings are stored divided by this: their gradients, small because a loss is a mean over all channels and samples,
+# are then as many times larger, and not lost beside the constant that Adam adds to its divisor.
+_EMBEDDING_GAIN = 30.0
+
 
 class DynamicGraph(nn.Module):
     """Sparse directed graph over the channels, one for each window.
@@ -21,7 +25,7 @@ class DynamicGraph(nn.Module):
     top_k : int
         Neighbours kept per channel, all where there are fewer. Original: 20.
     alpha : float
-        Steepness of the tanh. Original: 3.
+        Steepness of the tanh that makes products of embeddings into weights. Original: 3.
 
     References
     ----------
@@ -32,8 +36,10 @@ class DynamicGraph(nn.Module):
 
     def __init__(self, n_channels: int, n_features: int, *, embedding_size: int, top_k: int, alpha: float):
         super().__init__()
-        self.source = nn.Parameter(torch.randn(n_channels, embedding_size))
-        self.target = nn.Parameter(torch.randn(n_channels, embedding_size))
+        self.source = nn.Parameter(torch.randn(n_channels, embedding_size) / _EMBEDDING_GAIN)
+        self.target = nn.Parameter(torch.randn(n_channels, embedding_size) / _EMBEDDING_GAIN)
+        # Weight decay would outweigh the small gradients that reach the embeddings, and dissolve the graph.
+        self.source.no_decay = self.target.no_decay = True
         self.to_source = nn.Linear(embedding_size, embedding_size)
         self.to_target = nn.Linear(embedding_size, embedding_size)
         self.gate = nn.Linear(n_features, embedding_size)
@@ -46,14 +52,13 @@ class DynamicGraph(nn.Module):
         # Relative to the window's mean, so that the graph depends on where the signal is, not on its unit.
         size = content.abs().mean(dim=(1, 2), keepdim=True)
         gate = 1 + torch.tanh(self.gate(content / (size + 1e-12)))
-        source = torch.tanh(self.alpha * self.to_source(self.source * gate))
-        target = torch.tanh(self.alpha * self.to_target(self.target * gate))
+        source = torch.tanh(self.to_source(_EMBEDDING_GAIN * self.source * gate))
+        target = torch.tanh(self.to_target(_EMBEDDING_GAIN * self.target * gate))
         product = source @ target.transpose(1, 2)  # (batch, channels, channels)
         # Divided by the embedding's length: the tanh would be flat otherwise, and no gradient reach the embeddings.
-        argument = (product - product.transpose(1, 2)) / source.shape[-1] ** 0.5
+        argument = (product - product.transpose(1, 2)) / source.shape[-1]
         weights = torch.relu(torch.tanh(self.alpha * argument))
-        if self.top_k:
-            strongest = torch.topk(weights, self.top_k, dim=-1)
-            weights = torch.zeros_like(weights).scatter(-1, strongest.indices, strongest.values)
+        strongest = torch.topk(weights, self.top_k, dim=-1)
+        weights = torch.zeros_like(weights).scatter(-1, strongest.indices, strongest.values)
         weights = weights + torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
         return weights / weights.sum(dim=-1, keepdim=True)

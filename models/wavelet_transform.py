@@ -23,7 +23,8 @@ class WaveletTransform(nn.Module):
     Parameters
     ----------
     wavelet : str
-        Any discrete wavelet of PyWavelets, orthogonal or biorthogonal.
+        Any discrete wavelet of PyWavelets, orthogonal or biorthogonal. The inverse is exact for all but 'dmey', whose
+        filters PyWavelets cuts off: its own inverse is 1 to 2 % off too.
     n_levels : int
         Number of halvings.
     mode : str

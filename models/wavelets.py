@@ -39,12 +39,13 @@ class _Level(nn.Module):
         pool = torch.linalg.qr(torch.randn(n_channels, n_channels))[0][:n_nodes]
         self.pool = nn.Parameter(pool / _PROJECTION_GAIN)
         self.unpool = nn.Parameter(pool.T / _PROJECTION_GAIN)
+        self.pool.no_decay = self.unpool.no_decay = True  # a projection has no size to shrink
         self.decoder = nn.Sequential(
             nn.Conv1d(n_planes, n_filters, 5, padding=2), activation, nn.Conv1d(n_filters, n_planes, 5, padding=2)
         )
         with torch.no_grad():
+            self.decoder[-1].weight.mul_(0.1)
             for correction in (self.mix[-1], self.decoder[-1]):
-                correction.weight.mul_(0.1)
                 correction.bias.zero_()
 
     def latent(self, planes):
@@ -85,12 +86,14 @@ class Wavelets(Autoencoder):
     pywt_family : str
         Wavelet, by PyWavelets' name. Original: 'db5'.
     pywt_mode : str
-        Continuation of the window at its ends, by PyWavelets' name and with its default.
+        Continuation of the window at its ends, by PyWavelets' name and with its default. `params.py` takes
+        'periodization', whose bands have exactly n_times / 2^k values (rounded up).
     embedding_size, top_k, graph_alpha
         Of the learned graph, see `DynamicGraph`. Original: 64, 20, 3.
     latent_nodes : int
         Nodes of the deepest latent map, halved from level to level towards the finest: slow bands hold most of the
-        signal's power. Never more than a quarter of the channels, so that there always is a bottleneck.
+        signal's power. Never more than a quarter of the channels, so that there is a bottleneck whatever
+        their number (from four on).
 
     Notes
     -----

@@ -95,6 +95,7 @@ def test_windows_made_with_other_settings_are_refused_by_name(patients, tmp_path
         open_directory(directory, 3, False, MADE_WITH | {'standardize': True})
     with pytest.raises(SettingError, match=r'made with spike_spacing_from_border = 0\.3'):
         open_directory(directory, 3, False, MADE_WITH | {'spike_spacing_from_border': 0.2})
+    assert len(open_directory(directory, 3, False, MADE_WITH | {'window_size': 2, 'sfreq': 150.0})) == 3
     for sidecar in directory.glob('*_settings.json'):
         sidecar.unlink()  # as the original code leaves them
     assert len(open_directory(directory, 3, False, MADE_WITH | {'standardize': True})) == 3

@@ -83,6 +83,26 @@ def test_a_window_is_reconstructed_alone_as_in_a_batch(name):
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+def test_the_latent_values_of_the_default_pipeline_are_those_of_the_readme():
+    latent = build_model('wavelets', pywt_mode='periodization').latent(noise(1, 1, 274, 300))
+    assert sum(z.numel() for z in latent) == 16 * 150 + 32 * 75 + 64 * 2 * 38 == 9664
+
+
+def test_the_graph_at_full_size_learns():
+    """Its weights are neither all nor nothing, and the gradient of the embeddings is no rounding error."""
+    model = build_model('wavelets', filters=[4, 4, 4], pywt_mode='periodization')
+    x = noise(2, 1, 274, 300)
+    sum((output - wanted).square().mean() for output, wanted in model(x)).backward()
+    for level in model.levels:
+        maps = torch.rand(2, 274, 4)
+        weights = level.graph(maps)
+        others = 1 - weights.diagonal(dim1=1, dim2=2) / weights.sum(dim=-1)
+        assert 0.2 < others.mean() < 0.94  # 20 saturated edges would be 20/21
+        for embedding in (level.graph.source, level.graph.target):
+            assert embedding.no_decay
+            assert embedding.grad.abs().mean() > 1e-9
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_weights_depend_on_the_seed_alone(name):
     first, again, other = small(name), small(name), small(name, seed=1)

@@ -76,7 +76,7 @@ def cases(draw):
     return signal.astype(draw(st.sampled_from(['f4', 'f8']))), np.array(spikes, dtype=float), shape, options
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(cases())
 def test_windows_equal_a_second_implementation(case):
     signal, spikes, shape, options = case
