@@ -60,12 +60,25 @@ validation_fraction = 0.25
 # Fraction of the patients (or blocks) for the test.
 test_fraction = 0.25
 
+# Patients of each part by name: a list of numbers, or a text file with one per line; None shares out by the fractions
+# what no list names. With all three given, other patients are left out.
+training_patients = None
+validation_patients = None
+test_patients = None
+
+# Folds of mode cv, over patients with about as many spikes in each; -1 leaves one patient out at a time.
+n_splits = 5
+
+# True keeps only as many spike-free training windows of the classifier as there are with spikes.
+balanced = False
+
 # -------------------------------------------------------------------------------------------- training
 # Autoencoder: 'AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller' or 'wavelets'. The second word after main_train.py goes
 # before this setting.
 model = 'wavelets'
 
-# Number of the run directory to make, which must not exist; None takes the next free number.
+# Modes auto and cv: number of the run directory to make, which must not exist; None takes the next free number.
+# Modes ft and clf: number of the run to start from; the new run takes the next free number.
 model_nb = None
 
 # Maps of the first convolution of AE1D, AE2D and their smaller versions, doubled from layer to layer. Original: 32.
@@ -121,9 +134,16 @@ learning_rate = 1e-3
 # Weight decay of the autoencoder. Original: 5e-4.
 weight_decay = 5e-4
 
-# The learning rate is multiplied by gammaLR every stepLR epochs. Original: 50 and 0.8.
+# Schedule of both learning rates. 'step': multiplied by gammaLR every stepLR epochs (original, 50 and 0.8).
+# 'plateau': multiplied by gammaLR when the validation loss has not fallen for plateau_patience epochs (the group's
+# TensorFlow code).
+scheduler = 'step'
 stepLR = 50
 gammaLR = 0.8
+plateau_patience = 5
+
+# Mode ft multiplies both learning rates by this.
+fine_tuning_rate = 0.1
 
 # Largest number of epochs of the autoencoder. Original: 100.
 num_epochs = 100
@@ -132,8 +152,15 @@ num_epochs = 100
 n_epochs_stop = 10
 
 # ------------------------------------------------------------------------------------------ classifier
-# Spike classifier on the error cards: 'sfcn', the group's convolutional network.
+# Spike classifier. 'sfcn': the group's convolutional network on error cards. 'hgb': gradient-boosted trees on
+# statistics of the errors per channel. 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted
+# trees on the latent maps. 'threshold': the mean error; the autoencoder then learns from all windows, so that training
+# uses no annotation.
 classifier = 'sfcn'
+
+# Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
+# wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0.
+levels = 'all'
 
 # Length of the sub-windows that are judged, in s. Original: 0.2.
 subwindow_size = 0.2
@@ -147,6 +174,10 @@ classifier_batch_size = 240
 # Learning rate of the classifier. Original: 1e-4.
 classifier_learning_rate = 1e-4
 
+# sfcn: 'bce', cross-entropy, or 'focal', the same times (1 - probability of the right answer) ** focal_gamma.
+classifier_loss = 'bce'
+focal_gamma = 2.0
+
 # Largest number of epochs of the classifier. Original: 80.
 classifier_num_epochs = 80
 
@@ -155,6 +186,24 @@ classifier_n_epochs_stop = 15
 
 # Weight of a spike sub-window in the loss relative to any other; None balances the training set. Original: 35.
 positive_weight = 35.0
+
+# ------------------------------------------------------------------------------------------ evaluation
+# How scores become probabilities, fitted on validation: 'temperature' (with an offset; keeps their order) or
+# 'isotonic' (rising steps).
+calibration = 'temperature'
+
+# What the decision threshold is chosen by, on validation: 'f1', the best F1 of the sub-windows; 'sensitivity', the
+# highest threshold that finds target_sensitivity of the annotated spikes; 'false_alarms', the lowest with at most
+# false_alarm_budget false alarms per minute.
+threshold_policy = 'f1'
+target_sensitivity = 0.8
+false_alarm_budget = 1.0
+
+# Greatest distance of a detection from the annotated spike it has found, in s.
+tolerance = 0.1
+
+# Samples of patients, with replacement, for the intervals of the test figures.
+bootstrap_samples = 1000
 
 # -------------------------------------------------------------------------------------------- machine
 # Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU, bit for bit with the

@@ -84,6 +84,17 @@ _PATIENTS = Rule(
     ),
     'a patient number, a list of them, or False for all',
 )
+_LISTED = Rule(
+    lambda v: v is None or (isinstance(v, str) and v != '') or (isinstance(v, list | tuple) and _PATIENTS.accepts(v)),
+    'a list of patient numbers, the path of a text file with one per line, or None',
+)
+_LEVELS = Rule(
+    lambda v: (
+        v == 'all'
+        or (isinstance(v, list | tuple) and len(v) == len(set(v)) > 0 and all(_integer(0).accepts(n) for n in v))
+    ),
+    "'all', or a list of different numbers from 0 on",
+)
 _FILTERS = Rule(
     lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_integer(1).accepts(n) for n in v),
     'a list of integers of at least 1, one per level',
@@ -114,6 +125,11 @@ RULES = {
     'split': _choice('auto', 'patient', 'block'),
     'validation_fraction': _number(above=0, high=0.9),
     'test_fraction': _number(above=0, high=0.9),
+    'training_patients': _LISTED,
+    'validation_patients': _LISTED,
+    'test_patients': _LISTED,
+    'n_splits': Rule(lambda v: v == -1 or _integer(2).accepts(v), 'an integer of at least 2, or -1'),
+    'balanced': _choice(True, False),
     'model': _choice('AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'),
     'model_nb': _or_none(_integer(0)),
     'width': _integer(1),
@@ -135,18 +151,30 @@ RULES = {
     'optimizer': _choice('adam', 'adamw', 'sgd'),
     'learning_rate': _number(above=0),
     'weight_decay': _number(0),
+    'scheduler': _choice('step', 'plateau'),
     'stepLR': _integer(1),
     'gammaLR': _number(above=0, high=1),
+    'plateau_patience': _integer(0),
+    'fine_tuning_rate': _number(above=0, high=1),
     'num_epochs': _integer(1),
     'n_epochs_stop': _integer(1),
-    'classifier': _choice('sfcn'),
+    'classifier': _choice('sfcn', 'hgb', 'svm', 'latent', 'threshold'),
+    'levels': _LEVELS,
     'subwindow_size': _number(above=0),
     'classifier_width': _integer(1),
     'classifier_batch_size': _integer(2),
     'classifier_learning_rate': _number(above=0),
+    'classifier_loss': _choice('bce', 'focal'),
+    'focal_gamma': _number(0),
     'classifier_num_epochs': _integer(1),
     'classifier_n_epochs_stop': _integer(1),
     'positive_weight': _or_none(_number(above=0)),
+    'calibration': _choice('temperature', 'isotonic'),
+    'threshold_policy': _choice('f1', 'sensitivity', 'false_alarms'),
+    'target_sensitivity': _number(above=0, high=1),
+    'false_alarm_budget': _number(0),
+    'tolerance': _number(0),
+    'bootstrap_samples': _integer(1),
     'seed': _integer(0),
     'device': _DEVICE,
     'num_workers': _integer(0),

@@ -69,26 +69,28 @@ def paths(tmp_path):
     ]
 
 
-@pytest.fixture
+WINDOWS = {
+    'patient': False,
+    'nb_best_blocks': 3,
+    'include_spike_free': False,
+    'sfreq': 150,
+    'window_size': 2.0,
+    'spike_spacing_from_border': 0.3,
+    'pulse_width': 0.1,
+    'standardize': 'block',
+    'reject_artefacts': False,
+    'artefact_threshold': 20.0,
+}
+
+
+@pytest.fixture(scope='session')
 def make_windows():
     """Make the windows of a directory of data_raw files, both sets, as the scripts do by default."""
 
     def make(raw_directory, directory, **changes):
-        arguments = {
-            'patient': False,
-            'nb_best_blocks': 3,
-            'include_spike_free': False,
-            'sfreq': 150,
-            'window_size': 2.0,
-            'spike_spacing_from_border': 0.3,
-            'pulse_width': 0.1,
-            'standardize': 'block',
-            'reject_artefacts': False,
-            'artefact_threshold': 20.0,
-        } | changes
         for name, normal_only in (('windows_ae', True), ('windows_clf', False)):
             create_windows(
-                path_raw_data=raw_directory, directory=directory / name, normal_only=normal_only, **arguments
+                path_raw_data=raw_directory, directory=directory / name, normal_only=normal_only, **WINDOWS | changes
             )
 
     return make
