@@ -9,7 +9,9 @@ With reannot_labels=..., the corrected markers of these recordings go into `rean
 """
 
 import contextlib
+import datetime
 import fnmatch
+import itertools
 import json
 import math
 import re
@@ -59,7 +61,7 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
         The file is cut off, its counts are wrong, or a time is not written with a decimal point.
     """
     lines = Path(path).read_bytes().splitlines(keepends=True)
-    starts = [i for i, line in enumerate(lines) if line.strip() == CLASS_START]
+    starts = [i for i, line in enumerate(lines) if line.rstrip() == CLASS_START]
     head = lines[: starts[0]] if starts else lines
     n_classes = _marker_field(path, head, b'NUMBER OF MARKERS:', number=True)
     if n_classes != len(starts):
@@ -74,10 +76,10 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
 
 def _marker_field(path, lines, title, *, number=False):
     """The line after the title, as text or as a number."""
-    stripped = [line.strip() for line in lines]
+    stripped = [line.rstrip() for line in lines]
     if title not in stripped[:-1]:
         raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF marker file')
-    value = stripped[stripped.index(title) + 1]
+    value = stripped[stripped.index(title) + 1].strip()
     if number and not value.isdigit():
         raise DataError(f'{path}: {title.decode()} {_text(value)!r} is no number; correct it')
     return int(value) if number else _text(value)
@@ -87,8 +89,8 @@ def _marker_class(path, lines):
     name = _marker_field(path, lines, b'NAME:')
     n_markers = _marker_field(path, lines, b'NUMBER OF SAMPLES:', number=True)
     _marker_field(path, lines, b'LIST OF SAMPLES:')
-    first = [line.strip() for line in lines].index(b'LIST OF SAMPLES:') + 2
-    rows = [line for line in lines[first:] if line.strip()]
+    first = [line.rstrip() for line in lines].index(b'LIST OF SAMPLES:') + 2
+    rows = list(itertools.takewhile(bytes.strip, lines[first:]))
     if len(rows) != n_markers:
         raise DataError(
             f'{path}: class {name!r}: NUMBER OF SAMPLES is {n_markers}, but {len(rows)} follow; the file is cut off, '
@@ -127,12 +129,17 @@ class Layout(NamedTuple):
         Continuous parts, in samples of the recording.
     trial : (int, int) or None
         CTF: samples per trial, and samples before its sync point, from which marker files count.
+    first_time : float
+        MNE's time of the first sample, in s from `meas_date`: FIF files can begin later than their clock.
+    meas_date : datetime or None
     """
 
     path: Path
     sfreq: float
     parts: list[tuple[int, int]]
     trial: tuple[int, int] | None
+    first_time: float
+    meas_date: datetime.datetime | None
 
     def lengths(self, sfreq: float) -> np.ndarray:
         """Samples of each part after resampling to `sfreq` Hz."""
@@ -273,7 +280,8 @@ def read_layout(raw: mne.io.BaseRaw, path: str | Path) -> Layout:
     before = np.concatenate([[False], recorded[:-1]])
     starts = np.flatnonzero(recorded & (first | ~before))
     ends = np.flatnonzero(recorded & np.concatenate([first[1:] | ~recorded[1:], [True]])) + 1
-    return Layout(path, sfreq, list(zip(starts.tolist(), ends.tolist(), strict=True)), trial)
+    parts = list(zip(starts.tolist(), ends.tolist(), strict=True))
+    return Layout(path, sfreq, parts, trial, raw.first_time, raw.info['meas_date'])
 
 
 def read_annotations(raw: mne.io.BaseRaw, layout: Layout, markers: str | Path | None = None) -> dict[str, np.ndarray]:
