@@ -201,10 +201,10 @@ def open_recording(path: str | Path) -> Iterator[mne.io.BaseRaw]:
         raise DataError(f'{path}: no such recording; correct the path')
     with tempfile.TemporaryDirectory() as directory:
         try:
-            if path.suffix == '.ds':
+            if path.resolve().suffix == '.ds':
                 check_ctf_files(path)
                 # MNE hangs on a faulty marker file and stops at an unknown bad channel: show it the other files only.
-                links = Path(directory) / path.name
+                links = Path(directory) / path.resolve().name
                 links.mkdir()
                 for file in path.resolve().iterdir():
                     if file.name not in (MARKER_FILE, 'BadChannels', 'bad.segments'):
@@ -263,7 +263,7 @@ def read_layout(raw: mne.io.BaseRaw, path: str | Path) -> Layout:
     first = np.zeros(n, dtype=bool)  # first samples of continuous parts
     first[:1] = True
     trial = None
-    if path.suffix == '.ds':
+    if path.resolve().suffix == '.ds':
         n_samples, _, _, before_sync = ctf_header(path)
         trial = (n_samples, before_sync)
         clock = [name for name in raw.ch_names if name.startswith('SCLK01')]
@@ -300,8 +300,8 @@ def read_annotations(raw: mne.io.BaseRaw, layout: Layout, markers: str | Path | 
         n_samples, before_sync = layout.trial
         times = {}
         for marker_class in read_marker_file(markers)[1]:
-            seconds = [trial * n_samples / layout.sfreq + time for trial, time in marker_class.markers]
-            times[marker_class.name] = np.array(seconds) + before_sync / layout.sfreq
+            seconds = [(trial * n_samples + before_sync) / layout.sfreq + time for trial, time in marker_class.markers]
+            times[marker_class.name] = np.concatenate([times.get(marker_class.name, []), seconds])
         return times
     if markers is not None:
         try:
@@ -416,6 +416,21 @@ def map_to_ctf275(signal: np.ndarray, info: mne.Info, sfreq: float) -> tuple[np.
 
 
 # ---------------------------------------------------------------------------------------------- signals
+def extend(signal: np.ndarray, before: int, after: int) -> np.ndarray:
+    """Continue a signal (..., n_samples) beyond its ends by its mirror images.
+
+    Against filtering what really went on, the error at the ends is half of that of the point reflections that MNE
+    uses, and in a part shorter than its filter, which MNE continues with zeros, far less still.
+    """
+    pad = [(0, 0)] * (signal.ndim - 1) + [(before, after)]
+    return np.pad(signal, pad, mode='reflect' if signal.shape[-1] > 1 else 'edge')
+
+
+def filter_seconds(high_pass: float) -> float:
+    """Length of MNE's high-pass filter: 3.3 / width of its transition band."""
+    return 3.3 / min(max(0.25 * high_pass, 2), high_pass)
+
+
 def resample(signal: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
     """Resample (n_channels, n_samples) from `sfreq` to `new_sfreq` Hz; sample i stays at i / new_sfreq seconds."""
     # A whole number of periods of both rates, so that no sample drifts; 1200 to 150 Hz: 8 samples become 1.
@@ -428,10 +443,12 @@ def resample(signal: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
     total = down * next_fast_len(math.ceil((n + 2 * before) / down))
     resampled = np.empty((len(signal), max(1, round(n * new_sfreq / sfreq))))
     for row, channel in zip(resampled, signal, strict=True):
-        mode = {'mode': 'reflect', 'reflect_type': 'odd'} if n > 1 else {'mode': 'edge'}
-        padded = np.pad(channel, (before, total - n - before), **mode)
-        new = mne.filter.resample(padded, up=up, down=down, npad=0, method='fft', verbose='error')
-        row[:] = new[before // down * up :][: len(row)]
+        extended = extend(channel, before, total - n - before)
+        # The transform takes the end for a neighbour of the beginning: take out the line between them meanwhile.
+        line = extended[0] + (extended[-1] - extended[0]) * np.arange(total) / (total - 1)
+        new = mne.filter.resample(extended - line, up=up, down=down, npad=0, method='fft', verbose='error')
+        kept = np.arange(len(row))
+        row[:] = new[before // down * up + kept] + np.interp((before + kept * down / up), np.arange(total), line)
     return resampled
 
 
@@ -446,10 +463,12 @@ def preprocess(
 ) -> np.ndarray:
     """Resample and filter one continuous part, (n_channels, n_samples), without delay."""
     signal = resample(signal, raw_sfreq, sfreq)
+    reach = math.ceil(filter_seconds(high_pass) * sfreq)
+    signal = extend(signal, reach, reach)
     signal = mne.filter.filter_data(signal, sfreq, high_pass, low_pass, copy=False, verbose='error')
     if notch is not None:
         signal = mne.filter.notch_filter(signal, sfreq, np.atleast_1d(notch), verbose='error')
-    return signal
+    return signal[:, reach:-reach]
 
 
 def check_filters(*, sfreq: float, high_pass: float, low_pass: float, notch: float | list[float] | None) -> None:
@@ -532,66 +551,64 @@ def read_recording(
     DataError, SettingError
     """
     path = Path(path)
+    filters = {'sfreq': sfreq, 'high_pass': high_pass, 'low_pass': low_pass, 'notch': notch}
     with open_recording(path) as raw:
         is_ctf275 = check_recording(raw, path, low_pass=low_pass, bad_channels=bad_channels)
         layout = read_layout(raw, path)
-        bad = bad_names(raw, path, bad_channels)
-        picks = mne.pick_types(raw.info, meg=True, ref_meg=False, exclude=[])
-        names = [plain_name(raw.ch_names[i]) for i in picks]
-        signals = []
-        for start, stop in layout.parts:
-            try:
-                signal = raw.get_data(picks=picks, start=start, stop=stop, verbose='error')
-            except Exception as fault:
-                raise DataError(f'{path}: MNE cannot read its samples ({type(fault).__name__}: {fault})') from fault
-            unusable = ~np.isfinite(signal.sum(axis=1))
-            if any(name not in bad for name in np.array(names)[unusable]):
-                raise DataError(
-                    f'{path}: {np.array(names)[unusable][0]} holds NaN or infinity; name it in bad_channels'
-                )
-            signal[unusable] = 0
-            signals.append(
-                preprocess(
-                    signal, raw_sfreq=layout.sfreq, sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=notch
-                )
-            )
-        del signal
+        source = mne.pick_info(raw.info, mne.pick_types(raw.info, meg=True, ref_meg=False, exclude=[]), verbose='error')
+        names = [plain_name(name) for name in source['ch_names']]
+        bad = [name for name in names if name in bad_names(raw, path, bad_channels)]
+        source['bads'] = [ch for ch, name in zip(source['ch_names'], names, strict=True) if name in bad]
+        signals = [
+            preprocess(read_part(raw, path, source, start, stop), raw_sfreq=layout.sfreq, **filters)
+            for start, stop in layout.parts
+        ]
         compensation = raw.compensation_grade
-        source = mne.pick_info(raw.info, picks, verbose='error')
+    flat = [name for name, *rows in zip(names, *signals, strict=True) if not any(map(np.any, rows))]
 
-    flat = [name for name, row in zip(names, np.hstack(signals), strict=True) if not row.any() and name not in bad]
-    if is_ctf275:
-        info = placed_info(source['chs'], source['dev_head_t'], sfreq)
-        interpolated = [name for name in info['ch_names'] if name not in names or name in bad]
-        rows = {name: row for row, name in enumerate(names)}
-    else:
-        source['bads'] = [ch['ch_name'] for ch, name in zip(source['chs'], names, strict=True) if name in bad]
-        interpolated = []
-    blocks = []
     layouts = block_layouts(path, layout, trials)
     if len(layouts) == 1:
         signals = [np.hstack(signals)]
+    blocks = []
     for (name, block_layout), signal in zip(layouts.items(), signals, strict=True):
         if is_ctf275:
+            info = placed_info(source['chs'], source['dev_head_t'], sfreq)
+            bad = [channel for channel in info['ch_names'] if channel not in names or channel in bad]
             full = np.zeros((N_CHANNELS, signal.shape[1]))
-            present = [row for row, channel in enumerate(info['ch_names']) if channel in rows]
-            full[present] = signal[[rows[info['ch_names'][row]] for row in present]]
-            meg = interpolate_channels(full, info, interpolated)
+            for row, channel in enumerate(info['ch_names']):
+                if channel not in bad:
+                    full[row] = signal[names.index(channel)]
+            meg = interpolate_channels(full, info, bad)
         else:
             meg, info = map_to_ctf275(signal, source, sfreq)
+        lengths = np.diff(block_layout.parts) / layout.sfreq
         facts = {
             'file': name,
-            'seconds': float(np.sum(np.diff(block_layout.parts)) / layout.sfreq),
+            'seconds': float(lengths.sum()),
             'sampling_rate': layout.sfreq,
-            'continuous_parts': len(block_layout.parts),
-            'shortest_part': float(np.diff(block_layout.parts).min() / layout.sfreq),
-            'system': 'CTF-275' if is_ctf275 else f'{len(picks)} channels of another system, mapped to CTF-275',
+            'continuous_parts': len(lengths),
+            'shortest_part': float(lengths.min()),
+            'system': 'CTF-275' if is_ctf275 else f'{len(names)} channels of another system, mapped to CTF-275',
             'compensation': compensation,
-            'interpolated': interpolated if is_ctf275 else source['bads'],
-            'flat': flat,
+            'interpolated': bad,
+            'flat': [channel for channel in flat if channel not in bad],
         }
         blocks.append(Recording(name, meg.astype(np.float32), block_layout, info, facts))
     return blocks
+
+
+def read_part(raw: mne.io.BaseRaw, path: Path, source: mne.Info, start: int, stop: int) -> np.ndarray:
+    """Samples `start` to `stop` of the channels of `source`, in tesla; a bad channel that is not finite becomes 0."""
+    try:
+        signal = raw.get_data(picks=source['ch_names'], start=start, stop=stop, verbose='error')
+    except Exception as fault:  # a damaged file can raise anything at all
+        raise DataError(f'{path}: MNE cannot read its samples ({type(fault).__name__}: {fault})') from fault
+    for row, name in zip(signal, source['ch_names'], strict=True):
+        if not np.isfinite(row.sum()):
+            if name not in source['bads']:
+                raise DataError(f'{path}: {name} holds NaN or infinity; name it in bad_channels')
+            row[:] = 0
+    return signal
 
 
 # --------------------------------------------------------------------------------------------- the script
@@ -723,11 +740,10 @@ def print_facts(facts: dict, *, high_pass: float) -> None:
         print(f'warning: {facts["file"]}: {facts["system"]}; what CTF-275 would have shown is an estimate')
     if facts['flat']:
         print(f'warning: {facts["file"]}: flat channels {", ".join(facts["flat"])}; name them in bad_channels')
-    filter_length = 3.3 / min(max(0.25 * high_pass, 2), high_pass)  # of MNE's design: 3.3 / width of the transition
-    if facts['shortest_part'] < filter_length:
+    if facts['shortest_part'] < filter_seconds(high_pass):
         print(
             f'warning: {facts["file"]}: a continuous part of {facts["shortest_part"]:.1f} s is shorter than the '
-            f'high-pass filter ({filter_length:.1f} s), which distorts slow waves in it'
+            f'high-pass filter ({filter_seconds(high_pass):.1f} s), which distorts slow waves in it'
         )
 
 

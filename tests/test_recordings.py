@@ -17,6 +17,7 @@ from create_data_raw import (
     interpolate_channels,
     open_recording,
     placed_info,
+    preprocess,
     read_annotations,
     read_layout,
     read_marker_file,
@@ -61,6 +62,24 @@ def test_resampled_signals_stay_at_their_times(sfreq):
 def test_a_part_of_a_few_samples_can_be_resampled():
     for n in (1, 2, 5):
         assert np.isfinite(resample(np.ones((2, n)), 1200, 150)).all()
+
+
+@pytest.mark.parametrize('seconds', [1, 3, 20])
+def test_the_offset_of_a_short_part_makes_no_step(seconds):
+    times = np.arange(300 * seconds) / 300
+    signal = np.cos(2 * np.pi * 10 * times)
+    filters = {'raw_sfreq': 300, 'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0}
+    filtered = preprocess((signal + 1000)[None], notch=None, **filters)
+    np.testing.assert_allclose(filtered[0], signal[::2], atol=0.1)
+
+
+def test_the_notch_takes_out_the_mains():
+    times = np.arange(6000) / 300
+    signal = np.cos(2 * np.pi * 10 * times)
+    mains = 5 * np.cos(2 * np.pi * 50 * times)
+    filters = {'raw_sfreq': 300, 'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0}
+    without = preprocess((signal + mains)[None], notch=[50], **filters)
+    np.testing.assert_allclose(without[0, 600:-600], signal[1200:-1200:2], atol=0.02)
 
 
 def test_a_fif_recording_in_any_order_with_suffixes_and_bad_channels(make_fif, dipole_fields, tmp_path, capsys):
@@ -256,11 +275,13 @@ def test_the_real_marker_file_reads_as_mne_reads_it(shared):
 
 
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
-def test_markers_of_a_ctf_recording_whatever_their_line_ends(make_ds, end):
+def test_markers_of_a_ctf_recording_whatever_their_line_ends(make_ds, tmp_path, end):
     path = make_ds('marked', {'MLC11': np.zeros(1200)}, n_trials=2, before_sync=150)
     (path / 'MarkerFile.mrk').write_bytes(marker_file(SPIKES, ('artefact', []), end=end))
-    with open_recording(path) as raw:
-        layout = read_layout(raw, path)
+    link = tmp_path / 'under another name.ds'
+    link.symlink_to(path)
+    with open_recording(link) as raw:
+        layout = read_layout(raw, link)
         found = read_annotations(raw, layout)
     assert list(found) == ['spike', 'artefact']
     np.testing.assert_allclose(found['spike'], [1.0, 2.25, 3.5])  # trials of 2 s, 0.5 s before the sync point
@@ -356,6 +377,14 @@ def test_faults_of_other_recordings(make_fif, tmp_path):
     with pytest.raises(SettingError, match='low_pass = 80'):
         run(1, whole, 'low_pass=80', raw=raw)
     assert not raw.exists()
+
+
+def test_a_folder_that_cannot_be_written(make_fif, tmp_path):
+    path = make_fif('whole', np.zeros((N_CHANNELS, 900)))
+    (tmp_path / 'raw').write_text('a file in its place')
+    with pytest.raises(DataError, match=r'data_raw_001\.pkl: cannot be written'):
+        run(1, path, raw=tmp_path / 'raw')
+    assert (tmp_path / 'raw').read_text() == 'a file in its place'
 
 
 def test_the_script_ends_with_one_line_and_its_status(run_script, tmp_path):
