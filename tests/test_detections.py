@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from create_data_raw import open_recording, read_layout, read_marker_file
+from create_data_raw import open_recording, read_annotations, read_layout, read_marker_file
 from data_processing import N_CHANNELS, ctf275_info
 from detect import average_events, fit_source, write_annotations, write_detections, write_marker_file
 from utils import DataError
@@ -59,6 +59,8 @@ def test_a_new_marker_file_reads_back_to_the_sample(ds):
     samples = np.array([0, 59, 60, 400, 401, 801, 802, 1202])
     assert write_marker_file(ds / 'MarkerFile.mrk', samples / 300, layout, **CLASS) is None
     np.testing.assert_array_equal(markers_by_mne(ds), samples)
+    with open_recording(ds) as raw:
+        np.testing.assert_allclose(read_annotations(raw, layout)['detected_spike'], samples / 300, atol=1e-9)
     rows = [line for line in (ds / 'MarkerFile.mrk').read_text().splitlines() if '\t\t\t\t' in line]
     assert rows[0].split() == ['0', '-0.200000000000']
     assert rows[-1].split() == ['2', '+1.133333333333']

@@ -138,6 +138,21 @@ def test_the_real_recording(shared, no_interpolation, tmp_path, capsys):
     assert 'shorter than the high-pass filter (6.6 s)' in said
 
 
+def test_compensation_is_kept_as_it_is(shared, no_interpolation, tmp_path):
+    real = shared / 'ctf' / 'testdata_ctf_short_discontinuous.ds'
+    raw = mne.io.read_raw_ctf(real, preload=True, verbose='error')
+    raw.apply_gradient_compensation(3, verbose='error')
+    raw.set_annotations(mne.Annotations([1201 / 1200], 0.0, 'EDGE boundary', orig_time=raw.info['meas_date']))
+    raw.save(tmp_path / 'third_raw.fif', verbose='error')
+    [recording] = read_recording(tmp_path / 'third_raw.fif', **READING)
+    assert recording.facts['compensation'] == 3
+    row = raw.ch_names.index('MLC31-4304')
+    parts = [raw.get_data(row, start, start + 1201) for start in (0, 1201)]
+    filters = {name: READING[name] for name in ('sfreq', 'high_pass', 'low_pass', 'notch')}
+    expected = np.hstack([preprocess(part, raw_sfreq=1200, **filters) for part in parts])
+    np.testing.assert_allclose(recording.meg[NAMES.index('MLC31')], expected[0], atol=1e-4 * expected.std())
+
+
 def test_absent_channels_lie_where_the_helmet_of_the_recording_is():
     info = ctf275_info(150)
     turn = mne.transforms.rotation(0.1, -0.05, 0.2)[:3, :3]
