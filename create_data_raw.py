@@ -719,7 +719,9 @@ def create_data_raw(path: Path, number: int, planned: list[Planned], settings: d
         if n_inside < len(times):
             print(f'warning: {plan.path}: {len(times) - n_inside} spikes lie outside of the recorded samples, left out')
         if counts and not spikes:
-            print(f'warning: {plan.path}: no label matches spike_labels, so it counts as free of spikes')
+            print(
+                f'warning: {plan.path}: no label matches spike_labels without spike_labels_exclude, so it has no spikes'
+            )
     write_pickle(path, data)
     write_json(
         path.with_suffix('.json'),
