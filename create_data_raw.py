@@ -336,7 +336,7 @@ def sphere_centre(info: mne.Info) -> np.ndarray:
 
 def plain_name(name: str) -> str:
     """A CTF channel's name without the suffix of its run."""
-    return name.split('-')[0]
+    return re.sub(r'^(M[LRZ][CFOPT][0-9]{2})-.*', r'\1', name)
 
 
 def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float) -> mne.Info:
@@ -766,6 +766,7 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
     found = {label: len(times) for plan in planned for label, times in plan.labels.items()}
     if not chosen_labels(list(found), labels):
         raise DataError(f'{path}: no marker matches reannot_labels = {labels!r}; found {", ".join(found) or "none"}')
+    said = []
     for plan in planned:
         times = np.concatenate([[], *(plan.labels[label] for label in chosen_labels(list(plan.labels), labels))])
         n_inside = 0
@@ -780,11 +781,12 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
                 )
             reannot[block] = np.unique(layout.to_samples(times, sfreq))
             n_inside += len(reannot[block])
-            print(f'{name}: re-annotated spikes {len(reannot[block])}')
+            said.append(f'{name}: re-annotated spikes {len(reannot[block])}')
             if not len(reannot[block]):
-                print(f'warning: {name}: an empty reannot means none was done, so its events still count')
+                said.append(f'warning: {name}: an empty reannot means none was done, so its events still count')
         if n_inside < len(times):
-            print(f'warning: {plan.path}: {len(times) - n_inside} markers double, or outside of the recorded samples')
+            lost = len(times) - n_inside
+            said.append(f'warning: {plan.path}: {lost} markers double, or outside of the recorded samples')
     if isinstance(content, pd.DataFrame):
         content['reannot'] = pd.Series(reannot, index=content.index, dtype=object)
     else:
@@ -793,6 +795,7 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
     write_pickle(path, content)
     if record:
         write_json(path.with_suffix('.json'), record | {'reannotated': True})
+    print(*said, sep='\n')
     print(f'{path}: reannot of {sum(len(plan.blocks) for plan in planned)} blocks written, events as they were')
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import mne
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from create_data_raw import (
     interpolate_channels,
     open_recording,
     placed_info,
+    plain_name,
     preprocess,
     read_annotations,
     read_layout,
@@ -26,7 +28,7 @@ from create_data_raw import (
 )
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import write_marker_file
-from utils import DataError, SettingError
+from utils import DataError, SettingError, read_pickle, write_pickle
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
 NAMES = ctf275_info(150)['ch_names']
@@ -259,6 +261,11 @@ def test_annotations_of_a_recording_that_begins_late(make_fif, dated):
         np.testing.assert_allclose(seconds, [onset for onset, name in notes if name == label])
 
 
+def test_only_the_run_suffix_of_ctf_names_is_dropped():
+    names = ['MLC11-2805', 'MZP01', 'MRT35-4304', 'MEG 0113', 'L101-bz', 'MEG-001']
+    assert [plain_name(name) for name in names] == ['MLC11', 'MZP01', 'MRT35', *names[3:]]
+
+
 def test_labels_are_chosen_by_patterns():
     labels = ['Spike', 'SPIKE_left', 'detected_spike', 'jj_add', 'HDAC006', 'bad_1']
     assert chosen_labels(labels, ['*spike*', 'jj_*'], ['detected_spike']) == ['Spike', 'SPIKE_left', 'jj_add']
@@ -468,17 +475,12 @@ def test_the_way_back_from_the_reviewer(reviewed, tmp_path, make_windows, capsys
         np.testing.assert_array_equal(after['meg'][block], before['meg'][block])
     assert after['file'] == before['file']
     make_windows(raw, tmp_path, nb_best_blocks=0)
-    timing = read_pickle_of(tmp_path, 'timing')
-    labels = read_pickle_of(tmp_path, 'labels')
-    blocks = read_pickle_of(tmp_path, 'blocks')
+    stem = tmp_path / 'windows_clf' / 'data_raw_003_b0'
+    timing, labels, blocks = (read_pickle(f'{stem}_{name}.pkl') for name in ('timing', 'labels', 'blocks'))
     inner = [abs(np.array([150, 1050, 1200]) - centre).min() < 105 for centre in timing[blocks == 0]]
     np.testing.assert_array_equal(labels[blocks == 0], inner)
     with pytest.raises(DataError, match='holds a re-annotation'):
         run(3, ds, fif, raw=raw)
-
-
-def read_pickle_of(directory, name):
-    return np.load(directory / 'windows_clf' / f'data_raw_003_b0_{name}.pkl', allow_pickle=True)
 
 
 def test_a_correction_that_does_not_fit_changes_nothing(reviewed, make_ds, make_fif, tmp_path, capsys):
@@ -499,15 +501,18 @@ def test_a_correction_that_does_not_fit_changes_nothing(reviewed, make_ds, make_
     assert (raw / 'data_raw_003.pkl').read_bytes() == before
 
 
-def test_a_correction_in_a_file_of_its_own(reviewed, tmp_path, capsys):
+@pytest.mark.parametrize('form', [dict, pd.DataFrame])
+def test_a_correction_in_a_file_of_its_own(reviewed, tmp_path, capsys, form):
     ds, fif = reviewed
+    stored = tmp_path / 'raw' / 'data_raw_003.pkl'
+    write_pickle(stored, form(read_pickle(stored)))
     notes = mne.Annotations([2.0, 9.0], 0.0, 'detected_spike')
     notes.save(tmp_path / 'corrected-annot.fif', verbose='error')
     (tmp_path / 'corrected.mrk').write_bytes(marker_file(('detected_spike', [])))
     words = [ds, tmp_path / 'corrected.mrk', fif, tmp_path / 'corrected-annot.fif']
     run(3, *words, 'reannot_labels=detected_spike', raw=tmp_path / 'raw')
-    after = read_data_raw(tmp_path / 'raw' / 'data_raw_003.pkl')
-    assert [spikes.tolist() for spikes in after['reannot']] == [[], [300, 1350]]
+    assert isinstance(read_pickle(stored), form)
+    assert [spikes.tolist() for spikes in read_data_raw(stored)['reannot']] == [[], [300, 1350]]
     assert 'warning: run1.ds: an empty reannot means none was done' in capsys.readouterr().out
 
 
