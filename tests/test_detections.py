@@ -148,11 +148,11 @@ def test_events_are_averaged_where_they_are_whole():
     assert average_events([(blocks[0][0], [])], 3, 4) == (None, 0)
 
 
-def test_twenty_simulated_foci_are_found(dipole_fields):
+def test_simulated_foci_are_found(dipole_fields):
     info = ctf275_info(150)
     rng = np.random.default_rng(0)
     # The head lies 5 mm off the centre that the fit assumes.
-    fields, positions, orientations = dipole_fields(info, 20, off=[0.003, -0.003, 0.003])
+    fields, positions, orientations = dipole_fields(info, 10, off=[0.003, -0.003, 0.003])
     errors = []
     for field, position, orientation in zip(fields.T, positions, orientations, strict=True):
         average = 1e-12 * (np.outer(field, np.hanning(31)) + 0.1 * rng.normal(size=(N_CHANNELS, 31)))
