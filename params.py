@@ -24,6 +24,32 @@ nb_best_blocks = 3
 # True also makes windows of patients without any spike; False leaves such patients out (original).
 include_spike_free = False
 
+# ----------------------------------------------------------------------------------------- recordings
+# Band kept by create_data_raw.py, in Hz. low_pass must be below half of sfreq; a recording needs twice its rate.
+# Original: 0.5 and 50.
+high_pass = 0.5
+low_pass = 50.0
+
+# Frequencies of mains noise to take out, in Hz: a number, a list, or None.
+notch = None
+
+# Bad channels, with or without the suffix of the run, beside those of the recording's own BadChannels file and
+# info['bads']: a list of names. Bad and missing channels are interpolated from the others.
+bad_channels = []
+
+# What becomes of a recording with gaps (discontinuous trials): 'join' makes one block, each continuous part filtered
+# on its own; 'apart' makes a block of each part.
+trials = 'join'
+
+# Labels that mark spikes: a pattern or a list, in which * stands for anything and case does not matter; those that
+# match spike_labels_exclude are no spikes.
+spike_labels = ['*spike*', 'jj_*']
+spike_labels_exclude = ['detected_spike', 'bad*']
+
+# Labels of corrected markers: create_data_raw.py reads them into reannot of an existing data_raw_NNN.pkl. None makes a
+# new file.
+reannot_labels = None
+
 # -------------------------------------------------------------------------------------------- windows
 # Sampling rate of data_raw_NNN.pkl, in Hz. Original: 150.
 sfreq = 150

@@ -95,6 +95,14 @@ _LEVELS = Rule(
     ),
     "'all', or a list of different numbers from 0 on",
 )
+_NAMES = Rule(
+    lambda v: isinstance(v, str) or (isinstance(v, list | tuple) and all(isinstance(n, str) for n in v)),
+    'a name or a list of names',
+)
+_FREQUENCIES = Rule(
+    lambda v: all(_number(above=0).accepts(f) for f in (v if isinstance(v, list | tuple) else [v])),
+    'a number above 0 or a list of them',
+)
 _FILTERS = Rule(
     lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_integer(1).accepts(n) for n in v),
     'a list of integers of at least 1, one per level',
@@ -115,6 +123,14 @@ RULES = {
     'patient': _PATIENTS,
     'nb_best_blocks': _integer(0),
     'include_spike_free': _choice(True, False),
+    'high_pass': _number(above=0),
+    'low_pass': _number(above=0),
+    'notch': _or_none(_FREQUENCIES),
+    'bad_channels': _NAMES,
+    'trials': _choice('join', 'apart'),
+    'spike_labels': _NAMES,
+    'spike_labels_exclude': _NAMES,
+    'reannot_labels': _or_none(_NAMES),
     'sfreq': _number(above=0),
     'window_size': _number(above=0),
     'spike_spacing_from_border': _number(0),
