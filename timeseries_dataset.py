@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from data_processing import LABEL_FILES, N_CHANNELS, chosen_patients, window_stem
+from data_processing import LABEL_FILES, N_CHANNELS, as_numbers, channel_names, chosen_patients, window_stem
 from utils import DataError, SettingError, read_pickle
 
 PARTS = ('train', 'validation', 'test')
@@ -76,9 +76,12 @@ def open_windows(directory: str | Path, subject: int, nb_best_blocks: int) -> Pa
     columns = {}
     for name in LABEL_FILES:
         column_path = Path(f'{stem}_{name}.pkl')
-        column = np.asarray(read_pickle(column_path))
-        if column.dtype.kind not in 'biuf' or column.ndim != (2 if name == 'labels_t' else 1):
-            raise DataError(f'{column_path}: not an array of the expected dimensions; make it again')
+        try:
+            column = as_numbers(read_pickle(column_path), 2 if name == 'labels_t' else 1)
+        except ValueError as fault:
+            raise DataError(
+                f'{column_path}: holds {fault}, not an array of the expected dimensions; make it again'
+            ) from fault
         if len(column) != len(columns.get('labels', column)):
             raise DataError(
                 f'{column_path}: {len(column)} windows, but {stem.name}_labels.pkl has {len(columns["labels"])}; '
@@ -125,18 +128,23 @@ def open_directory(
                 f'{one.path}: windows of {one.windows.shape[2]} samples, but window_size x sfreq is {n_times}: '
                 'set window_size and sfreq to those the windows were made with, or make the windows again'
             )
-        _check_settings(one.path, made_with)
+        _check_settings(one, made_with)
         _check_finite(one)
     return opened
 
 
-def _check_settings(path, made_with):
+def _check_settings(one, made_with):
+    """Compare windows with what is written beside them: the settings of this run, and what the files must hold."""
+    path = one.path
     sidecar = path.with_name(path.name.removesuffix('windows_bi') + 'settings.json')
     if not sidecar.is_file():
         return
+    n_windows, _, n_times = one.windows.shape
+    holds = {'n_windows': n_windows, 'n_times': n_times, 'channels': channel_names()}
     try:
         found = json.loads(sidecar.read_text())
         different = [name for name, value in made_with.items() if _same_name(found[name]) != _same_name(value)]
+        not_held = [name for name, value in holds.items() if found[name] != value]
     except (ValueError, KeyError, TypeError) as fault:
         raise DataError(f'{sidecar}: not the settings of windows; make the windows of this patient again') from fault
     for name in different:
@@ -144,6 +152,9 @@ def _check_settings(path, made_with):
             f'{path}: made with {name} = {found[name]!r}, but {name} is {made_with[name]!r} now: set it back, or make '
             'the windows again'
         )
+    for name in not_held:
+        what = 'other channels' if name == 'channels' else f'{name} = {found[name]!r}, not {holds[name]}'
+        raise DataError(f'{sidecar}: speaks of {what}: of another set; make the windows of this patient again')
 
 
 def _same_name(value):
