@@ -251,8 +251,7 @@ def _checked_signal(path, block, signal):
         raise DataError(f'{where}: meg holds {what}; it must be numbers of channels x samples') from fault
     if signal.shape[1] == 0:
         raise DataError(f'{where}: no sample in it; leave out that block')
-    # The extremes of a channel are finite where all of it is, and are found in half the time.
-    if not all(np.isfinite(find(axis=1)).all() for find in (signal.min, signal.max)):
+    if not np.isfinite(channel_extremes(signal)).all():
         raise DataError(
             f'{where}: {np.count_nonzero(~np.isfinite(signal))} samples are NaN or infinite; '
             'interpolate or leave out that block'
@@ -309,7 +308,7 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
 
     spans = []
     for block, meg in enumerate(data['meg']):
-        span = np.subtract(meg.max(axis=1), meg.min(axis=1), dtype=np.float64)
+        span = np.diff(channel_extremes(meg).astype(np.float64))[:, 0]
         spans.append(np.median(span))
         flat = [channel_names()[channel] for channel in np.flatnonzero(span == 0)]
         if flat:
@@ -392,6 +391,7 @@ def cut_block(
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
+    room: np.ndarray | None = None,
 ) -> tuple[BlockWindows, BlockCounts]:
     """Cut one block into windows.
 
@@ -405,6 +405,8 @@ def cut_block(
         Keep only windows without a marked sample (the autoencoder's set).
     standardize, reject_artefacts, artefact_threshold
         The settings of these names.
+    room : float32 array (n_windows or more, n_channels, n_times), optional
+        Where the windows are put; with the same room for one block after the other, none has to ask for memory.
 
     Returns
     -------
@@ -418,16 +420,17 @@ def cut_block(
 
     needs_block = standardize == 'block' or reject_artefacts
     mean, std = block_statistics(signal) if needs_block else (None, None)
-    windows = np.empty((np.count_nonzero(chosen), len(signal), shape.n_times), '<f4')
+    if room is None:
+        room = room_for([signal], shape)
     kept, n_flat = [], 0
     for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
         window = signal[:, starts[k] : starts[k] + shape.n_times].astype(np.float64)
-        highest, lowest = window.max(), window.min()
-        if reject_artefacts and max(highest - mean, mean - lowest) > artefact_threshold * std:
+        if reject_artefacts and max(window.max() - mean, mean - window.min()) > artefact_threshold * std:
             continue
-        # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance.
-        flat = highest == lowest
-        windows[len(kept)] = scale_window(window, standardize, mean, std, flat)
+        # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance. Most
+        # windows are told by two of their samples.
+        flat = window[0, 0] == window[-1, -1] and window.max() == window.min()
+        room[len(kept)] = scale_window(window, standardize, mean, std, flat)
         kept.append(k)
         n_flat += int(flat)
     kept = np.array(kept, dtype=np.int64)
@@ -442,7 +445,7 @@ def cut_block(
         dropped=int(np.count_nonzero(inner.any(axis=0) & ~covered)),
     )
     cut_windows = BlockWindows(
-        windows[: len(kept)],
+        room[: len(kept)],
         inner[kept].any(axis=1).astype(np.int64),
         starts[kept] + shape.n_times / 2,
         labels_t[kept],
@@ -450,10 +453,25 @@ def cut_block(
     return cut_windows, counts
 
 
+def room_for(signals: list[np.ndarray], shape: WindowShape) -> np.ndarray:
+    """A float32 array for the windows of the longest of some blocks."""
+    n_windows = max(0, (max(signal.shape[1] for signal in signals) - shape.n_times) // shape.hop + 1)
+    return np.empty((n_windows, len(signals[0]), shape.n_times), '<f4')
+
+
 def block_statistics(signal: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation over all channels and samples of a block, computed in float64, row by row."""
-    mean = signal.mean(dtype=np.float64)
-    return mean, np.sqrt(np.mean([np.square(row - mean).mean(dtype=np.float64) for row in signal]))
+    """Mean and standard deviation over all channels and samples of a block, in float64, reading it once."""
+    means = np.empty(len(signal))
+    variances = np.empty(len(signal))
+    for channel, row in enumerate(signal):
+        means[channel] = row.mean(dtype=np.float64)
+        variances[channel] = np.square(row - means[channel]).mean()
+    return means.mean(), np.sqrt((variances + np.square(means - means.mean())).mean())
+
+
+def channel_extremes(signal: np.ndarray) -> np.ndarray:
+    """Lowest and highest value of every channel, (n_channels, 2), reading the block once."""
+    return np.array([(row.min(), row.max()) for row in signal])
 
 
 def scale_window(
@@ -493,41 +511,40 @@ def making(stem: Path) -> Iterator[Path]:
         Another run is making the same windows, or the folder cannot be written.
     """
     folder = stem.with_name(f'.{stem.name}.tmp')
-    locked = None
     try:
-        while locked is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            locked = os.open(folder, os.O_RDONLY)
-            with contextlib.suppress(FileNotFoundError):
-                _lock(locked, stem)
-                if os.path.samestat(os.fstat(locked), folder.stat()):
-                    break
-            os.close(locked)  # of a folder that its owner has just removed
-            locked = None
-        for left in folder.iterdir():
-            left.unlink()
-        yield folder
+        locked = _locked(folder, stem)
+        try:
+            for left in folder.iterdir():
+                left.unlink()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(locked)
     except OSError as fault:
         # A full disk or a folder without permission: name the file the user knows, not the temporary one.
-        name = Path(fault.filename2 or fault.filename or f'{stem}_windows_bi').name
+        name = Path(fault.filename2 or fault.filename or 'windows_bi').name
         name = name if name.startswith(stem.name) else f'{stem.name}_{name}'
         raise DataError(
             f'{stem.with_name(name)}: cannot be written ({fault.strerror or fault}); mend the disk or the path'
         ) from fault
-    finally:
-        if locked is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(locked)
 
 
-def _lock(descriptor, stem):
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as fault:
-        os.close(descriptor)
-        raise DataError(f'{stem}_windows_bi: another run is making these windows now; wait for its end') from fault
-    except OSError:  # a file system without locks
-        pass
+def _locked(folder, stem):
+    """Make a folder if need be, and lock it; return its descriptor, whose end, however it comes, frees the folder."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            os.close(descriptor)
+            raise DataError(f'{stem}_windows_bi: another run is making these windows now; wait for its end') from fault
+        except OSError:  # a file system without locks
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return descriptor
+        os.close(descriptor)  # of a folder that another run has just removed
 
 
 def write_patient_windows(folder: Path, blocks: Iterator[tuple[int, BlockWindows, BlockCounts]]) -> BlockCounts:
@@ -565,14 +582,14 @@ def publish(folder: Path, stem: Path) -> None:
 
     No file system renames several files at once. Readers find a patient by its windows: an earlier set loses them
     first, the new set gets them last, both by a rename, so that readers see all of a set or nothing. A process killed
-    among these renames (a tenth of a millisecond) leaves files without windows, which the next run makes anew.
+    among these renames (some hundredths of a millisecond) leaves files without windows, which the next run makes anew.
     """
-    windows = Path(f'{stem}_windows_bi')
+    moves = [(str(folder / name), f'{stem}_{name}') for name in WINDOW_FILES]
+    if os.path.exists(moves[-1][1]):
+        moves.insert(0, (moves[-1][1], str(folder / 'earlier')))  # removed later: that takes longer than all the moves
     try:
-        if windows.exists():
-            windows.rename(folder / 'earlier')  # its removal takes longer than all the renames
-        for name in WINDOW_FILES:
-            (folder / name).replace(f'{stem}_{name}')
+        for old, new in moves:
+            os.replace(old, new)
     except BaseException:
         remove_patient_windows(stem)
         raise
@@ -737,6 +754,7 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
         return [*messages, f'{name}: skipped, no spike annotated (include_spike_free=True keeps it)'], False
     chosen = best_blocks([len(times) for times in spikes], made_with['nb_best_blocks'])
     options = {key: made_with[key] for key in ('normal_only', 'standardize', 'reject_artefacts', 'artefact_threshold')}
+    options['room'] = room_for([data['meg'][block] for block in chosen], shape)
     with making(stem) as folder:
         blocks = ((block, *cut_block(data['meg'][block], spikes[block], shape, **options)) for block in chosen)
         total = write_patient_windows(folder, blocks)

@@ -395,8 +395,10 @@ class WindowDataset(Dataset):
         """The whole batch at once, where the windows are held, or else from the files."""
         if self.held is None:
             clean = torch.from_numpy(self._read(np.asarray(indices)))
+        elif self.held.is_cuda:
+            clean = self.held[torch.as_tensor(indices, device=self.held.device)]
         else:
-            clean = self.held.index_select(0, torch.as_tensor(indices, device=self.held.device))
+            clean = torch.from_numpy(self.held.numpy()[indices])  # one thread, which other work does not hold up
         clean = clean[:, None]
         if not self.noise:
             return clean, clean

@@ -14,7 +14,9 @@ loading   batches against a bare `memmap[indices]` and against opening the windo
 Prints the tables. Takes about 5 minutes on 2 cores.
 """
 
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,23 +30,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 
-from data_processing import N_CHANNELS, create_windows, cut_block, making, read_data_raw, window_shape
+from data_processing import N_CHANNELS, create_windows, cut_block, making, read_data_raw, room_for, window_shape
 from data_processing import write_patient_windows as write_windows
 from timeseries_dataset import WindowDataset, id_table, open_directory
 from utils import read_command, run_script, write_pickle
 
 N_BLOCKS, SECONDS, SPIKES = 15, 180, 20
-REPEATS = 5
+REPEATS = 7
 BATCH = 200
 
-# What a process of its own does for the table of memory: its peak resident memory goes to stdout.
+# What a process of its own does for the table of memory: its peak resident memory, in kB, goes to stdout. (getrusage
+# would give the peak of the process that started it, where that is higher.)
 PEAK = """
-import resource, sys
+import sys
+from pathlib import Path
 sys.path.insert(0, {root!r})
 from data_processing import create_windows
 from utils import read_pickle
 {work}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
 """
 
 
@@ -55,8 +59,9 @@ def main(words: list[str]) -> None:
         folder = Path(name)
         raw = folder / 'raw' / 'data_raw_001.pkl'
         write_pickle(raw, recordings(settings))
-        for table in (measure_writing(raw, settings), measure_memory(raw, settings), measure_loading(folder, settings)):
-            print(pd.DataFrame(table).to_string(index=False, float_format='{:.3g}'.format), end='\n\n', flush=True)
+        for measure in (measure_writing, measure_memory, measure_loading):
+            table = pd.DataFrame(measure(raw, settings))
+            print(table.to_string(index=False, float_format='{:.4g}'.format), end='\n\n', flush=True)
 
 
 def recordings(settings: SimpleNamespace) -> dict[str, list]:
@@ -71,15 +76,24 @@ def recordings(settings: SimpleNamespace) -> dict[str, list]:
     }
 
 
-def medians(ways: dict[str, Callable]) -> dict[str, float]:
-    """Median seconds of each way; every round gives each its turn, so that a slow moment strikes all alike."""
-    seconds = {name: [] for name in ways}
+def medians(ways: dict[str, Callable], written: Path | None = None) -> tuple[dict, dict]:
+    """Median seconds, and seconds of processor, of each way.
+
+    Every round gives each its turn, so that a slow moment strikes all alike. What a way leaves in the folder `written` is removed
+    after its turn, and is not there for the next to wait for.
+    """
+    taken = {name: [] for name in ways}
     for _ in range(REPEATS):
         for name, way in ways.items():
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             way()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: float(np.median(taken)) for name, taken in seconds.items()}
+            taken[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+            if written is not None:
+                shutil.rmtree(written)
+                written.mkdir()
+                os.sync()
+    found = {name: np.median(pairs, axis=0) for name, pairs in taken.items()}
+    return {name: pair[0] for name, pair in found.items()}, {name: pair[1] for name, pair in found.items()}
 
 
 def options(settings: SimpleNamespace) -> dict:
@@ -99,26 +113,28 @@ def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
     chosen['artefact_threshold'] = settings.artefact_threshold
     data = read_data_raw(raw)
     out = raw.parent.parent / 'out'
+    out.mkdir()
 
     def cut():
+        room = room_for(data['meg'], shape)
         for block, signal in enumerate(data['meg']):
-            yield (block, *cut_block(signal, data['events'][block], shape, **chosen))
+            yield (block, *cut_block(signal, data['events'][block], shape, room=room, **chosen))
 
-    same_bytes = np.concatenate([windows.windows for _, windows, _ in cut()])
+    same_bytes = np.concatenate([windows.windows.copy() for _, windows, _ in cut()])
 
     def tofile():
-        same_bytes.tofile(out.with_name('tofile'))
+        same_bytes.tofile(out / 'tofile')
 
     def block_by_block():
         with making(out / 'data_raw_001_b0') as folder:
             write_windows(folder, cut())
-            (folder / 'windows_bi').replace(out.with_name('streamed'))
+            (folder / 'windows_bi').replace(out / 'streamed')
 
     def growing_array():
         grown = np.empty((0, N_CHANNELS, shape.n_times), '<f4')
         for _, windows, _ in cut():
             grown = np.concatenate([grown, windows.windows])
-        grown.tofile(out.with_name('grown'))
+        grown.tofile(out / 'grown')
 
     def script():
         create_windows(path_raw_data=raw.parent, directory=out, nb_best_blocks=0, **options(settings))
@@ -129,10 +145,18 @@ def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
         'cut, appended to a growing array, written': growing_array,
         'create_windows: stamp, read, check, cut, write': script,
     }
-    seconds = medians(ways)
+    seconds, processor = medians(ways, out)
+    first = next(iter(ways))
     return [
-        {'way': way, 's': taken, 'ratio to tofile': taken / seconds['ndarray.tofile'], 'MB': same_bytes.nbytes / 1e6}
-        for way, taken in seconds.items()
+        {
+            'way': way,
+            's': seconds[way],
+            'ratio to tofile': seconds[way] / seconds[first],
+            'processor s': processor[way],
+            'ratio to tofile of these': processor[way] / processor[first],
+            'MB/s': same_bytes.nbytes / 1e6 / seconds[way],
+        }
+        for way in ways
     ]
 
 
@@ -147,21 +171,22 @@ def measure_memory(raw: Path, settings: SimpleNamespace) -> list[dict]:
     for what, work in works.items():
         code = PEAK.format(root=str(Path(__file__).resolve().parents[1]), work=work)
         ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-        peak = float(ended.stdout.split()[-1])
+        peak = int(ended.stdout.split()[-1]) * 1024 / 1e6
         rows.append({'process': what, 'peak MB': peak, 'beyond reading': peak - (rows[0]['peak MB'] if rows else peak)})
     return rows
 
 
 # ------------------------------------------------------------------------------------------------ loading
-def measure_loading(folder: Path, settings: SimpleNamespace) -> list[dict]:
+def measure_loading(raw: Path, settings: SimpleNamespace) -> list[dict]:
     """Windows per second of random batches, in several ways."""
-    arguments = options(settings) | {'nb_best_blocks': 3, 'directory': folder / 'windows'}
+    folder = raw.parent.parent
+    arguments = options(settings) | {'nb_best_blocks': 0, 'directory': folder / 'windows'}
     create_windows(path_raw_data=folder / 'raw', **arguments)
     patients = open_directory(
-        folder / 'windows', 3, False, {name: arguments[name] for name in ('sfreq', 'window_size')}
+        folder / 'windows', 0, False, {name: arguments[name] for name in ('sfreq', 'window_size')}
     )
     [one], table = patients, id_table(patients)
-    labels = folder / 'windows' / 'data_raw_001_b3_labels_t.pkl'
+    labels = folder / 'windows' / 'data_raw_001_b0_labels_t.pkl'
     order = np.random.default_rng(settings.seed).permutation(len(table))
     batches = [order[i : i + BATCH].tolist() for i in range(0, len(order), BATCH)]
 
@@ -196,7 +221,7 @@ def measure_loading(folder: Path, settings: SimpleNamespace) -> list[dict]:
         'preloaded in memory, z-scored': from_dataset(zscore=True, preload=True),
     }
     bare()  # the files are in the page cache for all
-    seconds = medians(ways)
+    seconds, _ = medians(ways)
     first, second = list(ways)[:2]
     return [
         {
