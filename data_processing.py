@@ -223,7 +223,10 @@ def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
         Says what else it is.
     """
     if isinstance(values, pd.DataFrame | pd.Series):
-        values = values.to_numpy()
+        try:
+            values = values.to_numpy()
+        except Exception as fault:  # a damaged frame can raise anything at all
+            raise ValueError(f'a damaged {type(values).__name__}') from fault
     if isinstance(values, list | tuple):
         if n_dims == 1:
             try:
@@ -246,9 +249,8 @@ def _checked_signal(path, block, signal):
     where = f'{path}: block {block}'
     try:
         signal = as_numbers(signal, 2)
-    except Exception as fault:  # a damaged frame can raise anything at all
-        what = str(fault) if isinstance(fault, ValueError) else type(fault).__name__
-        raise DataError(f'{where}: meg holds {what}; it must be numbers of channels x samples') from fault
+    except ValueError as fault:
+        raise DataError(f'{where}: meg holds {fault}; it must be numbers of channels x samples') from fault
     if signal.shape[1] == 0:
         raise DataError(f'{where}: no sample in it; leave out that block')
     if not np.isfinite(channel_extremes(signal)).all():
@@ -279,9 +281,8 @@ def _checked_spikes(path, key, block, times, n_samples):
     where = f'{path}: block {block}: {key}'
     try:
         times = as_numbers([] if times is None else times, 1).astype(np.float64)
-    except Exception as fault:  # a damaged frame can raise anything at all
-        what = str(fault) if isinstance(fault, ValueError) else type(fault).__name__
-        raise DataError(f'{where} hold {what}; they must be a list of samples of the block') from fault
+    except ValueError as fault:
+        raise DataError(f'{where} hold {fault}; they must be a list of samples of the block') from fault
     outside = ~((times >= 0) & (times < n_samples))
     if outside.any():
         raise DataError(
@@ -582,11 +583,12 @@ def publish(folder: Path, stem: Path) -> None:
 
     No file system renames several files at once. Readers find a patient by its windows: an earlier set loses them
     first, the new set gets them last, both by a rename, so that readers see all of a set or nothing. A process killed
-    among these renames (some hundredths of a millisecond) leaves files without windows, which the next run makes anew.
+    among these renames (about a tenth of a millisecond) leaves files without windows, which the next run makes anew.
     """
-    moves = [(str(folder / name), f'{stem}_{name}') for name in WINDOW_FILES]
-    if os.path.exists(moves[-1][1]):
-        moves.insert(0, (moves[-1][1], str(folder / 'earlier')))  # removed later: that takes longer than all the moves
+    names = {name: f'{stem}_{name}' for name in WINDOW_FILES}
+    # An earlier set is put aside, not written over, and removed later: both would take longer than all the renames.
+    moves = [(path, str(folder / f'earlier_{name}')) for name, path in reversed(names.items()) if os.path.isfile(path)]
+    moves += [(str(folder / name), path) for name, path in names.items()]
     try:
         for old, new in moves:
             os.replace(old, new)

@@ -79,8 +79,8 @@ def recordings(settings: SimpleNamespace) -> dict[str, list]:
 def medians(ways: dict[str, Callable], written: Path | None = None) -> tuple[dict, dict]:
     """Median seconds, and seconds of processor, of each way.
 
-    Every round gives each its turn, so that a slow moment strikes all alike. What a way leaves in the folder `written` is removed
-    after its turn, and is not there for the next to wait for.
+    Every round gives each its turn, so that a slow moment strikes all alike. What a way leaves in the folder `written`
+    is removed after its turn, and is not there for the next to wait for.
     """
     taken = {name: [] for name in ways}
     for _ in range(REPEATS):
