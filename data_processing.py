@@ -12,11 +12,11 @@ import re
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import mne
 import numpy as np
@@ -392,7 +392,7 @@ def cut_block(
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
-    room: np.ndarray | None = None,
+    stream: BinaryIO | None = None,
 ) -> tuple[BlockWindows, BlockCounts]:
     """Cut one block into windows.
 
@@ -406,8 +406,8 @@ def cut_block(
         Keep only windows without a marked sample (the autoencoder's set).
     standardize, reject_artefacts, artefact_threshold
         The settings of these names.
-    room : float32 array (n_windows or more, n_channels, n_times), optional
-        Where the windows are put; with the same room for one block after the other, none has to ask for memory.
+    stream : binary file, optional
+        Where the windows are written, each as it is made, instead of being returned.
 
     Returns
     -------
@@ -421,8 +421,7 @@ def cut_block(
 
     needs_block = standardize == 'block' or reject_artefacts
     mean, std = block_statistics(signal) if needs_block else (None, None)
-    if room is None:
-        room = room_for([signal], shape)
+    windows = np.empty((1 if stream else np.count_nonzero(chosen), len(signal), shape.n_times), '<f4')
     kept, n_flat = [], 0
     for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
         window = signal[:, starts[k] : starts[k] + shape.n_times].astype(np.float64)
@@ -431,7 +430,10 @@ def cut_block(
         # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance. Most
         # windows are told by two of their samples.
         flat = window[0, 0] == window[-1, -1] and window.max() == window.min()
-        room[len(kept)] = scale_window(window, standardize, mean, std, flat)
+        place = windows[0 if stream else len(kept)]
+        place[:] = scale_window(window, standardize, mean, std, flat)
+        if stream:
+            stream.write(place.data)
         kept.append(k)
         n_flat += int(flat)
     kept = np.array(kept, dtype=np.int64)
@@ -446,18 +448,12 @@ def cut_block(
         dropped=int(np.count_nonzero(inner.any(axis=0) & ~covered)),
     )
     cut_windows = BlockWindows(
-        room[: len(kept)],
+        windows[: 0 if stream else len(kept)],
         inner[kept].any(axis=1).astype(np.int64),
         starts[kept] + shape.n_times / 2,
         labels_t[kept],
     )
     return cut_windows, counts
-
-
-def room_for(signals: list[np.ndarray], shape: WindowShape) -> np.ndarray:
-    """A float32 array for the windows of the longest of some blocks."""
-    n_windows = max(0, (max(signal.shape[1] for signal in signals) - shape.n_times) // shape.hop + 1)
-    return np.empty((n_windows, len(signals[0]), shape.n_times), '<f4')
 
 
 def block_statistics(signal: np.ndarray) -> tuple[float, float]:
@@ -548,15 +544,19 @@ def _locked(folder, stem):
         os.close(descriptor)  # of a folder that another run has just removed
 
 
-def write_patient_windows(folder: Path, blocks: Iterator[tuple[int, BlockWindows, BlockCounts]]) -> BlockCounts:
-    """Write the windows and the four pickles of a patient into a folder, one block in memory at a time.
+def write_patient_windows(
+    folder: Path, chosen: list[int], cut: Callable[[int, BinaryIO], tuple[BlockWindows, BlockCounts]]
+) -> BlockCounts:
+    """Write the windows and the four pickles of a patient into a folder, one window in memory at a time.
 
     Parameters
     ----------
     folder : path
         From `making`.
-    blocks : iterator
-        Index of the block in data['meg'], its windows and what became of them.
+    chosen : list of int
+        Indices of the blocks in data['meg'].
+    cut : callable
+        Cuts the block of an index, as `cut_block`, and writes its windows to a file.
 
     Returns
     -------
@@ -566,12 +566,12 @@ def write_patient_windows(folder: Path, blocks: Iterator[tuple[int, BlockWindows
     columns = {name: [] for name in LABEL_FILES}
     counts = []
     with (folder / 'windows_bi').open('wb') as stream:
-        for block, cut, block_counts in blocks:
-            stream.write(cut.windows.data)
-            columns['labels'].append(cut.labels)
-            columns['blocks'].append(np.full(len(cut.labels), block, dtype=np.int64))
-            columns['timing'].append(cut.timing)
-            columns['labels_t'].append(cut.labels_t)
+        for block in chosen:
+            cut_windows, block_counts = cut(block, stream)
+            columns['labels'].append(cut_windows.labels)
+            columns['blocks'].append(np.full(len(cut_windows.labels), block, dtype=np.int64))
+            columns['timing'].append(cut_windows.timing)
+            columns['labels_t'].append(cut_windows.labels_t)
             counts.append(block_counts)
     for name, column in columns.items():
         (folder / f'{name}.pkl').write_bytes(pickle.dumps(np.concatenate(column), protocol=4))
@@ -756,10 +756,12 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
         return [*messages, f'{name}: skipped, no spike annotated (include_spike_free=True keeps it)'], False
     chosen = best_blocks([len(times) for times in spikes], made_with['nb_best_blocks'])
     options = {key: made_with[key] for key in ('normal_only', 'standardize', 'reject_artefacts', 'artefact_threshold')}
-    options['room'] = room_for([data['meg'][block] for block in chosen], shape)
+
+    def cut(block, stream):
+        return cut_block(data['meg'][block], spikes[block], shape, stream=stream, **options)
+
     with making(stem) as folder:
-        blocks = ((block, *cut_block(data['meg'][block], spikes[block], shape, **options)) for block in chosen)
-        total = write_patient_windows(folder, blocks)
+        total = write_patient_windows(folder, chosen, cut)
         messages.append(f'{name}: {_summary(total, chosen, made_with["normal_only"])}')
         if not total.kept:
             remove_patient_windows(stem)

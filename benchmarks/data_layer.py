@@ -30,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 
-from data_processing import N_CHANNELS, create_windows, cut_block, making, read_data_raw, room_for, window_shape
+from data_processing import N_CHANNELS, create_windows, cut_block, making, read_data_raw, window_shape
 from data_processing import write_patient_windows as write_windows
 from timeseries_dataset import WindowDataset, id_table, open_directory
 from utils import read_command, run_script, write_pickle
@@ -115,25 +115,24 @@ def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
     out = raw.parent.parent / 'out'
     out.mkdir()
 
-    def cut():
-        room = room_for(data['meg'], shape)
-        for block, signal in enumerate(data['meg']):
-            yield (block, *cut_block(signal, data['events'][block], shape, room=room, **chosen))
+    def cut(block, stream=None):
+        return cut_block(data['meg'][block], data['events'][block], shape, stream=stream, **chosen)
 
-    same_bytes = np.concatenate([windows.windows.copy() for _, windows, _ in cut()])
+    blocks = range(len(data['meg']))
+    same_bytes = np.concatenate([cut(block)[0].windows for block in blocks])
 
     def tofile():
         same_bytes.tofile(out / 'tofile')
 
     def block_by_block():
         with making(out / 'data_raw_001_b0') as folder:
-            write_windows(folder, cut())
+            write_windows(folder, blocks, cut)
             (folder / 'windows_bi').replace(out / 'streamed')
 
     def growing_array():
         grown = np.empty((0, N_CHANNELS, shape.n_times), '<f4')
-        for _, windows, _ in cut():
-            grown = np.concatenate([grown, windows.windows])
+        for block in blocks:
+            grown = np.concatenate([grown, cut(block)[0].windows])
         grown.tofile(out / 'grown')
 
     def script():
