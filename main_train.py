@@ -400,6 +400,8 @@ def train_autoencoder(
             zscore=zscored(settings.standardize),
             noise=noise,
             seed=settings.seed,
+            preload=settings.preload,
+            device=device,
         )
         loaders[part] = batches(
             dataset,
