@@ -224,7 +224,7 @@ calibration = 'temperature'
 
 # What the decision threshold is chosen by, on validation: 'f1', the best F1 of the sub-windows; 'sensitivity', the
 # highest threshold that finds target_sensitivity of the annotated spikes; 'false_alarms', the lowest with at most
-# false_alarm_budget false alarms per minute.
+# false_alarm_budget false alarms per minute. The last two try a hundred thresholds.
 threshold_policy = 'f1'
 target_sensitivity = 0.8
 false_alarm_budget = 1.0

@@ -297,7 +297,7 @@ def split_windows(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
-    fixed: dict[int, str],
+    fixed: dict[int | tuple[int, int], str],
     closed: tuple[str, ...] = (),
 ) -> tuple[pd.DataFrame, str]:
     """Part of every (subject, block) of the classifier's id table.
@@ -305,7 +305,7 @@ def split_windows(
     Parameters
     ----------
     fixed : dict
-        Patients whose part is given; only taken where the split is by patient.
+        Patients whose part is given, for a split by patient, or (subject, block) pairs, for one by block.
     closed : tuple of parts
         Parts that get the patients given and no more. Where all three are closed, other patients are 'unused'.
 
@@ -323,7 +323,12 @@ def split_windows(
     """
     blocks = table.groupby(['subject', 'block'], as_index=False)['label'].sum()
     counts = spike_counts(table)
-    by = split if split != 'auto' else 'patient' if fixed or (counts > 0).sum() >= len(PARTS) else 'block'
+    pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
+    by = split
+    if split == 'auto' and fixed:
+        by = 'patient' if set(fixed) & set(counts.index) else 'block'
+    elif split == 'auto':
+        by = 'patient' if (counts > 0).sum() >= len(PARTS) else 'block'
     fractions = {'train': 1 - validation_fraction - test_fraction, 'validation': validation_fraction}
     fractions['test'] = test_fraction
     if by == 'patient':
@@ -342,13 +347,14 @@ def split_windows(
             parts = dict.fromkeys(others.index, 'unused')
         blocks['part'] = blocks['subject'].map(parts | fixed)
     else:
-        pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
         if (blocks['label'] > 0).sum() < len(PARTS):
             raise DataError(
                 f'path_extracted_data: {(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one '
                 'each for training, validation and test; use more patients, or a larger nb_best_blocks'
             )
-        parts = split_units(pairs, list(blocks['label']), fractions, seed)
+        others = blocks[[pair not in fixed for pair in pairs]]
+        units = list(others[['subject', 'block']].itertuples(index=False, name=None))
+        parts = split_units(units, list(others['label']), fractions, seed) | fixed
         blocks['part'] = [parts[pair] for pair in pairs]
     return blocks[['subject', 'block', 'part']], by
 

@@ -92,7 +92,7 @@ _LISTED = Rule(
 _LEVELS = Rule(
     lambda v: (
         v == 'all'
-        or (isinstance(v, list | tuple) and len(v) == len(set(v)) > 0 and all(_integer(0).accepts(n) for n in v))
+        or (isinstance(v, list | tuple) and all(_integer(0).accepts(n) for n in v) and len(v) == len(set(v)) > 0)
     ),
     "'all', or a list of different numbers from 0 on",
 )
