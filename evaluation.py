@@ -174,8 +174,8 @@ def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.D
     shortest = _shortest_pulse(labels_t)
     if shortest is not None and shortest != 2 * half_pulse + 1:
         raise SettingError(
-            f'pulse_width: it makes marks of {2 * half_pulse + 1} samples, but those of the windows have {shortest}: set '
-            'it to what the windows were made with'
+            f'pulse_width: it makes marks of {2 * half_pulse + 1} samples, but those of the windows have {shortest}: '
+            'set it to what the windows were made with'
         )
     judged = dict(list(subwindows.groupby(['subject', 'block'])['timing']))
     rows = []
