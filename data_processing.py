@@ -421,17 +421,24 @@ def cut_block(
 
     needs_block = standardize == 'block' or reject_artefacts
     mean, std = block_statistics(signal) if needs_block else (None, None)
+    scaled = scale_block(signal, mean, std) if standardize == 'block' and n_windows else None
     windows = np.empty((1 if stream else np.count_nonzero(chosen), len(signal), shape.n_times), '<f4')
     kept, n_flat = [], 0
     for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
-        window = signal[:, starts[k] : starts[k] + shape.n_times].astype(np.float64)
+        samples = slice(starts[k], starts[k] + shape.n_times)
+        window = signal[:, samples]
         if reject_artefacts and max(window.max() - mean, mean - window.min()) > artefact_threshold * std:
             continue
         # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance. Most
         # windows are told by two of their samples.
         flat = window[0, 0] == window[-1, -1] and window.max() == window.min()
         place = windows[0 if stream else len(kept)]
-        place[:] = scale_window(window, standardize, mean, std, flat)
+        if flat and standardize is not False:
+            place[:] = 0
+        elif standardize == 'block':
+            place[:] = scaled[:, samples]
+        else:
+            place[:] = window if standardize is False else scale_window(window)
         if stream:
             stream.write(place.data)
         kept.append(k)
@@ -458,12 +465,27 @@ def cut_block(
 
 def block_statistics(signal: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation over all channels and samples of a block, in float64, reading it once."""
-    means = np.empty(len(signal))
-    variances = np.empty(len(signal))
-    for channel, row in enumerate(signal):
-        means[channel] = row.mean(dtype=np.float64)
-        variances[channel] = np.square(row - means[channel]).mean()
-    return means.mean(), np.sqrt((variances + np.square(means - means.mean())).mean())
+    # Sums about a value near the mean lose no digits to it.
+    near = signal[:, :100].mean(dtype=np.float64)
+    deviation, total, square = np.empty(signal.shape[1]), 0.0, 0.0
+    for row in signal:
+        np.subtract(row, near, out=deviation)
+        total += deviation.sum()
+        square += deviation.dot(deviation)
+    mean = total / signal.size
+    return near + mean, np.sqrt(max(square / signal.size - mean**2, 0.0))
+
+
+def scale_block(signal: np.ndarray, mean: float, std: float) -> np.ndarray:
+    """(signal - mean) / std of a block (channels, samples), computed in float64, as float32.
+
+    A whole block at once, because its windows overlap. A constant block has no std and becomes zeros.
+    """
+    scaled, deviation = np.zeros(signal.shape, '<f4'), np.empty(signal.shape[1])
+    for row, place in zip(signal, scaled, strict=True):
+        np.subtract(row, mean, out=deviation)
+        np.divide(deviation, std, out=place, where=std > 0, casting='same_kind')
+    return scaled
 
 
 def channel_extremes(signal: np.ndarray) -> np.ndarray:
@@ -471,23 +493,11 @@ def channel_extremes(signal: np.ndarray) -> np.ndarray:
     return np.array([(row.min(), row.max()) for row in signal])
 
 
-def scale_window(
-    window: np.ndarray, standardize: str | bool, block_mean: float | None, block_std: float | None, flat: bool
-) -> np.ndarray:
-    """Scale a window (channels, times; float64, changed in place) as `standardize` says.
-
-    A flat window, of zero variance, becomes zeros, except where the windows stay in tesla.
-    """
-    if standardize is False:
-        return window
-    if flat:
-        window[:] = 0
-    elif standardize == 'block':
-        window -= block_mean
-        window /= block_std
-    else:
-        window -= window.mean()
-        window /= window.std()
+def scale_window(window: np.ndarray) -> np.ndarray:
+    """Scale a window (channels, times) by its own mean and standard deviation, computed in float64."""
+    window = window.astype(np.float64)
+    window -= window.mean()
+    window /= window.std()
     return window
 
 

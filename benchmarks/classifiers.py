@@ -28,14 +28,14 @@ from utils import read_command, run_script, writing
 # What two cores can afford.
 TRAINING = [
     'width=4',
-    'filters=[8, 8, 8]',
+    'filters=[4, 4, 4]',
     'batch_size=16',
-    'learning_rate=2e-3',
-    'num_epochs=8',
+    'learning_rate=5e-3',
+    'num_epochs=4',
     'classifier_width=4',
     'classifier_batch_size=64',
     'classifier_learning_rate=5e-4',
-    'classifier_num_epochs=10',
+    'classifier_num_epochs=8',
 ]
 SHOWN = ('PR-AUC', 'event F1', 'event sensitivity', 'false alarms/min')
 
