@@ -345,9 +345,10 @@ def plot_error_maps(run: RunDirectory, maps: list[tuple], names: list[str], sfre
         Squared errors (channels, times), labels (times,), and the centres (samples) and probabilities of the
         sub-windows.
     names : list of str
-        CTF names of the channels, of which the second and third letter are the region.
+        CTF names of the channels, of which the second and third letter are side and lobe.
     """
-    regions = [name[1:3] for name in names]
+    # Left and right by lobe; the few channels of the midline together.
+    regions = ['Z' if name[1] == 'Z' else name[1:3] for name in names]
     borders = [i for i in range(1, len(regions)) if regions[i] != regions[i - 1]]
     centres = [np.mean([i for i, region in enumerate(regions) if region == one]) for one in dict.fromkeys(regions)]
     figure, axes = plt.subplots(
@@ -372,7 +373,7 @@ def plot_error_maps(run: RunDirectory, maps: list[tuple], names: list[str], sfre
         below.axhline(threshold, color=GREY, linestyle=':', label='threshold')
         below.set(xlabel='time in the window (s)', ylim=(0, 1.05))
     axes[0, 0].set_ylabel('channels by region')
-    axes[1, 0].legend(fontsize=8, loc='upper left')
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc='outside lower center', ncols=3)
     figure.colorbar(image, ax=axes[0], label='squared error (scaled units)')
     _save_figure(figure, run.figures / 'error_maps.png')
 
