@@ -30,6 +30,7 @@ import matplotlib.pyplot as plt
 import mne
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
@@ -83,15 +84,16 @@ def main(words: list[str]) -> None:
     if not run.checkpoint('best').is_file() and (run.path / 'fold_1').is_dir():
         raise DataError(f'{run.path}: a cross-validation; take one of its folds, such as {run.name}/fold_1')
     of_run = settings_of_run(run, vars(settings))
-    trained = load_run(of_run, run.checkpoint('best'), run.checkpoint('best', of_run['classifier']), device)
+    best = run.checkpoint('best'), run.checkpoint('best', of_run['classifier'])
+    trained = load_run(of_run, *best, device)
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
     folders = plan(positional[1:], of_run, bad_channels, settings.output, settings.markers_into_recording)
     made_with = {
         'command': shlex.join(['python', 'detect.py', *words]),
         'code revision': git_revision(),
         'run': str(run.path),
-        'run code revision': run_revision(run),
-        'checkpoints': {path.name: sha256(path) for path in checkpoints(run, of_run['classifier'])},
+        'code revision of the run': json.loads(run.params.read_text()).get('git revision'),
+        'checkpoints': {path.name: sha256(path) for path in best},
         'model': of_run['model'],
         'classifier': of_run['classifier'],
         'settings': {name: of_run[name] for name in OF_THE_RUN} | {'bad_channels': bad_channels},
@@ -156,16 +158,6 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
     return settings
 
 
-def checkpoints(run: RunDirectory, classifier: str) -> list[Path]:
-    """The two files that decide."""
-    return [run.checkpoint('best'), run.checkpoint('best', classifier)]
-
-
-def run_revision(run: RunDirectory) -> str | None:
-    """Revision of the code that trained a run."""
-    return json.loads(run.params.read_text()).get('git revision')
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open('rb') as stream:
@@ -188,6 +180,8 @@ def plan(
         if path.suffix == '.mrk' or path.name.endswith(('-annot.fif', '-annot.fif.gz')):
             raise SettingError(f'{path}: an annotation, not a recording')
         folder = Path(output or path.absolute().parent) / f'{path.resolve().stem}_detections'
+        if any(parent.suffix == '.ds' for parent in folder.absolute().parents):
+            raise SettingError(f'output = {output!r}: lies in a CTF recording, which is not written to; take another')
         if path in folders or folder in folders.values():
             raise SettingError(
                 f'{path}: its detections would go into {folder} too; give it a command or output of its own'
@@ -240,27 +234,35 @@ def read_units(
         yield path.resolve().name, folder, read_recording(path, bad_channels=bad_channels, **reading)
         return
     record = read_record(path)
+    made_with = record.get('settings', {})
     for name in FILTERS:
-        if record and record['settings'][name] != settings[name]:
+        if name in made_with and made_with[name] != settings[name]:
             raise DataError(
-                f'{path}: made with {name} = {record["settings"][name]!r}, but the run with {settings[name]!r}; make '
-                'it again so'
+                f'{path}: made with {name} = {made_with[name]!r}, but the run with {settings[name]!r}; make it again so'
             )
     data, sfreq = read_data_raw(path), settings['sfreq']
+    known = {one['file']: one['interpolated'] for one in record.get('recordings', [])}
+    n_times = round(settings['window_size'] * sfreq)
+    if max(signal.shape[1] for signal in data['meg']) < n_times:
+        raise DataError(f'{path}: every block is shorter than a window of {n_times} samples')
     for block, (signal, name) in enumerate(zip(data['meg'], data['file'], strict=True)):
         n_samples = signal.shape[1]
-        if n_samples < round(settings['window_size'] * sfreq):
+        if n_samples < n_times:
             print(f'warning: {path}: block {block} ({name}) is shorter than a window and left out')
             continue
         layout = Layout(path, sfreq, [(0, n_samples)], None, 0.0, None)
-        facts = {'seconds': n_samples / sfreq, 'sampling_rate': sfreq, 'system': 'as in data_raw', 'compensation': None}
-        known = record['recordings'][block] if record else {'interpolated': []}
-        facts |= {'file': name, 'interpolated': known['interpolated']}
-        meg = np.asarray(signal, dtype=np.float32) if signal.dtype.kind != 'f' else signal
+        facts = {
+            'file': name,
+            'seconds': n_samples / sfreq,
+            'sampling_rate': sfreq,
+            'system': 'a block of data_raw, which does not say where its recording had gaps',
+            'compensation': None,
+            'interpolated': known.get(name, []),
+        }
         yield (
             f'{path.name}, block {block} ({name})',
             folder / f'block_{block:02d}',
-            [Recording(name, meg, layout, ctf275_info(sfreq), facts)],
+            [Recording(name, signal, layout, ctf275_info(sfreq), facts)],
         )
 
 
@@ -722,8 +724,8 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
         'threshold': f'{made_with["threshold"]:.4f}: {made_with["policy"]}',
         'detections': f'{len(events)}, {len(events) / minutes:.2f} per minute',
         'time of a detection': 'the peak of the field power, in seconds from the first sample',
-        'coverage': 'all samples; at the ends of continuous parts, windows are completed by mirror images; no window '
-        'shows signal from both sides of a gap',
+        'coverage': 'every sample; at the ends of continuous parts, windows are completed by mirror images; no window '
+        'shows both sides of a gap',
         'what it is': "candidates found by a machine: each needs an expert's eye",
     }
     report = mne.Report(title=f'Detections: {name}', verbose=False)
@@ -782,6 +784,15 @@ def plot_probability(blocks: list[Recording], found: list[Found], threshold: flo
     return figure
 
 
+def draw_channels(axis: Axes, times: np.ndarray, signal: np.ndarray) -> None:
+    """Draw all channels (n_channels, n_times) and their field power."""
+    # One line with gaps is drawn much faster than a line per channel.
+    lines = np.pad(signal, ((0, 0), (0, 1)), constant_values=np.nan).ravel()
+    axis.plot(np.tile(np.append(times, np.nan), len(signal)), lines, color=GREY, linewidth=0.3, alpha=0.5)
+    axis.plot(times, signal.std(axis=0), color=BLUE, linewidth=2, label='field power')
+    axis.margins(x=0)
+
+
 def plot_surest(blocks: list[Recording], found: list[Found]) -> Figure:
     """All channels and the field power around the surest events."""
     sfreq = blocks[0].info['sfreq']
@@ -802,13 +813,9 @@ def plot_surest(blocks: list[Recording], found: list[Found]) -> Figure:
         n_rows, n_columns, figsize=(3.6 * n_columns, 0.4 + 2.4 * n_rows), squeeze=False, layout='constrained'
     )
     for axis, (proba, seconds, times, signal) in zip(axes.flat, shown, strict=False):
-        # One line with gaps is drawn much faster than a line per channel.
-        lines = np.pad(signal, ((0, 0), (0, 1)), constant_values=np.nan).ravel()
-        axis.plot(np.tile(np.append(times, np.nan), len(signal)), lines, color=GREY, linewidth=0.3, alpha=0.5)
-        axis.plot(times, signal.std(axis=0), color=BLUE, linewidth=2, label='field power')
+        draw_channels(axis, times, signal)
         axis.axvline(0, color='black', linestyle=':')
         axis.set_title(f'{seconds:.3f} s, probability {proba:.2f}', fontsize=10)
-        axis.margins(x=0)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:
@@ -824,11 +831,9 @@ def plot_source(source: Source, average: np.ndarray, info: mne.Info) -> Figure:
     figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout='constrained', gridspec_kw={'width_ratios': (1, 1, 1)})
     times = (np.arange(average.shape[1]) - average.shape[1] // 2) / info['sfreq']
     traces, field, words = axes[0]
-    traces.plot(times, 1e15 * average.T, color=GREY, linewidth=0.3, alpha=0.5)
-    traces.plot(times, 1e15 * average.std(axis=0), color=BLUE, linewidth=2, label='field power')
+    draw_channels(traces, times, 1e15 * average)
     traces.axvline(times[source.sample], color=ORANGE, label='peak')
     traces.set(xlabel='time (s)', ylabel='field (fT)', title='average')
-    traces.margins(x=0)
     traces.legend(fontsize=7, loc='upper left')
     image, _ = mne.viz.plot_topomap(1e15 * source.topography, info, axes=field, show=False)
     field.set_title('at the peak (fT)')

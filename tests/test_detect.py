@@ -432,6 +432,14 @@ def test_faults_of_recordings_and_folders(trained, apply, tmp_path):
         apply(fif, fif, output=out)
     with pytest.raises(SettingError, match='an annotation, not a recording'):
         apply(fif, tmp_path / 'x-annot.fif', output=out)
+    with pytest.raises(SettingError, match='lies in a CTF recording'):
+        apply(fif, output=tmp_path / 'patient.ds')
+    write_pickle(
+        tmp_path / 'data_raw_004.pkl',
+        {'meg': [np.zeros((N_CHANNELS, 299))], 'events': [[]], 'reannot': [[]], 'file': ['x']},
+    )
+    with pytest.raises(DataError, match=r'data_raw_004\.pkl: every block is shorter than a window of 300 samples'):
+        apply(tmp_path / 'data_raw_004.pkl', output=out)
     with pytest.raises(SettingError, match='usage'):
         apply()
     with pytest.raises(SettingError, match="marker_name = 'my spike': must be a word"):
