@@ -67,7 +67,7 @@ FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')
 # Settings that say how signal becomes sub-windows: those of the run are used, whatever params.py says.
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
-BATCH, CHUNK = 16, 64  # windows at once in the networks and in memory; more are no faster on a CPU
+BATCH, CHUNK = 8, 64  # windows at once in the networks and in memory; more are no faster on a CPU
 AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
 N_SHOWN = 9  # surest events on the page
 MARKER_TITLE = b'NUMBER OF MARKERS:'
