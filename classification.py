@@ -210,12 +210,15 @@ def gather(
         In the loader's order.
     """
     model.eval()
+    gathered, n_windows, done = None, len(loader.dataset), 0
     with torch.no_grad():
-        rows = [
-            extract(model, x.to(device)).cpu().numpy()
-            for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch')
-        ]
-    return np.concatenate(rows)
+        for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch'):
+            rows = extract(model, x.to(device)).cpu().numpy()
+            if gathered is None:  # all at once: putting batches together later would take the memory twice
+                gathered = np.empty((n_windows * (len(rows) // len(x)), *rows.shape[1:]), dtype=rows.dtype)
+            gathered[done : done + len(rows)] = rows
+            done += len(rows)
+    return gathered
 
 
 class TrainedRun(NamedTuple):
@@ -345,7 +348,7 @@ def best_f1_threshold(test: np.ndarray, proba: np.ndarray) -> float:
 
 def threshold_from_curve(
     curve: pd.DataFrame, policy: str, *, target_sensitivity: float, false_alarm_budget: float
-) -> float:
+) -> tuple[float, str, str]:
     """Threshold by what it does to events.
 
     Parameters
@@ -356,11 +359,22 @@ def threshold_from_curve(
         'sensitivity': the highest threshold that reaches `target_sensitivity` (the lowest of the curve where none
         does). 'false_alarms': the lowest that no more than `false_alarm_budget` false alarms per minute come with, at
         it and at every higher one (far below it, events grow together and false alarms seem to fall).
+
+    Returns
+    -------
+    threshold : float
+    asked, reached : str
+        What was asked for, and what the threshold does on validation.
     """
     if policy == 'sensitivity':
         reached = curve['sensitivity'] >= target_sensitivity
         row = reached.idxmax() if reached.any() else curve.index[-1]
     else:
         over = curve['false alarms/min'] > false_alarm_budget
-        row = max(over.idxmax() - 1, 0) if over.any() else curve.index[-1]
-    return float(curve['threshold'][row])
+        row = over.idxmax() - 1 if over.any() else curve.index[-1]
+    asked = {
+        'sensitivity': f'event sensitivity of at least {target_sensitivity:g}',
+        'false_alarms': f'at most {false_alarm_budget:g} false alarms per minute',
+    }[policy]
+    threshold, sensitivity, alarms = curve.loc[row, ['threshold', 'sensitivity', 'false alarms/min']]
+    return float(threshold), asked, f'event sensitivity {sensitivity:.2f} at {alarms:.2f} false alarms per minute'

@@ -46,11 +46,11 @@ from create_data_raw import (
     read_recording,
     sphere_centre,
 )
-from data_processing import ctf275_info, read_data_raw, scale_windows
+from data_processing import block_statistics, ctf275_info, read_data_raw, scale_window
 from evaluation import merge_events
 from main_train import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
-from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
+from timeseries_dataset import PARTS, PatientWindows, WindowDataset, batches, id_table
 from utils import (
     DataError,
     SettingError,
@@ -137,7 +137,7 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
         print(f'warning: run {run.name} does not say its {", ".join(unsaid)}: those of params.py are used')
     settings = now | saved
     recorded = {}
-    for number in sorted({number for numbers in params['patients'].values() for number in numbers}):
+    for number in sorted({number for part in PARTS for number in params['split'].get(part, ())}):
         path = Path(settings['path_raw_data']) / f'data_raw_{number:03d}.pkl'
         made_with = read_record(path).get('settings', {})
         for name in PREPROCESSING:
@@ -343,11 +343,14 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
     settings, shape = trained.settings, trained.shape
     signal, standardize, sfreq = block.meg, settings['standardize'], settings['sfreq']
     samples, table = place_windows(block.layout.lengths(sfreq).tolist(), shape, round(settings['window_size'] * sfreq))
-    scale = signal.mean(dtype=np.float64), signal.std(dtype=np.float64)
+    mean, std = block_statistics(signal) if standardize == 'block' else (None, None)
     proba, peaks = [], []
     for first in range(0, len(samples), CHUNK):
-        cut = signal[:, samples[first : first + CHUNK]].transpose(1, 0, 2).astype(np.float64)
-        windows = scale_windows(cut, standardize, *scale)[0].astype('<f4')
+        shown = samples[first : first + CHUNK]
+        windows = np.empty((len(shown), len(signal), samples.shape[1]), dtype='<f4')
+        for window, columns in zip(windows, shown, strict=True):
+            cut = signal[:, columns].astype(np.float64)
+            window[:] = scale_window(cut, standardize, mean, std, cut.min() == cut.max())
         n, none = len(windows), np.zeros(len(windows), dtype=np.int64)
         one = PatientWindows(0, block.layout.path, windows, none, none, none, np.zeros((n, 0), dtype=np.uint8))
         loader = batches(WindowDataset([one], id_table([one]), zscore=zscored(standardize)), batch_size=BATCH)

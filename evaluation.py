@@ -5,10 +5,9 @@ import functools
 import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
-from sklearn.calibration import calibration_curve
 from sklearn.metrics import average_precision_score, brier_score_loss, confusion_matrix, roc_auc_score
 
-from utils import DataError
+from utils import DataError, SettingError
 
 PREDICTION_COLUMNS = ['subject', 'block', 'timing', 'true', 'test', 'pred', 'proba']
 # What intervals are given for, summary.csv holds and two runs are compared by.
@@ -38,6 +37,8 @@ def with_predictions(table: pd.DataFrame, proba: np.ndarray, threshold: float) -
 def figures(predictions: pd.DataFrame, batch_size: int) -> dict:
     """Figures of a table of sub-windows; what is undefined, for want of spikes or of anything else, is NaN.
 
+    Without spikes, sensitivity, precision and F1 are NaN: they could only be 0, however few the false alarms.
+
     Parameters
     ----------
     predictions : DataFrame
@@ -64,11 +65,11 @@ def figures(predictions: pd.DataFrame, batch_size: int) -> dict:
 def _shares(tn, fp, fn, tp):
     return {
         'accuracy': _ratio(tp + tn, tn + fp + fn + tp),
-        'f1-score': _ratio(2 * tp, 2 * tp + fp + fn),
+        'f1-score': _ratio(2 * tp, 2 * tp + fp + fn) if tp + fn else np.nan,
         'specificity': _ratio(tn, tn + fp),
         'sensitivity': _ratio(tp, tp + fn),
         'confusion matrix': [[int(tn), int(fp)], [int(fn), int(tp)]],
-        'precision': _ratio(tp, tp + fp),
+        'precision': _ratio(tp, tp + fp) if tp + fn else np.nan,
     }
 
 
@@ -92,18 +93,25 @@ def batchwise(test: np.ndarray, pred: np.ndarray, batch_size: int, epsilon: floa
 
 
 def calibration_bins(test: np.ndarray, proba: np.ndarray) -> pd.DataFrame:
-    """Mean probability and share of spikes in (up to) ten bins of equally many sub-windows."""
-    share, mean = calibration_curve(test, proba, n_bins=10, strategy='quantile')
-    return pd.DataFrame({'mean probability': mean, 'share of spikes': share})
+    """Sub-windows, their mean probability and their share of spikes, in (up to) ten bins between the deciles of the
+    probability; equal probabilities stay together."""
+    edges = np.unique(np.quantile(proba, np.arange(1, 10) / 10))
+    bins = pd.DataFrame({'proba': proba, 'test': test}).groupby(np.searchsorted(edges, proba, side='right'))
+    return pd.DataFrame(
+        {
+            'sub-windows': bins.size(),
+            'mean probability': bins['proba'].mean(),
+            'share of spikes': bins['test'].mean(),
+        }
+    ).reset_index(drop=True)
 
 
 def calibration_error(test: np.ndarray, proba: np.ndarray) -> float:
-    """Expected calibration error: |mean probability - share of spikes| in ten bins of equally many sub-windows,
-    averaged over the sub-windows (Naeini et al., AAAI 2015, with bins of equal size)."""
-    order = np.argsort(proba, kind='stable')
-    pieces = [piece for piece in np.array_split(order, 10) if len(piece)]
-    gaps = [abs(proba[piece].mean() - test[piece].mean()) * len(piece) for piece in pieces]
-    return _ratio(sum(gaps), len(test))
+    """Expected calibration error: |mean probability - share of spikes| in the bins of `calibration_bins`, averaged over
+    the sub-windows (Naeini et al., AAAI 2015, with bins of about equal size)."""
+    bins = calibration_bins(test, proba)
+    gaps = (bins['mean probability'] - bins['share of spikes']).abs() * bins['sub-windows']
+    return _ratio(gaps.sum(), len(test))
 
 
 # ------------------------------------------------------------------------------------------- events
@@ -132,6 +140,15 @@ def spikes_of_pulses(marked: np.ndarray, half_pulse: int) -> np.ndarray:
     return np.asarray(spikes, dtype=np.int64)
 
 
+def _shortest_pulse(labels_t):
+    """Samples of the shortest mark that no window's edge cuts off; None where there is none."""
+    changes = np.diff(labels_t.astype(np.int8), axis=1)
+    rows, places = np.nonzero(changes)
+    rises = changes[rows, places] == 1
+    whole = rises[:-1] & ~rises[1:] & (rows[:-1] == rows[1:])
+    return int(np.diff(places)[whole].min()) if whole.any() else None
+
+
 def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.DataFrame, half_pulse: int, n_sub_times):
     """Annotated spikes that mark at least one judged sub-window, from the windows' time labels.
 
@@ -147,8 +164,19 @@ def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.D
     -------
     DataFrame
         subject, block, sample.
+
+    Raises
+    ------
+    SettingError
+        The marks are shorter or longer than `half_pulse` says: the windows were made with another pulse_width.
     """
     n_times = labels_t.shape[1]
+    shortest = _shortest_pulse(labels_t)
+    if shortest is not None and shortest != 2 * half_pulse + 1:
+        raise SettingError(
+            f'pulse_width: it makes marks of {2 * half_pulse + 1} samples, but those of the windows have {shortest}: '
+            'set it to what the windows were made with'
+        )
     judged = dict(list(subwindows.groupby(['subject', 'block'])['timing']))
     rows = []
     windows = table.assign(row=np.arange(len(table)))
@@ -173,7 +201,8 @@ def merge_events(predictions: pd.DataFrame, n_times: int) -> pd.DataFrame:
     ----------
     predictions : DataFrame
         In recording order, with subject, block, timing, pred, proba, `field` (global field power at its peak in the
-        sub-window) and `peak` (the peak's sample in the block).
+        sub-window) and `peak` (the peak's sample in the block). Field power is compared between the sub-windows of an
+        event: where windows are scaled one by one, each in its own unit.
 
     Returns
     -------
@@ -240,7 +269,7 @@ def match_events(events: pd.DataFrame, spikes: pd.DataFrame, tolerance: float) -
 def event_shares(counts: pd.Series | dict) -> dict:
     """Figures of events from the counts `spikes`, `events`, `hits` and `minutes` (numbers or arrays of them).
 
-    Without spikes, sensitivity and F1 are NaN; without detections, precision.
+    Without spikes, sensitivity, precision and F1 are NaN; without detections, precision is.
     """
     spikes, events, hits, minutes = (
         np.asarray(counts[name], float) for name in ('spikes', 'events', 'hits', 'minutes')
@@ -248,7 +277,7 @@ def event_shares(counts: pd.Series | dict) -> dict:
     with np.errstate(invalid='ignore', divide='ignore'):
         return {
             'event sensitivity': np.where(spikes > 0, hits / spikes, np.nan),
-            'event precision': np.where(events > 0, hits / events, np.nan),
+            'event precision': np.where((spikes > 0) & (events > 0), hits / events, np.nan),
             'event F1': np.where(spikes > 0, 2 * hits / (spikes + events), np.nan),
             'false alarms/min': (events - hits) / minutes,
         }
@@ -366,7 +395,7 @@ def bootstrap(predictions: pd.DataFrame, patients: pd.DataFrame, weights: np.nda
     predictions : DataFrame
         subject, test, proba.
     patients : DataFrame
-        One row per subject, with the counts of `Evaluation.patients`.
+        One row per subject in order, with the counts of `Evaluation.patients`.
     weights : int array (n_draws, n_patients)
         How often each patient was drawn.
 
@@ -379,12 +408,15 @@ def bootstrap(predictions: pd.DataFrame, patients: pd.DataFrame, weights: np.nda
     counts = np.column_stack([matrices, patients[_COUNTS[4:]].to_numpy()])
     totals = dict(zip(_COUNTS, (weights @ counts).T, strict=True))
     tn, fp, fn, tp = (totals[name] for name in _COUNTS[:4])
-    areas = [_areas(predictions, patients['subject'].to_numpy(), draw) for draw in weights]
-    with np.errstate(invalid='ignore'):
+    ranked = predictions.sort_values('proba', ascending=False, kind='stable')
+    proba, test = ranked['proba'].to_numpy(), ranked['test'].to_numpy()
+    patient = np.searchsorted(patients['subject'].to_numpy(), ranked['subject'].to_numpy())
+    areas = [_areas(proba, test, draw[patient]) for draw in weights]
+    with np.errstate(invalid='ignore', divide='ignore'):
         values = {
             'PR-AUC': [area[0] for area in areas],
             'ROC-AUC': [area[1] for area in areas],
-            'f1-score': 2 * tp / (2 * tp + fp + fn),
+            'f1-score': np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
             'sensitivity': tp / (tp + fn),
             'specificity': tn / (tn + fp),
             **event_shares(totals),
@@ -392,11 +424,9 @@ def bootstrap(predictions: pd.DataFrame, patients: pd.DataFrame, weights: np.nda
     return pd.DataFrame(values)
 
 
-def _areas(predictions, subjects, draw):
-    """PR-AUC and ROC-AUC with the rows of every patient counted as often as drawn; scikit-learn's definitions."""
-    order = np.argsort(-predictions['proba'].to_numpy(), kind='stable')
-    proba, test = predictions['proba'].to_numpy()[order], predictions['test'].to_numpy()[order]
-    weight = draw[np.searchsorted(subjects, predictions['subject'].to_numpy()[order])]
+def _areas(proba, test, weight):
+    """PR-AUC and ROC-AUC of rows from the highest probability down, each counted `weight` times; the definitions are
+    scikit-learn's."""
     last_of_value = np.append(np.diff(proba) != 0, True)
     tp, fp = (np.cumsum(weight * is_it)[last_of_value] for is_it in (test, 1 - test))
     if tp[-1] == 0 or fp[-1] == 0:
@@ -453,6 +483,8 @@ def compare(a: tuple, b: tuple, n_draws: int, seed: int) -> pd.DataFrame:
     names = ['subject', 'block', 'timing', 'test']
     if not kept[0][0][names].equals(kept[1][0][names]):
         raise DataError('the two runs tested other sub-windows, or other labels, of their common patients')
+    if not kept[0][1]['spikes'].equals(kept[1][1]['spikes']):
+        raise DataError('the two runs counted other spikes in their common patients: compare runs of one pulse_width')
     once = np.ones((1, len(common)), dtype=int)
     pooled = [bootstrap(*one, once).iloc[0] for one in kept]
     weights = draw_patients(len(common), n_draws, seed)

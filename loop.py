@@ -197,11 +197,8 @@ def make_optimizer(
 
 
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
-    """Give an optimizer the saved state of another run (its moments), but keep its own learning rate."""
-    rate = optimizer.param_groups[0]['lr']
-    optimizer.load_state_dict(state)
-    for group in optimizer.param_groups:
-        group['lr'] = group['initial_lr'] = rate
+    """Give an optimizer the saved state of another run (its moments), but keep its own rate and weight decay."""
+    optimizer.load_state_dict(optimizer.state_dict() | {'state': state['state']})
 
 
 # ----------------------------------------------------------------------------------------- checkpoints

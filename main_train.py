@@ -26,6 +26,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import f1_score
 
 from classification import (
     CLASSIFIERS,
@@ -88,7 +89,7 @@ from timeseries_dataset import (
     split_windows,
     with_parts,
 )
-from utils import DataError, SettingError, check_settings, choose_device, read_command, run_script, set_seed
+from utils import DataError, SettingError, check_settings, choose_device, read_command, run_script, set_seed, write_json
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
@@ -133,9 +134,12 @@ def main(words: list[str]) -> None:
             gather_folds(run, command, mode, tested, settings, saved)
         else:
             train_and_test(run, command, mode, folds[0], source, settings, saved, device)
-    except torch.OutOfMemoryError as fault:
+    except (torch.OutOfMemoryError, MemoryError) as fault:
         run.discard_without_checkpoint()
-        raise SettingError(f'{device} has too little memory: lower batch_size or classifier_batch_size') from fault
+        raise SettingError(
+            f'{device} has too little memory: lower batch_size or classifier_batch_size, or take fewer levels, blocks '
+            'or patients'
+        ) from fault
     except BaseException:
         run.discard_without_checkpoint()
         raise
@@ -152,6 +156,8 @@ class Data(NamedTuple):
         Of the autoencoder's and the classifier's directory.
     ae_table, clf_table : DataFrames
         Their id tables with the column `part`.
+    split_by : str
+        'patient' or 'block': what was kept apart.
     tested_on : str
         What the test set is, in words.
     subwindows : dict of DataFrames
@@ -165,6 +171,7 @@ class Data(NamedTuple):
     clf_patients: list[PatientWindows]
     ae_table: pd.DataFrame
     clf_table: pd.DataFrame
+    split_by: str
     tested_on: str
     subwindows: dict[str, pd.DataFrame]
     spikes: dict[str, pd.DataFrame]
@@ -213,17 +220,23 @@ def shared_out(
         'test': listed_patients('test_patients', settings.test_patients),
     }
     closed = tuple(part for part, patients in lists.items() if patients is not None)
-    fixed = dict(source.parts) if source else {}
+    if closed and (mode == 'cv' or settings.split == 'block'):
+        raise SettingError(
+            'training_patients, validation_patients and test_patients have no meaning with mode cv or '
+            "split='block': set them to None"
+        )
+    fixed = source.fixed(mode, set(table['subject'])) if source else {}
+    fixed = {unit: part if part not in closed or unit in lists[part] else 'unused' for unit, part in fixed.items()}
     for part in closed:
         for subject in lists[part]:
             if subject not in set(table['subject']):
                 raise DataError(f'{part} part: no windows of patient {subject}; make them, or take it off the list')
-            if fixed.setdefault(subject, part) != part:
-                raise SettingError(f'patient {subject} cannot be in the {part} part: it is in the {fixed[subject]} part'
-                                   f'{" of the run " + source.run.name if source else ""}')  # fmt: skip
-    if closed and (mode == 'cv' or settings.split == 'block'):
-        raise SettingError("training_patients, validation_patients and test_patients have no meaning with mode cv or "
-                           "split='block': set them to None")  # fmt: skip
+            if fixed.get(subject, part) not in (part, 'unused'):
+                of_run = f' of run {source.run.name}' if source else ''
+                raise SettingError(
+                    f'patient {subject} cannot be in the {part} part: it is in the {fixed[subject]} part{of_run}'
+                )
+            fixed[subject] = part
     fractions = {'validation_fraction': settings.validation_fraction, 'seed': settings.seed}
     if mode == 'cv':
         folds, by = split_folds(table, n_splits=settings.n_splits, **fractions), 'patient'
@@ -238,10 +251,19 @@ def shared_out(
         )
         folds = [parts]
     tested_on = 'patients not seen in training' if by == 'patient' else 'other blocks of the SAME patients'
-    if source and by == 'block' and set(table['subject']) & {s for s, part in source.parts.items() if part != 'test'}:
+    kept_blocks = any(isinstance(unit, tuple) for unit in fixed)
+    if source and by == 'block' and not kept_blocks and set(table['subject']) & source.seen:
         tested_on += f', which run {source.run.name} was trained on'
     otherwise = 'unused' if len(closed) == len(PARTS) else 'train'
-    shared = [with_data(opened, table, parts, by, otherwise, tested_on, settings, shape) for parts in folds]
+    shared = []
+    for parts in folds:
+        lacking = set(PARTS) - set(parts['part'])
+        if lacking and source:
+            raise DataError(
+                f'{opened[1][0].path.parent}: no patient for the {" and ".join(sorted(lacking))} part: run '
+                f'{source.run.name} was trained on patients {", ".join(map(str, sorted(source.seen)))}; add others'
+            )
+        shared.append(with_data(opened, table, parts, by, otherwise, tested_on, settings, shape))
     for data in shared:
         print_split(data)
     return shared
@@ -270,12 +292,13 @@ def with_data(opened, table, parts, by, otherwise, tested_on, settings, shape) -
         subwindows[part] = subwindow_table(rows, labels_t, shape)
         spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], half_pulse, shape.n_times)
         n_spikes = subwindows[part]['test'].sum()
-        if part != 'test' and not 0 < n_spikes < len(subwindows[part]):
+        learns = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
+        if learns and not 0 < n_spikes < len(subwindows[part]):
             raise DataError(
                 f'{clf_patients[0].path.parent}: the {part} part has {n_spikes} spikes in '
                 f'{len(subwindows[part])} sub-windows; use more patients, or another seed'
             )
-    return Data(ae_patients, clf_patients, ae_table, clf_table, tested_on, subwindows, spikes, shape)
+    return Data(ae_patients, clf_patients, ae_table, clf_table, by, tested_on, subwindows, spikes, shape)
 
 
 def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
@@ -293,6 +316,10 @@ def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
         raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
     n_times = round(settings.window_size * settings.sfreq)
     border = round(settings.spike_spacing_from_border * settings.sfreq)
+    if round(settings.subwindow_size * settings.sfreq) == 0:
+        raise SettingError(f'subwindow_size = {settings.subwindow_size} is less than a sample: make it longer')
+    if settings.balanced and settings.classifier == 'threshold':
+        raise SettingError("balanced=True chooses by annotations, which classifier='threshold' does without: set False")
     shape = subwindow_shape(n_times, border, round(settings.subwindow_size * settings.sfreq))
     n_inner = n_times - 2 * border
     if shape.n_sub == 0:
@@ -342,16 +369,49 @@ class Source(NamedTuple):
     run : RunDirectory
     autoencoder : dict
         Its best checkpoint.
-    parts : dict
-        Patient to the part it had there.
-    unsupervised : bool
-        Whether its autoencoder was trained without annotations.
+    split : dict
+        Who was in which part there, see `split_of`.
     """
 
     run: RunDirectory
     autoencoder: dict
-    parts: dict[int, str]
-    unsupervised: bool
+    split: dict
+
+    @property
+    def seen(self) -> set[int]:
+        """Patients that the run, or one that it started from, was trained or validated on."""
+        return {*self.split['train'], *self.split['validation'], *self.split['seen before']}
+
+    def fixed(self, mode: str, subjects: set[int]) -> dict:
+        """Parts that patients keep, so that nothing is tested on what has been seen; blocks, where the run was split
+        by block and there are no other patients."""
+        if self.split['by'] == 'block' and subjects <= {subject for subject, _, _ in self.split['blocks']}:
+            return {(subject, block): part for subject, block, part in self.split['blocks']}
+        parts = dict.fromkeys(self.seen, 'train')
+        if self.split['by'] == 'patient':
+            # Where ft gets none of the patients seen, those of the old test are free to be trained on.
+            kept = PARTS if mode == 'clf' or self.seen & subjects else ()
+            parts |= {subject: part for part in kept for subject in self.split[part]}
+        return {subject: part for subject, part in parts.items() if subject in subjects}
+
+
+def split_of(mode: str, data: Data, source: Source | None, settings: SimpleNamespace) -> dict:
+    """What params.json says of the split: the patients of each part, what was kept apart and, where that was blocks,
+    their parts; patients seen by earlier runs; and whether annotations chose the autoencoder's windows."""
+    only_ae = set(data.ae_table.loc[data.ae_table['part'] == 'train', 'subject'].tolist())
+    blocks = data.clf_table[['subject', 'block', 'part']].drop_duplicates() if data.split_by == 'block' else None
+    annotated = settings.classifier != 'threshold'
+    if source:
+        annotated = source.split['autoencoder saw annotations'] or (annotated and mode == 'ft')
+    return {
+        'by': data.split_by,
+        **{part: data.patients_of(part) for part in PARTS},
+        'train': sorted(only_ae | set(data.patients_of('train'))),
+        'blocks': [] if blocks is None else blocks.values.tolist(),
+        'started from': source.run.name if source else None,
+        'seen before': sorted(source.seen) if source else [],
+        'autoencoder saw annotations': annotated,
+    }
 
 
 def open_source(mode: str, settings: SimpleNamespace) -> Source:
@@ -364,13 +424,14 @@ def open_source(mode: str, settings: SimpleNamespace) -> Source:
     if mode == 'ft':
         must_match += ['classifier', 'levels', 'classifier_width', 'optimizer']
     for name in must_match:
+        if name not in params['settings']:
+            raise DataError(f'{run.params}: lacks the setting {name}: made by another version; train the run again')
         saved = params['settings'][name]
         if saved != getattr(settings, name):
             print(f'warning: {name} = {getattr(settings, name)!r} now, but run {run.name} has {saved!r}, which is used')
             setattr(settings, name, saved)
     check_settings(vars(settings))
-    parts = {subject: part for part, subjects in params['patients'].items() for subject in subjects}
-    return Source(run, load_checkpoint(run.checkpoint('best')), parts, params['settings']['classifier'] == 'threshold')
+    return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
 
 
 # --------------------------------------------------------------------------------------- the autoencoder
@@ -387,7 +448,10 @@ def train_autoencoder(
     chosen = {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]}
     model = build_model(settings.model, N_CHANNELS, n_times, **chosen).to(device)
     if source:
-        model.load_state_dict(source.autoencoder['model_state_dict'])
+        try:
+            model.load_state_dict(source.autoencoder['model_state_dict'])
+        except (KeyError, RuntimeError) as fault:
+            raise DataError(f'{source.run.checkpoint("best")}: no weights of this model in it ({fault})') from fault
     if mode == 'clf':
         for which in ('best', 'last'):
             shutil.copyfile(source.run.checkpoint(which), run.checkpoint(which))
@@ -400,6 +464,8 @@ def train_autoencoder(
             zscore=zscored(settings.standardize),
             noise=noise,
             seed=settings.seed,
+            preload=settings.preload,
+            device=device,
         )
         loaders[part] = batches(
             dataset,
@@ -491,7 +557,7 @@ def decide(run, classifier, inputs: dict[str, np.ndarray], autoencoder, data: Da
     predictions : DataFrame
         Of the test part, in recording order, see `evaluation.merge_events`.
     decision : dict
-        calibration, threshold, policy: what the checkpoint holds under 'decision'.
+        calibration, threshold, policy and what it reached on validation: what the checkpoint holds under 'decision'.
     """
     tables = {}
     for part in ('validation', 'test'):
@@ -505,18 +571,20 @@ def decide(run, classifier, inputs: dict[str, np.ndarray], autoencoder, data: Da
     calibration = fit_calibration(settings.calibration, score['validation'], labels)
     proba = {part: calibrate(calibration, score[part]) for part in score}
     if settings.threshold_policy == 'f1':
-        threshold, policy = best_f1_threshold(labels, proba['validation']), 'best F1 of the sub-windows'
+        threshold, asked = best_f1_threshold(labels, proba['validation']), 'best F1 of the sub-windows'
+        reached = f'F1 {f1_score(labels, proba["validation"] >= threshold):.2f}'
     else:
         validation = with_predictions(tables['validation'], proba['validation'], 0.5)
         tolerance = settings.tolerance * settings.sfreq
         curve = sensitivity_curve(validation, data.spikes['validation'], data.shape.n_times, tolerance, settings.sfreq)
         limits = {name: getattr(settings, name) for name in ('target_sensitivity', 'false_alarm_budget')}
-        threshold = threshold_from_curve(curve, settings.threshold_policy, **limits)
-        policy = {
-            'sensitivity': f'event sensitivity of at least {settings.target_sensitivity:g}',
-            'false_alarms': f'at most {settings.false_alarm_budget:g} false alarms per minute',
-        }[settings.threshold_policy]
-    decision = {'calibration': calibration, 'threshold': threshold, 'policy': f'{policy} on the validation set'}
+        threshold, asked, reached = threshold_from_curve(curve, settings.threshold_policy, **limits)
+    decision = {
+        'calibration': calibration,
+        'threshold': threshold,
+        'policy': f'{asked} on the validation set',
+        'reached': reached,
+    }
     classifier.save(run.checkpoint('best', settings.classifier), decision)
     return with_predictions(tables['test'], proba['test'], threshold), decision
 
@@ -529,28 +597,25 @@ class Tested(NamedTuple):
     evaluation: Evaluation
     decision: dict
     tested_on: str
-    training_patients: list[int]
+    split: dict
 
 
 def train_and_test(run, command, mode, data: Data, source, settings, saved: dict, device) -> Tested:
     """Train both networks, test, and write everything into the run's directory."""
     set_seed(settings.seed)
-    patients = {part: data.patients_of(part) for part in PARTS}
-    only_ae = set(data.ae_table.loc[data.ae_table['part'] == 'train', 'subject'].tolist())
-    patients['train'] = sorted(only_ae | set(patients['train']))
-    save_params(run, command, saved, patients)
+    split = split_of(mode, data, source, settings)
+    save_params(run, command, saved, split)
     print(f'\nautoencoder {settings.model}')
     autoencoder, ae_history = train_autoencoder(run, mode, data, source, settings, device)
     print(f'\nclassifier {settings.classifier}')
     classifier, clf_history, inputs = train_classifier(run, mode, autoencoder, data, source, settings, device)
     predictions, decision = decide(run, classifier, inputs, autoencoder, data, settings, device)
-    tested = Tested(
-        run, evaluate(predictions, data.spikes['test'], settings), decision, data.tested_on, patients['train']
-    )
+    evaluation = evaluate(predictions, data.spikes['test'], settings)
+    tested = Tested(run, evaluation, decision, data.tested_on, split)
     histories = {settings.model: ae_history, settings.classifier: clf_history}
     plot_losses(run, {name: history for name, history in histories.items() if history})
     show_errors(tested, autoencoder, data, settings, device)
-    write_out(tested, command, mode, [tested.evaluation.result], settings, saved, facts_of(mode, source, settings))
+    write_out(tested, command, mode, [evaluation.result], settings, saved, facts_of(mode, split, settings))
     if mode != 'cv':
         save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
     return tested
@@ -578,24 +643,29 @@ def write_out(tested: Tested, command: str, mode: str, rows: list[dict], setting
         'test patients': evaluation.patients['subject'].tolist(),
         'threshold': tested.decision['threshold'],
         'threshold policy': tested.decision['policy'],
+        'reached on validation': tested.decision['reached'],
         'calibration': tested.decision['calibration'],
         'test': result,
         'intervals': interval,
         'means over patients': evaluation.means(),
         **({'folds': fold_summary(rows)} if len(rows) > 1 else {}),
     }
-    save_evaluation(run, evaluation, rows, metrics)
+    save_evaluation(run, evaluation, rows)
     plot_figures(run, evaluation)
     subjects = ', '.join(map(str, metrics['test patients']))
     facts = facts | {
         'classifier': f'{settings.classifier}, {settings.subwindow_size:g} s sub-windows',
         'tested on': f'{tested.tested_on}: {subjects}',
         'threshold': f'{tested.decision["policy"]}: '
-        + ('its own in every fold' if mode == 'cv' and len(rows) > 1 else f'{tested.decision["threshold"]:.4f}'),
+        + ('its own in every fold' if tested.decision['threshold'] is None else f'{tested.decision["threshold"]:.4f}')
+        + f'; reached there: {tested.decision["reached"]}',
         'events': f'neighbouring positive sub-windows, at the peak of the field power; found within '
         f'{settings.tolerance:g} s of an annotated spike, one to one',
     }
-    write_report(run, command, saved, facts, metrics, evaluation, rows)
+    words = [f'{name}={value!r}' for name, value in vars(settings).items() if name != 'model']
+    whole = shlex.join(['python', 'main_train.py', mode, settings.model, *words])
+    write_report(run, (command, whole), saved, facts, metrics, evaluation, rows)
+    write_json(run.metrics, metrics)  # last: a run with this file is finished
 
     print(f'\ntest on {tested.tested_on}: {result["spike sub-windows"]} of {result["sub-windows"]} sub-windows with a '
           f'spike, {result["spikes"]} spikes in {result["minutes"]:.1f} min')  # fmt: skip
@@ -625,32 +695,31 @@ def gather_folds(run: RunDirectory, command: str, mode: str, folds: list[Tested]
         undefined = [name for name in MAIN_FIGURES if np.isnan(row[name])]
         if undefined:
             print(f'warning: fold {row["fold"]}: undefined, and left out of means: {", ".join(undefined)}')
-    decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': 'its own in every fold'}
-    tested = Tested(run, evaluate(predictions, spikes, settings), decision, folds[0].tested_on, [])
-    write_out(tested, command, mode, rows, settings, saved, facts_of(mode, None, settings))
+    own = 'its own in every fold'
+    decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': own, 'reached': own}
+    tested = Tested(run, evaluate(predictions, spikes, settings), decision, folds[0].tested_on, folds[0].split)
+    facts = facts_of(mode, folds[0].split, settings)
+    write_out(tested, command, mode, rows, settings, saved, facts)
     save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
 
 
-def facts_of(mode: str, source: Source | None, settings: SimpleNamespace) -> dict[str, str]:
-    """What the report says about how the networks were trained."""
-    unsupervised = source.unsupervised if mode == 'clf' else settings.classifier == 'threshold'
-    if mode == 'ft':
-        unsupervised = unsupervised and source.unsupervised
-    blocks = f'Annotations chose the {settings.nb_best_blocks} blocks of each patient, and' if settings.nb_best_blocks \
-        else 'Annotations chose'  # fmt: skip
-    if not unsupervised:
+def facts_of(mode: str, split: dict, settings: SimpleNamespace) -> dict[str, str]:
+    """What the report says about how the networks were trained; `split` as in `split_of`."""
+    if split['autoencoder saw annotations']:
         training = 'on windows without annotated spikes'
     elif settings.classifier != 'threshold':
         training = 'on all windows, without annotations; the classifier was trained on annotations'
     else:
+        blocks = f' the {settings.nb_best_blocks} blocks of each patient,' if settings.nb_best_blocks else ''
         training = (
             'on all windows. No spike annotation was used in training: the mean error is compared with a threshold. '
-            f'{blocks} the threshold and the calibration, on validation patients.'
+            f'Annotations chose{blocks} who is trained, validated and tested on (unless listed), and, on validation '
+            'patients, the threshold and the calibration.'
         )
     facts = {'autoencoder': f'{settings.model}, trained {training}'}
-    if source:
-        facts['started from'] = f'run {source.run.name}' + (
-            ', trained further' if mode == 'ft' else ', its autoencoder'
+    if split['started from']:
+        facts['started from'] = f'run {split["started from"]}' + (
+            ', trained further' if mode == 'ft' else ', whose autoencoder was taken as it is'
         )
     return facts
 
@@ -664,7 +733,7 @@ def summary_row(tested: Tested, mode: str, settings: SimpleNamespace) -> dict:
         'model': settings.model,
         'classifier': settings.classifier,
         'seed': settings.seed,
-        'training patients': ' '.join(map(str, tested.training_patients)),
+        'training patients': '' if mode == 'cv' else ' '.join(map(str, tested.split['train'])),
         'test patients': ' '.join(map(str, tested.evaluation.patients['subject'])),
         'tested on': tested.tested_on,
         'threshold policy': tested.decision['policy'],

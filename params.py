@@ -75,6 +75,10 @@ reject_artefacts = False
 # Largest deviation allowed, in standard deviations of the block. Only used with reject_artefacts = True.
 artefact_threshold = 20.0
 
+# False keeps the windows of a patient that are complete and were made with these settings from the same file (same
+# content; looked at only where size or times of the file changed); True makes them again.
+overwrite = False
+
 # ---------------------------------------------------------------------------------------------- split
 # What is kept apart between training, validation and test: 'patient'; 'block' (the blocks of every patient are
 # shared out: not a test on unseen patients); 'auto', 'patient' with three patients with spikes or more, else 'block'.
@@ -220,7 +224,7 @@ calibration = 'temperature'
 
 # What the decision threshold is chosen by, on validation: 'f1', the best F1 of the sub-windows; 'sensitivity', the
 # highest threshold that finds target_sensitivity of the annotated spikes; 'false_alarms', the lowest with at most
-# false_alarm_budget false alarms per minute.
+# false_alarm_budget false alarms per minute. The last two try a hundred thresholds.
 threshold_policy = 'f1'
 target_sensitivity = 0.8
 false_alarm_budget = 1.0
@@ -252,8 +256,18 @@ seed = 0
 # 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
 device = 'auto'
 
-# Processes that read batches beside the main one; 0 reads them in the main process.
+# Patients whose windows are made at the same time. Each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks
+# of 3 minutes, so that 16 GB of memory do for 12.
+n_jobs = 1
+
+# Processes that read batches beside the main one; 0 reads them in the main process. The batches are the same.
 num_workers = 0
+
+# Where training reads windows from. True: they are put on the device once, as float32, and batches are gathered there.
+# False: batches are read from the files. 'auto': on the device if they take at most a quarter of its free memory, or
+# else in the machine's memory by the same rule, or else from the files. On the CPU the batches are the same bit for
+# bit; on a GPU, windows held there get their noise from its own generator.
+preload = 'auto'
 
 # ------------------------------------------------------------------------------------ simulated patients
 # Number of patients that simulate_data_raw.py writes; the last simulated_spike_free of them have no spike.

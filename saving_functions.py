@@ -130,21 +130,21 @@ def load_params(run: RunDirectory) -> dict:
     """
     try:
         params = json.loads(run.params.read_text())
-        return {name: params[name] for name in ('settings', 'patients', 'command')}
+        return {name: params[name] for name in ('settings', 'split')}
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
 
 
-def save_params(run: RunDirectory, command: str, settings: dict, patients: dict[str, list[int]]) -> None:
-    """Write params.json: the command, every effective setting, the patients of each part, the versions of the packages,
-    the git revision."""
+def save_params(run: RunDirectory, command: str, settings: dict, split: dict) -> None:
+    """Write params.json: the command, every effective setting, who was trained, validated and tested on, the versions
+    of the packages, the git revision."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
         run.params,
         {
             'command': command,
             'settings': settings,
-            'patients': patients,
+            'split': split,
             'threads': torch.get_num_threads(),
             'versions': {'python': sys.version.split()[0], **versions},
             'git revision': git_revision(),
@@ -169,13 +169,16 @@ def _save_table(path, table):
         table.to_csv(temporary, index=False)
 
 
-def save_evaluation(run: RunDirectory, evaluation: Evaluation, rows: list[dict], metrics: dict) -> None:
-    """Write predictions, results (one row per fold), patients, events and metrics.json."""
+def save_evaluation(run: RunDirectory, evaluation: Evaluation, rows: list[dict]) -> None:
+    """Write predictions, results (one row per fold), patients, events, and the curves of the pictures."""
     _save_table(run.predictions, evaluation.predictions[PREDICTION_COLUMNS])
     _save_table(run.results, pd.DataFrame(rows))
     _save_table(run.patients, evaluation.patients)
     _save_table(run.events, evaluation.events)
-    write_json(run.metrics, metrics)
+    predictions = evaluation.predictions
+    bins = calibration_bins(predictions['test'].to_numpy(), predictions['proba'].to_numpy())
+    _save_table(run.figures / 'calibration.csv', bins)
+    _save_table(run.figures / 'events.csv', evaluation.curve)
 
 
 def load_tested(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -193,7 +196,10 @@ def load_tested(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
         except (OSError, ValueError) as fault:
             raise DataError(f'{path}: cannot be read as a table ({fault}); finish the run again') from fault
     predictions, patients = tables
-    return predictions, patients.assign(**{'confusion matrix': patients['confusion matrix'].map(json.loads)})
+    try:
+        return predictions, patients.assign(**{'confusion matrix': patients['confusion matrix'].map(json.loads)})
+    except (KeyError, TypeError, ValueError) as fault:
+        raise DataError(f'{run.patients}: not the patients of a run ({fault}); finish the run again') from fault
 
 
 def save_comparison(path_writing_data: str | Path, a: RunDirectory, b: RunDirectory, table: pd.DataFrame) -> Path:
@@ -281,9 +287,10 @@ def plot_figures(run: RunDirectory, evaluation: Evaluation) -> None:
 
         bins = calibration_bins(test, proba)
         figure, axis = plt.subplots(figsize=(4.5, 4.5), layout='constrained')
-        top = max(0.05, 1.1 * bins.to_numpy().max())
+        top = max(0.05, 1.1 * bins[['mean probability', 'share of spikes']].to_numpy().max())
         axis.plot([0, top], [0, top], color=GREY, linestyle=':', label='perfectly calibrated')
-        axis.plot(*bins.to_numpy().T, color=BLUE, marker='o', label=f'error {result["calibration error"]:.3f}')
+        points = bins['mean probability'], bins['share of spikes']
+        axis.plot(*points, color=BLUE, marker='o', label=f'error {result["calibration error"]:.3f}')
         axis.set(
             xlabel='mean probability in bin', ylabel='share of spikes in bin', title='Calibration, test sub-windows'
         )
@@ -504,7 +511,7 @@ CAPTIONS = {
 
 def write_report(
     run: RunDirectory,
-    command: str,
+    commands: tuple[str, str],
     settings: dict,
     facts: dict[str, str],
     metrics: dict,
@@ -515,6 +522,8 @@ def write_report(
 
     Parameters
     ----------
+    commands : (str, str)
+        As it was typed, and with every setting, which repeats the run whatever params.py says.
     facts : dict
         Short facts about the run, name to text.
     metrics : dict
@@ -536,7 +545,12 @@ def write_report(
         folds = metrics['folds']
         main['mean ± std over folds'] = {name: f'{one["mean"]:.3f} ± {one["std"]:.3f}' for name, one in folds.items()}
     report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    report.add_html(f'<pre>{html.escape(command)}</pre>', title='Command')
+    typed, whole = map(html.escape, commands)
+    report.add_html(
+        f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
+        f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
+        title='Command',
+    )
     report.add_html(html_table(pd.Series(facts).to_frame('')), title='Summary')
     report.add_html(html_table(main), title='Main figures on the test set')
     report.add_html(html_table(pd.DataFrame(rows).T), title='All figures')

@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import sys
 import tempfile
 import types
@@ -91,7 +92,7 @@ _LISTED = Rule(
 _LEVELS = Rule(
     lambda v: (
         v == 'all'
-        or (isinstance(v, list | tuple) and len(v) == len(set(v)) > 0 and all(_integer(0).accepts(n) for n in v))
+        or (isinstance(v, list | tuple) and all(_integer(0).accepts(n) for n in v) and len(v) == len(set(v)) > 0)
     ),
     "'all', or a list of different numbers from 0 on",
 )
@@ -141,6 +142,7 @@ RULES = {
     'standardize': _choice('window', 'block', True, False),
     'reject_artefacts': _choice(True, False),
     'artefact_threshold': _number(above=0),
+    'overwrite': _choice(True, False),
     'split': _choice('auto', 'patient', 'block'),
     'validation_fraction': _number(above=0, high=0.9),
     'test_fraction': _number(above=0, high=0.9),
@@ -200,7 +202,9 @@ RULES = {
     'markers_into_recording': _choice(True, False),
     'seed': _integer(0),
     'device': _DEVICE,
+    'n_jobs': _integer(1),
     'num_workers': _integer(0),
+    'preload': _choice('auto', True, False),
     'simulated_patients': _integer(1),
     'simulated_spike_free': _integer(0),
     'simulated_blocks': _integer(1),
@@ -391,9 +395,12 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
     return text.encode('latin1')
 
 
-def _empty_array(subtype: type, shape: tuple, dtype: Any) -> np.ndarray:
+_NDARRAY = 'numpy.ndarray'
+
+
+def _empty_array(subtype: str, shape: tuple, dtype: Any) -> np.ndarray:
     """Stand in for NumPy's _reconstruct, which makes the empty array that the pickled state then fills."""
-    if subtype is not np.ndarray or shape != (0,):
+    if subtype is not _NDARRAY or shape != (0,):
         raise pickle.UnpicklingError('an array that NumPy did not write')
     return np.ndarray((0,), dtype)
 
@@ -405,14 +412,23 @@ def _no_bytes(*content: Any) -> bytes:
     return b''
 
 
-_STAND_INS = {'_codecs.encode': _latin1_bytes, 'builtins.bytes': _no_bytes, '__builtin__.bytes': _no_bytes}
+def _set(items: list) -> set:
+    """Stand in for set(), by which Python writes a set at protocol 2; set(range) would fill the memory."""
+    if type(items) is not list:
+        raise pickle.UnpicklingError(f'a set of a {type(items).__name__}')
+    return set(items)
+
+
+# numpy.ndarray is a word here, which only `_empty_array` understands: called, it would allocate any size.
+_STAND_INS = {'_codecs.encode': _latin1_bytes, 'numpy.ndarray': _NDARRAY}
+for _package in ('builtins', '__builtin__'):
+    _STAND_INS |= {f'{_package}.bytes': _no_bytes, f'{_package}.set': _set}
+    _STAND_INS[f'{_package}.frozenset'] = lambda items: frozenset(_set(items))
 for _package in ('numpy.core', 'numpy._core'):
     _STAND_INS[f'{_package}.multiarray._reconstruct'] = _empty_array
 _ALLOWED = {
-    *(f'builtins.{name}' for name in ('list', 'dict', 'tuple', 'set', 'frozenset', 'complex', 'slice')),
-    *(f'__builtin__.{name}' for name in ('list', 'dict', 'tuple', 'set', 'frozenset', 'complex', 'slice')),
+    *(f'{package}.{name}' for package in ('builtins', '__builtin__') for name in ('complex', 'slice')),
     'collections.OrderedDict',
-    'numpy.ndarray',
     'numpy.dtype',
     *(f'{p}.{name}' for p in ('numpy.core', 'numpy._core') for name in ('multiarray.scalar', 'numeric._frombuffer')),
     *(f'pandas.{name}' for name in ('DataFrame', 'Series', 'Index', 'RangeIndex', 'StringDtype')),
@@ -455,12 +471,44 @@ def read_pickle(path: str | os.PathLike) -> Any:
     if not path.is_file():
         raise DataError(f'{path}: no such file; make it again, or correct the path')
     try:
-        with path.open('rb') as stream:
+        with path.open('rb') as stream, _limited_memory(os.fstat(stream.fileno()).st_size):
             return _SafeUnpickler(stream).load()
     except DataError as fault:
         raise DataError(f'{path}: {fault}; if you trust it, save it again as plain arrays') from fault
+    except MemoryError as fault:
+        raise DataError(
+            f'{path}: not a whole pickle, or one that takes more memory than there is; make it again'
+        ) from fault
     except Exception as fault:  # a damaged pickle can raise anything at all
-        raise DataError(f'{path}: not a whole pickle ({type(fault).__name__}: {fault}); make it again') from fault
+        raise DataError(f'{path}: not a whole pickle ({_said(fault)}); make it again') from fault
+
+
+@contextlib.contextmanager
+def _limited_memory(size: int) -> Iterator[None]:
+    """Keep a damaged pickle of `size` bytes from taking all memory: a few of its bytes can ask for any amount."""
+    try:
+        in_use = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # no Linux: no limit
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Lists take most: one of numbers 4 to 12 times its pickle, one of empty lists 40 times.
+    limit = in_use + 40 * size + 2**28
+    for known in (soft, hard):
+        limit = limit if known == resource.RLIM_INFINITY else min(limit, known)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _said(fault: Exception) -> str:
+    """Name and words of an exception, which may hold anything that a pickle held."""
+    try:
+        return f'{type(fault).__name__}: {str(fault)[:200]}'
+    except Exception:
+        return type(fault).__name__
 
 
 def write_pickle(path: str | os.PathLike, content: Any) -> None:

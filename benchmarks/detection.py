@@ -82,7 +82,7 @@ def make_run(path):
     judge.state = {'model_state_dict': judge.network.state_dict(), 'network': judge.description}
     calibration = {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}
     judge.save(run.checkpoint('best', 'sfcn'), {'calibration': calibration, 'threshold': 0.5, 'policy': 'none'})
-    write_json(run.params, {'command': '', 'settings': vars(settings) | {'path_raw_data': str(path)}, 'patients': {}})
+    write_json(run.params, {'command': '', 'settings': vars(settings) | {'path_raw_data': str(path)}, 'split': {}})
     write_json(run.metrics, {})
 
 

@@ -29,8 +29,11 @@ class MeanError:
         return []
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """Score between 0 and 1 (n,), float64, of log mean errors (n, 1); only its order means anything."""
-        return expit((inputs[:, 0].astype(np.float64) - self.median) / self.spread)
+        """Score between 0 and 1 (n,), float64, of log mean errors (n, 1); only its order means anything.
+
+        A tenth of the distance goes into the logistic function, so that no error, however large, reaches 1.
+        """
+        return expit((inputs[:, 0].astype(np.float64) - self.median) / self.spread / 10)
 
     def save(self, path: str | Path, decision: dict) -> None:
         """Write median and spread, and the decision (calibration and threshold) that belongs to them."""

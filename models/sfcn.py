@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from loop import checkpoint_saver, load_checkpoint, make_optimizer, resume_optimizer, save_checkpoint, train
 from timeseries_dataset import batches
-from utils import SettingError
 
 
 class SFCN(nn.Module):
@@ -139,13 +138,7 @@ class SfcnClassifier:
         weight = n_others / n_spikes if self.positive_weight is None else self.positive_weight
         print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
         if self.network is None:
-            _, n_planes, n_channels, n_times = train_set.inputs.shape
-            if min(n_channels, n_times) < SFCN.least_times:
-                raise SettingError(
-                    f'subwindow_size: {n_times} samples x {n_channels} channels, but the classifier sfcn needs at '
-                    f'least {SFCN.least_times} of both; make subwindow_size longer'
-                )
-            self._build(n_planes, n_channels, n_times)
+            self._build(*train_set.inputs.shape[1:])
             with torch.no_grad():
                 self.network.output.bias.fill_(math.log(n_spikes / n_others))
         optimizer, scheduler = make_optimizer(

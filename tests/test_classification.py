@@ -328,8 +328,12 @@ def test_thresholds_by_what_they_do_to_events():
         }
     )
     limits = {'target_sensitivity': 0.7, 'false_alarm_budget': 1.0}
-    assert threshold_from_curve(curve, 'sensitivity', **limits) == 0.5
-    assert threshold_from_curve(curve, 'false_alarms', **limits) == 0.7  # 0.3 comes after one that is over
-    assert threshold_from_curve(curve, 'sensitivity', **limits | {'target_sensitivity': 0.95}) == 0.1
-    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 9}) == 0.1
-    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 0}) == 0.9
+    assert threshold_from_curve(curve, 'sensitivity', **limits) == (
+        0.5,
+        'event sensitivity of at least 0.7',
+        'event sensitivity 0.80 at 2.00 false alarms per minute',
+    )
+    assert threshold_from_curve(curve, 'false_alarms', **limits)[0] == 0.7  # 0.3 comes after one that is over
+    assert threshold_from_curve(curve, 'sensitivity', **limits | {'target_sensitivity': 0.95})[0] == 0.1
+    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 9})[0] == 0.1
+    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 0})[0] == 0.9

@@ -29,7 +29,7 @@ from evaluation import (
     spikes_of_pulses,
     with_predictions,
 )
-from utils import DataError
+from utils import DataError, SettingError
 
 scored = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=40)
 
@@ -74,8 +74,8 @@ def test_figures_by_counting(rows):
     same('accuracy', tp + tn, len(rows))
     same('sensitivity', tp, tp + fn)
     same('specificity', tn, tn + fp)
-    same('precision', tp, tp + fp)
-    same('f1-score', 2 * tp, 2 * tp + fp + fn)
+    same('precision', tp, (tp + fp) * (tp + fn > 0))
+    same('f1-score', 2 * tp, (2 * tp + fp + fn) * (tp + fn > 0))
     same('PR-AUC of chance', tp + fn, len(rows))
     same('Brier score', sum((p / 10 - t) ** 2 for t, p in rows), len(rows))
     # ROC-AUC: the share of (spike, other) pairs in the right order, ties one half
@@ -96,11 +96,10 @@ def test_the_originals_batchwise_figures():
 def test_calibration_error_by_hand():
     proba = np.repeat([0.1, 0.3, 0.5, 0.7, 0.9], 20)
     test = np.concatenate([np.arange(20) < round(20 * p) for p in (0.1, 0.3, 0.5, 0.7, 0.9)]).astype(int)
-    # Bins of ten split each group in its spikes and the rest, as they stand.
-    expected = np.mean(
-        [abs(p - test[i : i + 10].mean()) for p, i in zip(np.repeat(proba[::20], 2), range(0, 100, 10), strict=True)]
-    )
-    assert calibration_error(test, proba) == pytest.approx(expected)
+    assert calibration_error(test, proba) == pytest.approx(0, abs=1e-12)  # equal probabilities stay together
+    order = np.random.default_rng(0).permutation(100)
+    assert calibration_error(test[order], (proba**2)[order]) == pytest.approx(calibration_error(test, proba**2))
+    assert calibration_error(test, proba**2) == pytest.approx(np.mean(np.abs(proba - proba**2)))
     assert calibration_error(np.array([1, 1]), np.array([1.0, 1.0])) == 0
     assert calibration_error(np.array([0, 0]), np.array([1.0, 1.0])) == 1
 
@@ -207,6 +206,8 @@ def test_annotated_spikes_are_those_that_mark_a_judged_subwindow():
     subwindows = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [35.0, 65.0, 95.0, 125.0]})
     found = annotated_spikes(table, labels_t, subwindows, 3, 30)
     assert list(found.itertuples(index=False, name=None)) == [(4, 2, 18), (4, 2, 75), (4, 2, 138)]
+    with pytest.raises(SettingError, match='pulse_width: it makes marks of 9 samples, but those of the windows have 7'):
+        annotated_spikes(table, labels_t, subwindows, 4, 30)
 
 
 def test_event_figures_and_the_curve():
@@ -260,7 +261,7 @@ def cohort(seed, subjects=(1, 2, 3, 4), skill=1.0):
 def test_a_patient_without_spikes_counts_by_false_alarms_and_never_as_zero():
     evaluation = cohort(0)
     free = evaluation.patients.set_index('subject').loc[4]
-    for name in ('PR-AUC', 'ROC-AUC', 'sensitivity', 'event sensitivity', 'event F1'):
+    for name in ('PR-AUC', 'ROC-AUC', 'sensitivity', 'f1-score', 'event sensitivity', 'event precision', 'event F1'):
         assert math.isnan(free[name])
     assert free['events'] > 0
     assert free['false alarms/min'] == pytest.approx(free['events'] / free['minutes'])

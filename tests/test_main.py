@@ -76,6 +76,8 @@ def test_the_run_directory_is_complete(demo):
         'AE1D_1_cvresults.csv',
         'AE1D_1_patients.csv',
         'AE1D_1_events.csv',
+        'figures/events.csv',
+        'figures/calibration.csv',
         *(
             f'figures/{name}.png'
             for name in (
