@@ -266,24 +266,34 @@ def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.
     Raises
     ------
     DataError
-        A checkpoint is missing or damaged.
+        A checkpoint is missing, damaged, or of a run with other windows.
     """
-    state = load_checkpoint(autoencoder)
-    kind = CLASSIFIERS[settings['classifier']]
-    taken = settings | {'device': device}
-    try:
-        network = state['network']
-        size = network['n_channels'], network['n_times']
-        model = build_model(network['name'], *size, **network['settings']).to(device)
-        model.load_state_dict(state['model_state_dict'])
-        judge = kind.make(**{name: taken[name] for name in kind.settings}).load(classifier)
-    except (KeyError, TypeError, RuntimeError) as fault:
-        raise DataError(f'{autoencoder}: this run was made by another version or is damaged ({fault})') from fault
     lengths = ('window_size', 'spike_spacing_from_border', 'pulse_width', 'sfreq')
     window = window_shape(**{name: settings[name] for name in lengths})
     shape = subwindow_shape(window.n_times, window.border, round(settings['subwindow_size'] * settings['sfreq']))
+    kind = CLASSIFIERS[settings['classifier']]
+    taken = settings | {'device': device}
+    state = load_checkpoint(autoencoder)
+    try:
+        network = state['network']
+        model = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
+        model.to(device).load_state_dict(state['model_state_dict'])
+    except (KeyError, TypeError, RuntimeError) as fault:
+        raise DataError(f'{autoencoder}: not an autoencoder of this project ({type(fault).__name__})') from fault
+    if network['n_times'] != window.n_times:
+        raise DataError(
+            f'{autoencoder}: trained on windows of {network["n_times"]} samples, but its run says window_size x sfreq '
+            f'= {window.n_times}: its checkpoint or params.json is of another run'
+        )
+    try:
+        judge = kind.make(**{name: taken[name] for name in kind.settings}).load(classifier)
+        decision = load_checkpoint(classifier)['decision']
+    except (KeyError, TypeError, RuntimeError) as fault:
+        raise DataError(
+            f'{classifier}: not a {settings["classifier"]} of this project ({type(fault).__name__})'
+        ) from fault
     levels = levels_of(settings['levels'], 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2)
-    return TrainedRun(settings, model, judge, load_checkpoint(classifier)['decision'], shape, levels, device)
+    return TrainedRun(settings, model, judge, decision, shape, levels, device)
 
 
 # ---------------------------------------------------------------------------- calibration, threshold

@@ -235,6 +235,19 @@ tolerance = 0.1
 # Samples of patients, with replacement, for the intervals of the test figures.
 bootstrap_samples = 1000
 
+# ------------------------------------------------------------------------------------------ detections
+# Folder in which detect.py makes a folder <recording>_detections for each recording; None makes it beside each.
+output = None
+
+# Name and colour of the class of markers that detect.py writes, and name of the annotations: words without spaces.
+# spike_labels_exclude should hold the name, so that no detection is taken for an expert's spike.
+marker_name = 'detected_spike'
+marker_color = 'green'
+
+# True also merges the class into the CTF recording's own MarkerFile.mrk, of which a backup is kept; the rest of a
+# recording is never written to.
+markers_into_recording = False
+
 # -------------------------------------------------------------------------------------------- machine
 # Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU, bit for bit with the
 # same number of threads (OMP_NUM_THREADS; params.json says how many there were).

@@ -100,7 +100,7 @@ def new_run_directory(path_writing_data: str | Path, model: str, model_nb: int |
 
 
 def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
-    """The finished run of a name (AE1D_3) in `path_writing_data`, or at a path.
+    """The finished run, or fold of a run, of a name (AE1D_3, AE1D_3/fold_1) in `path_writing_data`, or at a path.
 
     Raises
     ------
@@ -111,9 +111,10 @@ def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
     if not found:
         raise DataError(f'{Path(path_writing_data) / name}: no such run directory')
     path = found[0].resolve()
-    if not re.fullmatch(r'.+_\d+', path.name) or path.name.startswith('fold_'):
+    top = path.parent if re.fullmatch(r'fold_\d+', path.name) else path
+    if not re.fullmatch(r'.+_\d+', top.name):
         raise DataError(f'{path}: not a run directory <MODEL>_<nb>')
-    run = RunDirectory(path)
+    run = RunDirectory(path, top.name)
     if not run.metrics.is_file():
         raise DataError(f'{path}: not finished, metrics.json is missing; finish it, or take another run')
     return run
@@ -146,12 +147,12 @@ def save_params(run: RunDirectory, command: str, settings: dict, split: dict) ->
             'split': split,
             'threads': torch.get_num_threads(),
             'versions': {'python': sys.version.split()[0], **versions},
-            'git revision': _git_revision(),
+            'git revision': git_revision(),
         },
     )
 
 
-def _git_revision():
+def git_revision():
     """The commit of the code, marked where files differ from it; None outside a git checkout."""
     git = ['git', '-C', str(ROOT)]
     try:
@@ -551,18 +552,19 @@ def write_report(
         f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
         title='Command',
     )
-    report.add_html(_html_table(pd.Series(facts).to_frame('')), title='Summary')
-    report.add_html(_html_table(main), title='Main figures on the test set')
-    report.add_html(_html_table(pd.DataFrame(rows).T), title='All figures')
+    report.add_html(html_table(pd.Series(facts).to_frame('')), title='Summary')
+    report.add_html(html_table(main), title='Main figures on the test set')
+    report.add_html(html_table(pd.DataFrame(rows).T), title='All figures')
     shown = ['subject', 'spikes', 'minutes', *MAIN_FIGURES]
-    report.add_html(_html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
+    report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
     for path in [*[run.losses] * run.losses.is_file(), *sorted(run.figures.glob('*.png'))]:
         title = 'loss curves' if path == run.losses else path.stem.replace('_', ' ')
         report.add_image(path, title=title, caption=CAPTIONS.get(path.stem))
-    report.add_html(_html_table(pd.Series(settings, dtype=object).map(repr).to_frame('')), title='Settings')
+    report.add_html(html_table(pd.Series(settings, dtype=object).map(repr).to_frame('')), title='Settings')
     with writing(run.report) as temporary:
         report.save(temporary, open_browser=False, overwrite=True, verbose=False)
 
 
-def _html_table(table):
+def html_table(table: pd.DataFrame) -> str:
+    """A table for a page; the names of the columns are shown where there are several."""
     return table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)

@@ -100,6 +100,9 @@ _NAMES = Rule(
     lambda v: isinstance(v, str) or (isinstance(v, list | tuple) and all(isinstance(n, str) for n in v)),
     'a name or a list of names',
 )
+_WORD = Rule(
+    lambda v: isinstance(v, str) and re.fullmatch(r'[!-~]+', v) is not None, 'a word without spaces or accents'
+)
 _FREQUENCIES = Rule(
     lambda v: all(_number(above=0).accepts(f) for f in (v if isinstance(v, list | tuple) else [v])),
     'a number above 0 or a list of them',
@@ -193,6 +196,10 @@ RULES = {
     'false_alarm_budget': _number(0),
     'tolerance': _number(0),
     'bootstrap_samples': _integer(1),
+    'output': _or_none(_PATH),
+    'marker_name': _WORD,
+    'marker_color': _WORD,
+    'markers_into_recording': _choice(True, False),
     'seed': _integer(0),
     'device': _DEVICE,
     'n_jobs': _integer(1),
@@ -232,7 +239,11 @@ def _settings_of_params() -> dict[str, Any]:
     missing = [name for name in RULES if name not in found]
     if missing:
         raise SettingError(f'params.py: the setting {missing[0]} is missing: put its line back')
-    return {name: _from_folder(value, ROOT) if name.startswith('path_') else value for name, value in found.items()}
+    return {name: _from_folder(value, ROOT) if _holds_paths(name) else value for name, value in found.items()}
+
+
+def _holds_paths(name: str) -> bool:
+    return name.startswith('path_') or name == 'output'
 
 
 def _from_folder(paths: Any, folder: Path) -> Any:
@@ -305,7 +316,7 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
             value = ast.literal_eval(text)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = text
-        settings[name] = _from_folder(value, Path.cwd()) if name.startswith('path_') else value
+        settings[name] = _from_folder(value, Path.cwd()) if _holds_paths(name) else value
     check_settings(settings)
     return positional, types.SimpleNamespace(**settings)
 

@@ -1,0 +1,484 @@
+"""detect.py: every sample judged as in training, files for the reviewer, the way back, and faults."""
+
+import hashlib
+import json
+import math
+import shutil
+from types import SimpleNamespace
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import create_data_raw
+import detect
+import main_train
+from classification import load_run, subwindow_shape
+from create_data_raw import read_marker_file, read_recording
+from data_processing import N_CHANNELS, ctf275_info, read_data_raw
+from detect import judge_block, place_windows
+from saving_functions import RunDirectory
+from simulate_data_raw import simulate_patient
+from utils import DataError, SettingError, read_pickle, write_json, write_pickle
+
+SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
+TRAINING = {
+    'nb_best_blocks': 0,
+    'width': 1,
+    'batch_size': 16,
+    'num_epochs': 2,
+    'classifier_width': 2,
+    'classifier_batch_size': 32,
+    'classifier_learning_rate': 3e-3,
+    'classifier_num_epochs': 6,
+    'bootstrap_samples': 20,
+}
+READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
+
+
+def write_fif(path, signal, spikes):
+    raw = mne.io.RawArray(signal.astype(np.float64), ctf275_info(SFREQ), first_samp=FIRST_SAMP, verbose='error')
+    raw.set_meas_date(1.0e9)
+    raw.set_annotations(mne.Annotations(np.asarray(spikes) / SFREQ, 0.0, 'spike'))
+    raw.save(path, verbose='error')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory, make_windows):
+    """A patient simulated and written as FIF, its data_raw and windows, and a run on them: folder, recordings, run."""
+    folder = tmp_path_factory.mktemp('trained')
+    data, _ = simulate_patient(
+        subject=1,
+        n_blocks=N_BLOCKS,
+        block_seconds=20,
+        spike_rate=18.0,
+        snr=8.0,
+        distractor_rate=1.0,
+        annotation_jitter=0.0,
+        annotation_missed=0.0,
+        spike_free=False,
+        sfreq=SFREQ,
+        seed=0,
+    )
+    recordings = [folder / f'run{i}_raw.fif' for i in range(N_BLOCKS)]
+    for path, signal, spikes in zip(recordings, data['meg'], data['events'], strict=True):
+        write_fif(path, signal, spikes)
+    create_data_raw.main(['1', *map(str, recordings), f'path_raw_data={folder / "raw"}'])
+    made = read_data_raw(folder / 'raw' / 'data_raw_001.pkl')
+    for found, spikes in zip(made['events'], data['events'], strict=True):
+        np.testing.assert_array_equal(found, spikes)
+    make_windows(folder / 'raw', folder, nb_best_blocks=0)
+    paths = {
+        'path_raw_data': folder / 'raw',
+        'path_extracted_data': [str(folder / 'windows_ae'), str(folder / 'windows_clf')],
+        'path_writing_data': folder / 'results',
+    }
+    main_train.main(['auto', 'AE1D_smaller', *(f'{name}={value}' for name, value in (paths | TRAINING).items())])
+    return SimpleNamespace(
+        folder=folder, recordings=recordings, run=RunDirectory(folder / 'results' / 'AE1D_smaller_1'), meg=made['meg']
+    )
+
+
+@pytest.fixture
+def apply(trained, monkeypatch):
+    """Run detect.py on recordings; the pictures only where asked for, because they take a second."""
+
+    def run(*recordings, pictures=False, run=trained.run.path, **settings):
+        with monkeypatch.context() as patch:
+            if not pictures:
+                patch.setattr(detect, 'write_report', lambda *arguments: None)
+                patch.setattr(detect, 'locate', lambda *arguments: (None, None, 0))
+            words = [f'{name}={value}' for name, value in settings.items()]
+            detect.main([str(run), *map(str, recordings), *words])
+
+    return run
+
+
+def loaded(trained):
+    settings = json.loads(trained.run.params.read_text())['settings']
+    best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'sfcn')
+    return load_run(settings, *best, torch.device('cpu'))
+
+
+# ------------------------------------------------------------------------------------------ every sample
+@given(
+    st.lists(st.integers(1, 400), min_size=1, max_size=3),
+    st.integers(1, 12),
+    st.integers(1, 5),
+    st.integers(0, 30),
+    st.integers(0, 11),
+)
+def test_subwindows_tile_every_part_as_in_training(lengths, n_sub_times, n_sub, border, rest):
+    n_times = 2 * border + n_sub * n_sub_times + rest % n_sub_times
+    shape = subwindow_shape(n_times, border, n_sub_times)
+    samples, table = place_windows(lengths, shape, n_times)
+    kept = table[table['kept']].sort_values(['part', 'timing'])
+    # Every sample once, in order, no sub-window empty.
+    tiled = np.concatenate([np.arange(*ends) for ends in kept[['onset', 'end']].itertuples(index=False)])
+    np.testing.assert_array_equal(tiled, np.arange(sum(lengths)))
+    assert (kept['end'] > kept['onset']).all()
+    ends = np.cumsum(lengths)
+    hop = n_sub * n_sub_times
+    for part, (length, end) in enumerate(zip(lengths, ends, strict=True)):
+        rows = np.flatnonzero(table['part'] == part)
+        windows = samples[rows[::n_sub] // n_sub]
+        # No window shows another part; the windows that fit come first and are those of training.
+        assert windows.min() >= end - length
+        assert windows.max() < end
+        fitting = [np.arange(start, start + n_times) for start in range(0, length - n_times + 1, hop)]
+        np.testing.assert_array_equal(windows[: len(fitting)], np.reshape(fitting, (-1, n_times)) + end - length)
+        assert table['kept'].to_numpy()[rows[: len(fitting) * n_sub]].all()
+    # A sub-window shows the samples that its row names, and mirror images of them beyond the ends.
+    window, place = np.divmod(np.flatnonzero(table['kept']), n_sub)
+    for row, w, i in zip(table[table['kept']].itertuples(), window, place, strict=True):
+        shown = samples[w, border + i * n_sub_times :][:n_sub_times]
+        assert set(range(row.onset, row.end)) <= set(shown)
+        if row.end - row.onset == n_sub_times:
+            np.testing.assert_array_equal(shown, np.arange(row.onset, row.end))
+
+
+def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
+    predictions = pd.read_csv(trained.run.predictions)
+    [block] = set(predictions['block'])
+    apply(trained.recordings[block], output=tmp_path)
+    folder = tmp_path / f'run{block}_raw_detections'
+    judged = pd.read_csv(folder / 'probabilities.csv')
+    middle = SFREQ * (judged['onset'] + judged['duration'] / 2)
+    inside = judged[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
+    assert len(inside) == len(predictions)
+    np.testing.assert_allclose(inside['proba'], predictions['proba'], atol=1e-6)
+    np.testing.assert_array_equal(inside['pred'], predictions['pred'])
+    assert judged['duration'].sum() == pytest.approx(20)
+    np.testing.assert_allclose(judged['onset'][1:], (judged['onset'] + judged['duration'])[:-1], atol=2e-6)
+
+    # The block of the data_raw made of it is the same signal; the other blocks are left out.
+    content = read_pickle(trained.folder / 'raw' / 'data_raw_001.pkl')
+    write_pickle(tmp_path / 'data_raw_007.pkl', {key: values[block : block + 1] for key, values in content.items()})
+    apply(tmp_path / 'data_raw_007.pkl')
+    for name in ('probabilities.csv', 'detections.csv'):
+        assert (tmp_path / 'data_raw_007_detections' / 'block_00' / name).read_bytes() == (folder / name).read_bytes()
+
+
+def recording_of(signal, parts):
+    layout = create_data_raw.Layout(None, float(SFREQ), parts, None, 0.0, None)
+    return create_data_raw.Recording('x', signal, layout, ctf275_info(SFREQ), {})
+
+
+def test_spikes_in_the_margins_are_found(trained):
+    """A spike cut to 7 samples from the beginning, then to 7 from the end, of a recording."""
+    run, spikes = loaded(trained), read_data_raw(trained.folder / 'raw' / 'data_raw_001.pkl')['events'][2]
+    whole = judge_block(run, recording_of(trained.meg[2], [(0, 3000)]))
+    surest = int(whole.events.loc[whole.events['proba'].idxmax(), 'sample'])
+    assert abs(spikes - surest).min() <= 2
+    for first, last, place in ((surest - 7, 3000, 7), (0, surest + 8, surest)):
+        found = judge_block(run, recording_of(trained.meg[2][:, first:last], [(0, last - first)]))
+        assert place in found.events['sample'].tolist()
+
+
+def test_nothing_is_judged_across_a_gap(trained):
+    run, signal, rng = loaded(trained), trained.meg[2], np.random.default_rng(0)
+    parts = [(0, 1000), (1500, 1600), (1700, 3600)]
+    other = signal.copy()
+    other[:, 1100:] = other[:, 1100 + rng.permutation(1900)]  # same mean and standard deviation
+    one, two = (judge_block(run, recording_of(meg, parts)).subwindows for meg in (signal, other))
+    assert one['end'].tolist()[-1] == 3000
+    before = (one['part'] < 2).to_numpy()
+    np.testing.assert_allclose(one['proba'][before], two['proba'][before], atol=1e-6)
+    assert abs(one['proba'][~before] - two['proba'][~before]).max() > 0.01
+
+
+# -------------------------------------------------------------------------------------------- round trip
+def test_the_round_trip(trained, apply, make_windows, tmp_path, capsys):
+    raw = tmp_path / 'raw'
+    shutil.copytree(trained.folder / 'raw', raw)
+    path = trained.recordings[2]
+    apply(path, pictures=True, output=tmp_path)
+    folder = tmp_path / 'run2_raw_detections'
+    assert sorted(file.name for file in folder.iterdir()) == [
+        'detections.csv', 'detections.json', 'probabilities.csv', 'report.html', 'run2_raw-annot.fif',
+    ]  # fmt: skip
+    said = capsys.readouterr().out
+    assert 'times faster than real time' in said
+    onsets = pd.read_csv(folder / 'detections.csv')['onset'].to_numpy()
+    assert len(onsets) >= 3
+
+    # MNE's browser shows them at the same times, whatever the first sample.
+    original = mne.io.read_raw_fif(path, verbose='error')
+    notes = mne.read_annotations(folder / 'run2_raw-annot.fif')
+    original.set_annotations(original.annotations + notes)
+    events, ids = mne.events_from_annotations(original, verbose='error')
+    shown = events[events[:, 2] == ids['detected_spike'], 0] - original.first_samp
+    np.testing.assert_array_equal(shown, np.rint(onsets * SFREQ))
+
+    # The reviewer deletes two and adds one.
+    added = original.first_time + 11.1
+    corrected = mne.Annotations([*notes.onset[2:], added], 0.0, 'detected_spike', orig_time=notes.orig_time)
+    corrected.save(folder / 'corrected-annot.fif', verbose='error')
+    before = read_data_raw(raw / 'data_raw_001.pkl')
+    words = [str(path), str(folder / 'corrected-annot.fif'), 'reannot_labels=detected_spike', f'path_raw_data={raw}']
+    create_data_raw.main(['1', *words])
+    after = read_data_raw(raw / 'data_raw_001.pkl')
+    expected = np.sort([*np.rint(onsets[2:] * SFREQ), 1665])
+    np.testing.assert_array_equal(after['reannot'][2], expected)
+    for block in range(N_BLOCKS):
+        np.testing.assert_array_equal(after['events'][block], before['events'][block])
+
+    make_windows(raw, tmp_path, nb_best_blocks=0)
+    stem = tmp_path / 'windows_clf' / 'data_raw_001_b0'
+    timing, labels, blocks = (read_pickle(f'{stem}_{name}.pkl') for name in ('timing', 'labels', 'blocks'))
+    for block in range(N_BLOCKS):
+        spikes = expected if block == 2 else before['events'][block]
+        inner = [(abs(spikes + 0.25 - centre) < 105).any() for centre in timing[blocks == block]]
+        np.testing.assert_array_equal(labels[blocks == block], inner)
+
+
+def test_the_page_and_the_record_say_where_it_all_comes_from(trained, apply, tmp_path):
+    apply(trained.recordings[1], pictures=True, output=tmp_path, bad_channels=[])
+    folder = tmp_path / 'run1_raw_detections'
+    record = json.loads((folder / 'detections.json').read_text())
+    decision = loaded(trained).decision
+    assert record['recording'] == 'run1_raw.fif'
+    assert (record['threshold'], record['policy']) == (decision['threshold'], decision['policy'])
+    for name, value in record['checkpoints'].items():
+        assert hashlib.sha256((trained.run.path / name).read_bytes()).hexdigest() == value
+    assert set(record['checkpoints']) == {'best_AE1D_smaller_1.pth', 'best_sfcn_1.pth'}
+    assert record['settings']['low_pass'] == 50
+    assert record['sampling rate'] == SFREQ
+    assert record['interpolated channels'] == []
+    assert record['detections'] == len(pd.read_csv(folder / 'detections.csv')) > 0
+    assert record['detections per minute'] == 3 * record['detections']
+    # One focus of a simulated head: the dipole lies within it.
+    assert 0.02 < np.linalg.norm(np.array(record['dipole']['position'])) < 0.1
+    assert record['dipole']['goodness of fit'] > 0.5
+    page = (folder / 'report.html').read_text()
+    for words in (
+        f'{decision["threshold"]:.4f}',
+        decision['policy'],
+        'per minute',
+        'Surest events',
+        'not a localisation',
+    ):
+        assert words in page
+    assert page.count('data:image/png') >= 3
+
+
+def test_a_recording_without_any_detection(trained, apply, tmp_path):
+    rng = np.random.default_rng(0)
+    quiet = 1e-13 * np.cumsum(rng.normal(size=(N_CHANNELS, 600)), axis=1)
+    write_fif(tmp_path / 'quiet_raw.fif', quiet, [])
+    run = tmp_path / 'AE1D_smaller_9'
+    shutil.copytree(trained.run.path, run)
+    for which in ('best', 'last'):
+        (run / f'{which}_AE1D_smaller_1.pth').rename(run / f'{which}_AE1D_smaller_9.pth')
+    state = torch.load(run / 'best_sfcn_1.pth', weights_only=True)
+    state['decision']['threshold'] = 1.1
+    torch.save(state, run / 'best_sfcn_9.pth')
+    apply(tmp_path / 'quiet_raw.fif', pictures=True, run=run)
+    folder = tmp_path / 'quiet_raw_detections'
+    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas\n'
+    assert json.loads((folder / 'detections.json').read_text())['dipole'] is None
+    assert 'No sub-window reaches the threshold' in (folder / 'report.html').read_text()
+
+
+# ------------------------------------------------------------------------------------------ CTF recordings
+def test_the_recording_is_not_touched_unless_asked(trained, apply, make_ds, monkeypatch, shared, capsys):
+    monkeypatch.setattr(create_data_raw, 'interpolate_channels', lambda signal, info, names: signal)
+    names = ctf275_info(SFREQ)['ch_names']
+    signals = dict(zip(names, trained.meg[2].astype(np.float64), strict=True))
+    ds = make_ds('patient', signals, n_trials=2, sfreq=float(SFREQ), before_sync=30)
+    shutil.copyfile(shared / 'ctf' / 'example_MarkerFile.mrk', ds / 'MarkerFile.mrk')
+    before = {file.name: file.read_bytes() for file in ds.iterdir()}
+    apply(ds)
+    assert {file.name: file.read_bytes() for file in ds.iterdir()} == before
+    folder = ds.parent / 'patient_detections'
+    record = json.loads((folder / 'detections.json').read_text())
+    assert record['interpolated channels'] == ['MRF66', 'MRO52']
+    onsets = pd.read_csv(folder / 'detections.csv')['onset'].to_numpy()
+    assert len(onsets) > 1
+    assert [one.name for one in read_marker_file(folder / 'MarkerFile.mrk')[1]] == ['HDAC006', 'detected_spike']
+
+    capsys.readouterr()
+    apply(ds, markers_into_recording=True)
+    assert 'the file before kept as MarkerFile.mrk.1' in capsys.readouterr().out
+    after = {file.name: file.read_bytes() for file in ds.iterdir()}
+    assert after.pop('MarkerFile.mrk.1') == before['MarkerFile.mrk']
+    merged = after.pop('MarkerFile.mrk')
+    assert merged == (folder / 'MarkerFile.mrk').read_bytes()
+    assert after.items() <= before.items()
+    raw = mne.io.read_raw_ctf(ds, verbose='error')
+    events, ids = mne.events_from_annotations(raw, verbose='error')
+    np.testing.assert_array_equal(events[events[:, 2] == ids['detected_spike'], 0], np.rint(onsets * SFREQ))
+    apply(ds, markers_into_recording=True)
+    assert (ds / 'MarkerFile.mrk').read_bytes() == merged
+    (ds / 'MarkerFile.mrk').write_bytes(merged.replace(b'+0.', b'+0,'))
+    with pytest.raises(DataError, match=r'patient\.ds/MarkerFile\.mrk: .* decimal point'):
+        apply(ds)
+
+
+def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_path):
+    raw = mne.io.RawArray(trained.meg[2].astype(np.float64), ctf275_info(SFREQ), verbose='error')
+    raw.set_annotations(mne.Annotations([8.0], 0.0, 'EDGE boundary'))
+    raw.save(tmp_path / 'two_raw.fif', verbose='error')
+    run = loaded(trained)
+    blocks = read_recording(tmp_path / 'two_raw.fif', **READING | {'trials': 'apart'})
+    found = [judge_block(run, block) for block in blocks]
+    subwindows = detect.seconds_of_subwindows(blocks, found)
+    assert subwindows['onset'].iloc[0] == 0
+    np.testing.assert_allclose(subwindows['onset'][1:], (subwindows['onset'] + subwindows['duration'])[:-1], atol=1e-9)
+    assert subwindows['duration'].sum() == pytest.approx(20)
+    events = detect.seconds_of_events(blocks, found)
+    assert events['onset'].is_monotonic_increasing
+    assert (events['onset'] > 8).any()
+
+
+# ----------------------------------------------------------------------------------------------- bad input
+@pytest.fixture
+def spoiled(trained, tmp_path):
+    """A copy of the run in which one thing was changed."""
+
+    def make(change):
+        run = tmp_path / 'AE1D_smaller_1'
+        shutil.rmtree(run, ignore_errors=True)
+        shutil.copytree(trained.run.path, run)
+        change(run)
+        return run
+
+    return make
+
+
+def other_setting(name, value):
+    def change(run):
+        params = json.loads((run / 'params.json').read_text())
+        params['settings'][name] = value
+        write_json(run / 'params.json', params)
+
+    return change
+
+
+def only_folds(run):
+    (run / 'fold_1').mkdir()
+    (run / 'best_AE1D_smaller_1.pth').unlink()
+
+
+@pytest.mark.parametrize(
+    ('change', 'said'),
+    [
+        (other_setting('window_size', 1.0), r'best_AE1D_smaller_1\.pth: trained on windows of 300 samples.*= 150'),
+        (other_setting('window_size', 'long'), r"params\.json: window_size = 'long'"),
+        (other_setting('low_pass', 80.0), None),  # what data_raw_001.json says counts
+        (lambda run: (run / 'params.json').unlink(), r'params\.json: not the settings of a run'),
+        (lambda run: (run / 'metrics.json').unlink(), 'not finished, metrics.json is missing'),
+        (lambda run: (run / 'best_AE1D_smaller_1.pth').unlink(), r'best_AE1D_smaller_1\.pth: no such file'),
+        (lambda run: (run / 'best_sfcn_1.pth').unlink(), r'best_sfcn_1\.pth: no such file'),
+        (lambda run: (run / 'best_sfcn_1.pth').write_bytes(b'x'), r'best_sfcn_1\.pth: not a checkpoint'),
+        (
+            lambda run: shutil.copyfile(run / 'best_sfcn_1.pth', run / 'best_AE1D_smaller_1.pth'),
+            r'best_AE1D_smaller_1\.pth: not an autoencoder',
+        ),
+        (
+            lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_sfcn_1.pth'),
+            r'best_sfcn_1\.pth: not a sfcn',
+        ),
+        (only_folds, 'a cross-validation; take one of its folds, such as AE1D_smaller_1/fold_1'),
+    ],
+)
+def test_faults_of_a_run(trained, spoiled, apply, tmp_path, change, said):
+    run = spoiled(change)
+    if said is None:
+        apply(trained.recordings[0], run=run, output=tmp_path / 'out')
+        record = json.loads((tmp_path / 'out' / 'run0_raw_detections' / 'detections.json').read_text())
+        assert record['settings']['low_pass'] == 50
+        return
+    with pytest.raises(DataError, match=said):
+        apply(trained.recordings[0], run=run, output=tmp_path / 'out')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_the_settings_of_the_run_count_and_differences_are_said(trained, apply, tmp_path, capsys):
+    apply(trained.recordings[3], output=tmp_path, window_size=1.0, standardize='window', low_pass=40)
+    said = capsys.readouterr().out
+    for words in (
+        'window_size = 1.0 now, but run AE1D_smaller_1 has 2.0',
+        "standardize = 'window' now",
+        'low_pass = 40',
+    ):
+        assert f'warning: {words}' in said
+    with_others = (tmp_path / 'run3_raw_detections' / 'probabilities.csv').read_bytes()
+    apply(trained.recordings[3], output=tmp_path)
+    assert (tmp_path / 'run3_raw_detections' / 'probabilities.csv').read_bytes() == with_others
+
+
+def test_a_fold_of_a_cross_validation_is_a_run(trained, apply, tmp_path):
+    fold = tmp_path / 'AE1D_smaller_1' / 'fold_2'
+    shutil.copytree(trained.run.path, fold)
+    apply(trained.recordings[3], run='AE1D_smaller_1/fold_2', path_writing_data=tmp_path, output=tmp_path)
+    assert (tmp_path / 'run3_raw_detections' / 'detections.csv').is_file()
+
+
+def test_faults_of_recordings_and_folders(trained, apply, tmp_path):
+    fif, out = trained.recordings[0], tmp_path / 'out'
+    write_fif(tmp_path / 'short_raw.fif', np.zeros((N_CHANNELS, 299)), [])
+    with pytest.raises(DataError, match=r'short_raw\.fif: is 1\.99 s long, shorter than a window'):
+        apply(fif, tmp_path / 'short_raw.fif', output=out)
+    with pytest.raises(DataError, match=r'none_raw\.fif: no such recording'):
+        apply(tmp_path / 'none_raw.fif', output=out)
+    with pytest.raises(DataError, match=r'data_raw_003\.pkl: no such recording'):
+        apply(tmp_path / 'data_raw_003.pkl', output=out)
+    with pytest.raises(SettingError, match=r'go into .* too'):
+        apply(fif, fif, output=out)
+    with pytest.raises(SettingError, match='an annotation, not a recording'):
+        apply(fif, tmp_path / 'x-annot.fif', output=out)
+    with pytest.raises(SettingError, match='lies in a CTF recording'):
+        apply(fif, output=tmp_path / 'patient.ds')
+    write_pickle(
+        tmp_path / 'data_raw_004.pkl',
+        {'meg': [np.zeros((N_CHANNELS, 299))], 'events': [[]], 'reannot': [[]], 'file': ['x']},
+    )
+    with pytest.raises(DataError, match=r'data_raw_004\.pkl: every block is shorter than a window of 300 samples'):
+        apply(tmp_path / 'data_raw_004.pkl', output=out)
+    with pytest.raises(SettingError, match='usage'):
+        apply()
+    with pytest.raises(SettingError, match="marker_name = 'my spike': must be a word"):
+        apply(fif, output=out, marker_name='my spike')
+    with pytest.raises(DataError, match='AE1D_7: no such run'):
+        apply(fif, run='AE1D_7', output=out)
+    assert not out.exists()
+    out.write_text('a file in its place')
+    with pytest.raises(DataError, match='out: is no folder'):
+        apply(fif, output=out)
+    assert out.read_text() == 'a file in its place'
+    out.unlink()
+    (out / 'run0_raw_detections').mkdir(parents=True)
+    write_json(out / 'run0_raw_detections' / 'detections.json', {'recording': 'run0_raw.ds'})
+    with pytest.raises(DataError, match=r'holds the detections of run0_raw\.ds'):
+        apply(fif, output=out)
+
+
+def test_a_folder_that_is_read_only(trained, apply, tmp_path, monkeypatch):
+    """As any user but root sees it."""
+    monkeypatch.setattr(detect.os, 'access', lambda path, mode: str(path) != str(tmp_path))
+    with pytest.raises(DataError, match=r'cannot be written; give output= a folder of yours'):
+        apply(trained.recordings[0], output=tmp_path / 'new')
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_raw_made_otherwise_is_refused(trained, apply, tmp_path):
+    path = tmp_path / 'data_raw_001.pkl'
+    shutil.copyfile(trained.folder / 'raw' / path.name, path)
+    record = json.loads((trained.folder / 'raw' / 'data_raw_001.json').read_text())
+    record['settings']['low_pass'] = 40.0
+    write_json(path.with_suffix('.json'), record)
+    with pytest.raises(DataError, match=r'data_raw_001\.pkl: made with low_pass = 40\.0, but the run with 50'):
+        apply(path)
+
+
+def test_windows_that_leave_inner_samples_out_are_laid_closer():
+    shape = subwindow_shape(300, 45, 40)
+    assert shape.n_sub * shape.n_times == 200 < 300 - 90
+    samples, table = place_windows([900], shape, 300)
+    assert samples[1, 0] == 200
+    assert math.isclose((table['end'] - table['onset'])[table['kept']].sum(), 900)
