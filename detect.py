@@ -46,7 +46,7 @@ from create_data_raw import (
     read_recording,
     sphere_centre,
 )
-from data_processing import block_statistics, ctf275_info, read_data_raw, scale_window
+from data_processing import block_statistics, ctf275_info, read_data_raw, scale_block, scale_window
 from evaluation import merge_events
 from main_train import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
@@ -343,14 +343,18 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
     settings, shape = trained.settings, trained.shape
     signal, standardize, sfreq = block.meg, settings['standardize'], settings['sfreq']
     samples, table = place_windows(block.layout.lengths(sfreq).tolist(), shape, round(settings['window_size'] * sfreq))
-    mean, std = block_statistics(signal) if standardize == 'block' else (None, None)
+    if standardize == 'block':
+        signal = scale_block(signal, *block_statistics(signal))
     proba, peaks = [], []
     for first in range(0, len(samples), CHUNK):
         shown = samples[first : first + CHUNK]
         windows = np.empty((len(shown), len(signal), samples.shape[1]), dtype='<f4')
         for window, columns in zip(windows, shown, strict=True):
-            cut = signal[:, columns].astype(np.float64)
-            window[:] = scale_window(cut, standardize, mean, std, cut.min() == cut.max())
+            cut = signal[:, columns]
+            if standardize is not False and cut.min() == cut.max():
+                window[:] = 0
+            else:
+                window[:] = cut if standardize in ('block', False) else scale_window(cut)
         n, none = len(windows), np.zeros(len(windows), dtype=np.int64)
         one = PatientWindows(0, block.layout.path, windows, none, none, none, np.zeros((n, 0), dtype=np.uint8))
         loader = batches(WindowDataset([one], id_table([one]), zscore=zscored(standardize)), batch_size=BATCH)
