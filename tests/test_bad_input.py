@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import main_train
 from data_processing import find_data_raw, read_data_raw
 from timeseries_dataset import find_windows, open_directory
 from utils import DataError, read_pickle
@@ -205,17 +206,15 @@ def spoil_windows(stem, what):
         ('NaN', 'windows_bi', 'window 2 holds NaN'),
     ],
 )
-def test_faults_of_the_window_files(
-    recordings, write_raw, make_windows, run_script, paths, tmp_path, what, file, words
-):
+def test_faults_of_the_window_files(recordings, write_raw, make_windows, paths, tmp_path, what, file, words):
     raw = write_raw(recordings(lengths=(930,), events=((400,),)))
     make_windows(raw.parent, tmp_path)
     stem = tmp_path / 'windows_clf' / 'data_raw_001_b3'
     spoil_windows(stem, what)
     with pytest.raises(DataError, match=words):
         open_directory(stem.parent, 3, False, {'sfreq': 150, 'window_size': 2.0})
-    ended = run_script('main_train.py', *paths)
-    assert ended.returncode == 1
-    assert ended.stderr.startswith(f'error: {stem}_{file}')
-    assert ended.stderr.count('\n') == 1
+    with pytest.raises(DataError) as fault:
+        main_train.main(paths)
+    assert str(fault.value).startswith(f'{stem}_{file}')
+    assert '\n' not in str(fault.value)
     assert not (tmp_path / 'results').exists()
