@@ -340,10 +340,15 @@ def _logit(proba):
 
 
 def best_f1_threshold(test: np.ndarray, proba: np.ndarray) -> float:
-    """The probability from which on calling a spike gives the best F1 (the lowest such, to call no fewer)."""
+    """The probability from which on calling a spike gives the best F1 (the lowest such, to call no fewer).
+
+    Halfway to the next lower probability, so that the last digits of a probability decide nothing.
+    """
     precision, recall, thresholds = precision_recall_curve(test, proba)
     f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return float(thresholds[np.argmax(f1[:-1])])  # the last point of the curve has no threshold
+    best = thresholds[np.argmax(f1[:-1])]  # the last point of the curve has no threshold
+    lower = proba[proba < best]
+    return float((best + lower.max()) / 2 if len(lower) else best)
 
 
 def threshold_from_curve(
