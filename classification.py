@@ -1,15 +1,30 @@
-"""From a trained autoencoder to tested spikes: error cards, sub-windows, the SFCN, its threshold, the figures."""
+"""From a trained autoencoder to decisions: sub-windows, what the classifiers see of them, calibration, threshold."""
 
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import precision_recall_curve
 from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
+
+from data_processing import window_shape
+from loop import load_checkpoint
+from models import build_model
+from models.boosting import BoostedTrees
+from models.mean_error import MeanError
+from models.sfcn import SfcnClassifier
+from models.svm import SupportVectors
+from utils import DataError
 
 
 class SubwindowShape(NamedTuple):
@@ -19,6 +34,11 @@ class SubwindowShape(NamedTuple):
     n_sub: int
     n_times: int
 
+    def cut(self, maps: torch.Tensor) -> torch.Tensor:
+        """(batch, ..., times) to the sub-windows (batch * n_sub, ..., n_times), window after window."""
+        inner = maps[..., self.border : self.border + self.n_sub * self.n_times]
+        return inner.unflatten(-1, (self.n_sub, self.n_times)).movedim(-2, 1).flatten(0, 1)
+
 
 def subwindow_shape(n_times: int, border: int, subwindow: int) -> SubwindowShape:
     """Cut the inner part of a window of `n_times` samples into as many whole pieces of `subwindow` as fit."""
@@ -26,17 +46,15 @@ def subwindow_shape(n_times: int, border: int, subwindow: int) -> SubwindowShape
 
 
 # ---------------------------------------------------------------------------------------- sub-windows
-def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, n_window: int, shape: SubwindowShape) -> pd.DataFrame:
+def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, shape: SubwindowShape) -> pd.DataFrame:
     """One row per sub-window, window after window.
 
     Parameters
     ----------
     table : DataFrame
         Rows of the id table, one per window.
-    labels_t : uint8 array (n_windows, n_window)
+    labels_t : uint8 array (n_windows, n_times of a window)
         Their marked samples.
-    n_window : int
-        Length of a window in samples.
 
     Returns
     -------
@@ -48,7 +66,7 @@ def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, n_window: int, sh
     inner = labels_t[:, first : first + shape.n_sub * shape.n_times]
     test = inner.reshape(len(table), shape.n_sub, shape.n_times).any(axis=2)
     centre = first + shape.n_times * (np.arange(shape.n_sub) + 0.5)  # from the window's start
-    start = table['timing'].to_numpy()[:, None] - n_window / 2
+    start = table['timing'].to_numpy()[:, None] - labels_t.shape[1] / 2
     return pd.DataFrame(
         {
             'subject': np.repeat(table['subject'].to_numpy(), shape.n_sub),
@@ -59,30 +77,30 @@ def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, n_window: int, sh
     )
 
 
-def make_cards(model: nn.Module, loader: DataLoader, shape: SubwindowShape, device: torch.device) -> np.ndarray:
-    """Error cards of a loader's windows: cut to the inner part, z-scored as in the original, cut into sub-windows.
-
-    Parameters
-    ----------
-    model : autoencoder
-    loader : DataLoader
-        Of (input, target) windows, without noise.
+def field_peaks(x: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
+    """Peak of the global field power (std over channels) in every sub-window of x (batch, 1, channels, times).
 
     Returns
     -------
-    float32 array (n_windows * n_sub, n_pairs, n_channels, shape.n_times)
-        In the loader's order.
+    tensor (batch * n_sub, 2)
+        The field power at its peak, and the peak's sample counted from the sub-window's first.
     """
-    model.eval()
+    value, sample = shape.cut(x[:, 0].std(dim=1, correction=0)).max(dim=-1)
+    return torch.stack([value, sample.to(value.dtype)], dim=1)
+
+
+# --------------------------------------------------------------------------- what the classifiers see
+# Gives the inputs (batch * n_sub, ...) of a classifier and takes (model, x, shape, levels): an autoencoder, windows
+# (batch, 1, channels, times), the shape of the sub-windows, and the (reconstruction, target) pairs to use, as indices.
+Inputs = Callable[[nn.Module, torch.Tensor, SubwindowShape, list[int]], torch.Tensor]
+
+
+def error_cards(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """The original's error cards (batch * n_sub, levels, channels, n_times): squared errors, cut to the inner part of
+    the window, each plane z-scored there."""
     inner = slice(shape.border, shape.border + shape.n_sub * shape.n_times)
-    cards = []
-    with torch.no_grad():
-        for x, _ in tqdm(loader, desc='error cards', leave=False, disable=None, unit='batch'):
-            card = zscore_planes(model.error_cards(x.to(device))[..., inner])
-            # (batch, pairs, channels, n_sub, times) to (batch * n_sub, pairs, channels, times)
-            pieces = card.unflatten(-1, (shape.n_sub, shape.n_times)).permute(0, 3, 1, 2, 4)
-            cards.append(pieces.flatten(0, 1).cpu().numpy())
-    return np.concatenate(cards)
+    cards = zscore_planes(model.error_cards(x)[:, levels, :, inner])
+    return SubwindowShape(0, shape.n_sub, shape.n_times).cut(cards)
 
 
 def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
@@ -91,40 +109,226 @@ def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
     return (cards - mean) / torch.where(std > 0, std, 1.0)
 
 
-class CardDataset(Dataset):
-    """Batches of (cards, labels): float32 (batch, planes, channels, times) and (batch,)."""
+def error_statistics(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Statistics of the squared errors per channel (batch * n_sub, n_features).
 
-    def __init__(self, cards: np.ndarray, labels: np.ndarray):
-        self.cards, self.labels, self.epoch = cards, labels.astype(np.float32), 0
-
-    def __len__(self) -> int:
-        return len(self.cards)
-
-    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole batch at once."""
-        return torch.from_numpy(self.cards[indices]), torch.from_numpy(self.labels[indices])
+    Per level: the logarithms of the mean and of the maximum over time of every channel, then deciles of both over the
+    channels, which say the same wherever in the head a spike is.
+    """
+    errors = shape.cut(model.error_cards(x)[:, levels])  # (batch * n_sub, levels, channels, n_times)
+    per_channel = torch.stack([errors.mean(dim=-1), errors.amax(dim=-1)], dim=-2).clamp(min=1e-30).log()
+    deciles = torch.quantile(per_channel, torch.linspace(0, 1, 11, device=x.device), dim=-1).movedim(0, -1)
+    return torch.cat([per_channel, deciles], dim=-1).flatten(1)
 
 
-# ------------------------------------------------------------------------------------------ the network
-def spike_loss(positive_weight: float):
-    """Loss of the classifier: cross-entropy on logits, spikes weighted `positive_weight` times as much as others."""
-
-    def loss(network, cards, labels):
-        weight = torch.tensor(positive_weight, device=labels.device)
-        return F.binary_cross_entropy_with_logits(network(cards), labels, pos_weight=weight)
-
-    return loss
+def mean_error(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Logarithm of the mean squared error over levels, channels and samples (batch * n_sub, 1)."""
+    errors = shape.cut(model.error_cards(x)[:, levels])
+    return errors.mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
 
 
-def predict_proba(network: nn.Module, loader: DataLoader, device: torch.device) -> np.ndarray:
-    """Probability of a spike (n,), float64, for the cards of a loader in its order."""
-    network.eval()
+def latent_statistics(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Mean and log std over time of every row of the latent maps (batch * n_sub, n_features).
+
+    A map (batch, ..., times / 2^k) is first brought back to the window's length by nearest neighbour. All maps are
+    used, whatever the levels: those are levels of the errors.
+    """
+    n_times, features = x.shape[-1], []
+    for latent in model.latent(x):
+        column = torch.arange(n_times, device=x.device) * latent.shape[-1] // n_times
+        rows = shape.cut(latent.flatten(1, -2)[..., column])  # (batch * n_sub, rows, n_times)
+        std, mean = torch.std_mean(rows, dim=-1, correction=0)
+        features += [mean, std.clamp(min=1e-6).log()]
+    return torch.cat(features, dim=1)
+
+
+class Kind(NamedTuple):
+    """A kind of classifier: its class, what it sees, and the settings of params.py it takes.
+
+    Every class has `fit(train, validation, checkpoint)`, `predict_proba(inputs)`, `save(path, decision)` and
+    `load(path)`.
+    """
+
+    make: type
+    inputs: Inputs
+    settings: tuple[str, ...] = ('seed',)
+
+
+CLASSIFIERS = {
+    'sfcn': Kind(SfcnClassifier, error_cards, tuple(field.name for field in dataclasses.fields(SfcnClassifier))),
+    'hgb': Kind(BoostedTrees, error_statistics),
+    'svm': Kind(SupportVectors, error_statistics),
+    'latent': Kind(BoostedTrees, latent_statistics),
+    'threshold': Kind(MeanError, mean_error, ()),
+}
+
+
+class Examples(NamedTuple):
+    """Sub-windows as a classifier sees them.
+
+    Attributes
+    ----------
+    inputs : float32 array (n, ...)
+    labels : int array (n,)
+        1 where an annotated spike is.
+    """
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+def levels_of(levels: str | list[int], n_pairs: int) -> list[int]:
+    """The setting `levels` as a list: 'all' is every (reconstruction, target) pair."""
+    return list(range(n_pairs)) if levels == 'all' else list(levels)
+
+
+def classifier_inputs(
+    autoencoder: nn.Module,
+    loader: DataLoader,
+    classifier: str,
+    shape: SubwindowShape,
+    levels: list[int],
+    device: torch.device,
+) -> np.ndarray:
+    """What the classifier of a name sees of the sub-windows of a loader's windows, see `Kind`."""
+    extract = functools.partial(CLASSIFIERS[classifier].inputs, shape=shape, levels=levels)
+    return gather(autoencoder, loader, extract, device, 'errors')
+
+
+def gather(
+    model: nn.Module,
+    loader: DataLoader,
+    extract: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+    device: torch.device,
+    description: str,
+) -> np.ndarray:
+    """Apply `extract(model, x)` to the windows of a loader, without gradients, and put the rows together.
+
+    Returns
+    -------
+    float32 array
+        In the loader's order.
+    """
+    model.eval()
+    gathered, n_windows, done = None, len(loader.dataset), 0
     with torch.no_grad():
-        logits = [network(cards.to(device)).cpu() for cards, _ in loader]
-    return torch.sigmoid(torch.cat(logits).double()).numpy()
+        for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch'):
+            rows = extract(model, x.to(device)).cpu().numpy()
+            if gathered is None:  # all at once: putting batches together later would take the memory twice
+                gathered = np.empty((n_windows * (len(rows) // len(x)), *rows.shape[1:]), dtype=rows.dtype)
+            gathered[done : done + len(rows)] = rows
+            done += len(rows)
+    return gathered
 
 
-# ------------------------------------------------------------------------------------- threshold, figures
+class TrainedRun(NamedTuple):
+    """A finished run, ready to judge windows.
+
+    Attributes
+    ----------
+    settings : dict
+        Those of its params.json.
+    autoencoder : Module
+    classifier
+        See `Kind`.
+    decision : dict
+        calibration, threshold and policy, as chosen on its validation set.
+    shape : SubwindowShape
+    levels : list of int
+    device : torch.device
+    """
+
+    settings: dict
+    autoencoder: nn.Module
+    classifier: object
+    decision: dict
+    shape: SubwindowShape
+    levels: list[int]
+    device: torch.device
+
+    def predict_proba(self, loader: DataLoader) -> np.ndarray:
+        """Calibrated probabilities (n_windows * n_sub,) of the sub-windows of a loader's windows."""
+        kind = self.settings['classifier']
+        inputs = classifier_inputs(self.autoencoder, loader, kind, self.shape, self.levels, self.device)
+        return calibrate(self.decision['calibration'], self.classifier.predict_proba(inputs))
+
+
+def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.device) -> TrainedRun:
+    """Load what a finished run left.
+
+    Parameters
+    ----------
+    settings : dict
+        The settings in its params.json.
+    autoencoder, classifier : paths
+        Its best checkpoints.
+
+    Raises
+    ------
+    DataError
+        A checkpoint is missing or damaged.
+    """
+    state = load_checkpoint(autoencoder)
+    kind = CLASSIFIERS[settings['classifier']]
+    taken = settings | {'device': device}
+    try:
+        network = state['network']
+        size = network['n_channels'], network['n_times']
+        model = build_model(network['name'], *size, **network['settings']).to(device)
+        model.load_state_dict(state['model_state_dict'])
+        judge = kind.make(**{name: taken[name] for name in kind.settings}).load(classifier)
+    except (KeyError, TypeError, RuntimeError) as fault:
+        raise DataError(f'{autoencoder}: this run was made by another version or is damaged ({fault})') from fault
+    lengths = ('window_size', 'spike_spacing_from_border', 'pulse_width', 'sfreq')
+    window = window_shape(**{name: settings[name] for name in lengths})
+    shape = subwindow_shape(window.n_times, window.border, round(settings['subwindow_size'] * settings['sfreq']))
+    levels = levels_of(settings['levels'], 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2)
+    return TrainedRun(settings, model, judge, load_checkpoint(classifier)['decision'], shape, levels, device)
+
+
+# ---------------------------------------------------------------------------- calibration, threshold
+def fit_calibration(method: str, proba: np.ndarray, test: np.ndarray) -> dict:
+    """Fit on validation what turns the classifier's scores into probabilities.
+
+    Parameters
+    ----------
+    method : str
+        'temperature': logit / temperature + offset, of least cross-entropy (Guo et al., ICML 2017; the offset takes
+        back the weight of the spikes in the loss, as in Platt scaling). The order of the scores is kept. 'isotonic':
+        the best rising steps.
+    proba, test : arrays (n,)
+        Scores between 0 and 1, and labels.
+
+    Returns
+    -------
+    dict
+        Plain numbers, for `calibrate`.
+    """
+    if method == 'isotonic':
+        steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds='clip').fit(proba, test)
+        return {'method': method, 'x': steps.X_thresholds_.tolist(), 'y': steps.y_thresholds_.tolist()}
+    score = _logit(proba)
+
+    def cross_entropy(parameters):
+        value = score * np.exp(-parameters[0]) + parameters[1]
+        return np.mean(np.logaddexp(0, value) - test * value)
+
+    # The bounds keep a perfectly separated validation set from an infinitely steep answer.
+    found = minimize(cross_entropy, [0.0, 0.0], method='L-BFGS-B', bounds=[(-3, 5), (-20, 20)])
+    return {'method': method, 'temperature': float(np.exp(found.x[0])), 'offset': float(found.x[1])}
+
+
+def calibrate(calibration: dict, proba: np.ndarray) -> np.ndarray:
+    """Probabilities (n,) of scores (n,) by what `fit_calibration` found."""
+    if calibration['method'] == 'isotonic':
+        return np.interp(proba, calibration['x'], calibration['y'])
+    return expit(_logit(proba) / calibration['temperature'] + calibration['offset'])
+
+
+def _logit(proba):
+    return logit(np.clip(np.asarray(proba, dtype=np.float64), 1e-12, 1 - 1e-12))
+
+
 def best_f1_threshold(test: np.ndarray, proba: np.ndarray) -> float:
     """The probability from which on calling a spike gives the best F1 (the lowest such, to call no fewer)."""
     precision, recall, thresholds = precision_recall_curve(test, proba)
@@ -132,36 +336,35 @@ def best_f1_threshold(test: np.ndarray, proba: np.ndarray) -> float:
     return float(thresholds[np.argmax(f1[:-1])])  # the last point of the curve has no threshold
 
 
-def with_predictions(table: pd.DataFrame, proba: np.ndarray, threshold: float) -> pd.DataFrame:
-    """The predictions table of the contract: subject, block, timing, true, test, pred, proba; in recording order.
+def threshold_from_curve(
+    curve: pd.DataFrame, policy: str, *, target_sensitivity: float, false_alarm_budget: float
+) -> tuple[float, str, str]:
+    """Threshold by what it does to events.
 
-    `true` is 1 where the prediction was right, `test` the label.
+    Parameters
+    ----------
+    curve : DataFrame
+        threshold, sensitivity and 'false alarms/min' on validation, from the highest threshold down.
+    policy : str
+        'sensitivity': the highest threshold that reaches `target_sensitivity` (the lowest of the curve where none
+        does). 'false_alarms': the lowest that no more than `false_alarm_budget` false alarms per minute come with, at
+        it and at every higher one (far below it, events grow together and false alarms seem to fall).
+
+    Returns
+    -------
+    threshold : float
+    asked, reached : str
+        What was asked for, and what the threshold does on validation.
     """
-    predictions = table.assign(proba=proba, pred=(proba >= threshold).astype(np.int64))
-    predictions['true'] = (predictions['pred'] == predictions['test']).astype(np.int64)
-    columns = ['subject', 'block', 'timing', 'true', 'test', 'pred', 'proba']
-    return predictions[columns].sort_values(['subject', 'block', 'timing'], ignore_index=True)
-
-
-def figures(predictions: pd.DataFrame) -> dict:
-    """Test figures of a predictions table; what is undefined, for want of spikes or of anything else, is NaN."""
-    test, pred, proba = (predictions[name].to_numpy() for name in ('test', 'pred', 'proba'))
-    (tn, fp), (fn, tp) = confusion_matrix(test, pred, labels=[0, 1])
-    both = 0 < test.sum() < len(test)
-    return {
-        'accuracy': _ratio(tp + tn, len(test)),
-        'f1-score': _ratio(2 * tp, 2 * tp + fp + fn),
-        'specificity': _ratio(tn, tn + fp),
-        'sensitivity': _ratio(tp, tp + fn),
-        'confusion matrix': [[int(tn), int(fp)], [int(fn), int(tp)]],
-        'precision': _ratio(tp, tp + fp),
-        'ROC-AUC': float(roc_auc_score(test, proba)) if both else float('nan'),
-        'PR-AUC': float(average_precision_score(test, proba)) if both else float('nan'),
-        'PR-AUC of chance': _ratio(test.sum(), len(test)),
-        'sub-windows': len(test),
-        'spike sub-windows': int(test.sum()),
-    }
-
-
-def _ratio(part: int, whole: int) -> float:
-    return float(part / whole) if whole else float('nan')
+    if policy == 'sensitivity':
+        reached = curve['sensitivity'] >= target_sensitivity
+        row = reached.idxmax() if reached.any() else curve.index[-1]
+    else:
+        over = curve['false alarms/min'] > false_alarm_budget
+        row = over.idxmax() - 1 if over.any() else curve.index[-1]
+    asked = {
+        'sensitivity': f'event sensitivity of at least {target_sensitivity:g}',
+        'false_alarms': f'at most {false_alarm_budget:g} false alarms per minute',
+    }[policy]
+    threshold, sensitivity, alarms = curve.loc[row, ['threshold', 'sensitivity', 'false alarms/min']]
+    return float(threshold), asked, f'event sensitivity {sensitivity:.2f} at {alarms:.2f} false alarms per minute'

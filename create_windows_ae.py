@@ -27,6 +27,8 @@ def main(words: list[str]) -> None:
         standardize=settings.standardize,
         reject_artefacts=settings.reject_artefacts,
         artefact_threshold=settings.artefact_threshold,
+        n_jobs=settings.n_jobs,
+        overwrite=settings.overwrite,
     )
 
 

@@ -1,22 +1,37 @@
 """From data_raw_NNN.pkl to windows: reading and checking recordings, choosing blocks, cutting and scaling windows."""
 
 import contextlib
+import fcntl
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
 import pickle
 import re
-from collections.abc import Iterator
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import mne
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from utils import DataError, SettingError, read_pickle, write_json, writing
+from utils import DataError, SettingError, read_pickle
 
 N_CHANNELS = 274  # CTF-275 without MRP52
 KEYS = ('meg', 'events', 'reannot', 'file')
 LABEL_FILES = ('labels', 'blocks', 'timing', 'labels_t')
+# What follows the stem in the names of a patient's files, in the order in which they get these names.
+WINDOW_FILES = (*(f'{name}.pkl' for name in LABEL_FILES), 'settings.json', 'windows_bi')
+WINDOWS_VERSION = 1  # raised when the same settings and input come to give other windows
+TESLA = (1e-14, 1e-8)  # what a channel of brain signal can span, maximum - minimum; usual are 1e-12 to 1e-10
 
 
 class WindowShape(NamedTuple):
@@ -93,6 +108,12 @@ def ctf275_info(sfreq: float) -> mne.Info:
     return info
 
 
+@functools.cache
+def channel_names() -> list[str]:
+    """Names of the 274 channels of every block and window, in order."""
+    return ctf275_info(150.0)['ch_names']
+
+
 # -------------------------------------------------------------------------------------------- data_raw
 def chosen_patients(files: dict[int, Path], patient: int | list[int] | bool, directory: str | Path) -> dict[int, Path]:
     """Keep the files of the patients asked for (a number, a list, or False for all), in order of their numbers.
@@ -153,7 +174,10 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     """
     data = read_pickle(path)
     if isinstance(data, pd.DataFrame):
-        data = {key: list(data[key]) for key in data.columns}
+        try:
+            data = {key: list(data[key]) for key in KEYS if key in data.columns}
+        except Exception as fault:  # a damaged frame can raise anything at all
+            raise DataError(f'{path}: a damaged DataFrame ({type(fault).__name__}); make it again') from fault
     if not isinstance(data, dict):
         raise DataError(f'{path}: holds a {type(data).__name__}, not a dict or DataFrame with {", ".join(KEYS)}')
     for key in KEYS:
@@ -164,55 +188,101 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
         counts = ', '.join(f'{key} {n}' for key, n in lengths.items())
         raise DataError(f'{path}: lists of unequal length ({counts}); each needs one entry per block')
     if lengths['meg'] == 0:
-        raise DataError(f'{path}: no block in it')
-    signals = [_checked_signal(path, block, signal) for block, signal in enumerate(data['meg'])]
+        raise DataError(f'{path}: no block in it; leave out this patient, or make the file again')
+    signals = list(data.pop('meg'))
+    for block in range(len(signals)):
+        signals[block] = _checked_signal(path, block, signals[block])  # lists take more memory than arrays: let go
+    _check_channels(path, signals)
     spikes = {
         key: [_checked_spikes(path, key, i, times, signals[i].shape[1]) for i, times in enumerate(data[key])]
         for key in ('events', 'reannot')
     }
+    for block, name in enumerate(data['file']):
+        if isinstance(name, list | tuple | dict | set | np.ndarray):
+            raise DataError(f'{path}: block {block}: file holds a {type(name).__name__}, not the name of a recording')
     return {'meg': signals, **spikes, 'file': [str(name) for name in data['file']]}
 
 
 def _length(path, key, entries):
-    if isinstance(entries, str | bytes) or not hasattr(entries, '__len__'):
+    if not isinstance(entries, list | tuple | np.ndarray | pd.Series) or getattr(entries, 'ndim', 1) == 0:
         raise DataError(f'{path}: {key!r} is a {type(entries).__name__}, not a list with one entry per block')
+    if len(entries) > 9999:
+        raise DataError(f'{path}: {key!r} has {len(entries)} entries; it needs one per block')
     return len(entries)
 
 
+def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
+    """Turn a list (of lists) of numbers into an array of 1 or 2 dimensions; an array stays as it is.
+
+    Lists are read level by level. NumPy alone would follow any nesting, and a few bytes of a pickle can nest a list
+    into more numbers than any memory holds.
+
+    Raises
+    ------
+    ValueError
+        Says what else it is.
+    """
+    if isinstance(values, pd.DataFrame | pd.Series):
+        try:
+            values = values.to_numpy()
+        except Exception as fault:  # a damaged frame can raise anything at all
+            raise ValueError(f'a damaged {type(values).__name__}') from fault
+    if isinstance(values, list | tuple):
+        if n_dims == 1:
+            try:
+                return np.fromiter(values, np.float64, len(values))
+            except (TypeError, ValueError, OverflowError) as fault:
+                raise ValueError('not numbers') from fault
+        if len({len(row) if hasattr(row, '__len__') else 1 for row in values}) > 1:
+            raise ValueError('rows of unequal length')
+        if len({id(row) for row in values}) < len(values):
+            raise ValueError('the same list several times')
+        return np.stack([as_numbers(row, 1) for row in values]) if values else np.empty((0, 0))
+    if not isinstance(values, np.ndarray):
+        raise ValueError(f'a {type(values).__name__}')
+    if values.dtype.kind not in 'biuf' or values.ndim != n_dims:
+        raise ValueError(f'{values.dtype} of {values.ndim} dimensions')
+    return values
+
+
 def _checked_signal(path, block, signal):
+    where = f'{path}: block {block}'
     try:
-        signal = np.asarray(signal)
+        signal = as_numbers(signal, 2)
     except ValueError as fault:
-        raise DataError(f'{path}: block {block}: channels of unequal length; meg[i] is channels x samples') from fault
-    if signal.dtype.kind not in 'fiu' or signal.ndim != 2:
-        raise DataError(
-            f'{path}: block {block}: meg holds {signal.dtype} of {signal.ndim} dimensions, '
-            'not numbers of channels x samples'
-        )
-    if signal.shape[0] != N_CHANNELS:
-        turned = ' (it looks transposed)' if signal.shape[1] == N_CHANNELS else ''
-        raise DataError(
-            f'{path}: block {block}: {signal.shape[0]} channels, not {N_CHANNELS} (CTF-275 without MRP52){turned}'
-        )
+        raise DataError(f'{where}: meg holds {fault}; it must be numbers of channels x samples') from fault
     if signal.shape[1] == 0:
-        raise DataError(f'{path}: block {block}: no sample in it; leave out that block')
-    finite = np.isfinite(signal)
-    if not finite.all():
+        raise DataError(f'{where}: no sample in it; leave out that block')
+    if not np.isfinite(channel_extremes(signal)).all():
         raise DataError(
-            f'{path}: block {block}: {np.count_nonzero(~finite)} samples are NaN or infinite; '
+            f'{where}: {np.count_nonzero(~np.isfinite(signal))} samples are NaN or infinite; '
             'interpolate or leave out that block'
         )
     return signal
 
 
+def _check_channels(path, signals):
+    counts = [len(meg) for meg in signals]
+    for block, meg in enumerate(signals):
+        n_channels, n_samples = meg.shape
+        if n_channels == N_CHANNELS:
+            continue
+        needed = f'not {N_CHANNELS} (CTF-275 without MRP52)'
+        if n_samples == N_CHANNELS:
+            needed += ' (it looks transposed)'
+        elif N_CHANNELS in counts:
+            needed += f' as block {counts.index(N_CHANNELS)}: interpolate the missing ones, or leave out that block'
+        else:
+            needed += ': make the file again with these channels'
+        raise DataError(f'{path}: block {block}: {n_channels} channels, {needed}')
+
+
 def _checked_spikes(path, key, block, times, n_samples):
     where = f'{path}: block {block}: {key}'
     try:
-        times = np.asarray([] if times is None else times, dtype=np.float64)
-    except (ValueError, TypeError) as fault:
-        raise DataError(f'{where} are not numbers; they must be samples of the block') from fault
-    if times.ndim != 1:
-        raise DataError(f'{where} have {times.ndim} dimensions; they must be a list of samples')
+        times = as_numbers([] if times is None else times, 1).astype(np.float64)
+    except ValueError as fault:
+        raise DataError(f'{where} hold {fault}; they must be a list of samples of the block') from fault
     outside = ~((times >= 0) & (times < n_samples))
     if outside.any():
         raise DataError(
@@ -222,9 +292,57 @@ def _checked_spikes(path, key, block, times, n_samples):
     return times
 
 
+def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
+    """What is odd about the content of a data_raw file, though it can be used, and what to do about it.
+
+    Parameters
+    ----------
+    data : dict
+        From `read_data_raw`.
+    sfreq : float
+        Sampling rate, in Hz.
+    """
+    found = {}  # advice to blocks
+
+    def warn(advice, block, detail=''):
+        found.setdefault(advice, []).append(f'{block}{detail}')
+
+    spans = []
+    for block, meg in enumerate(data['meg']):
+        span = np.diff(channel_extremes(meg).astype(np.float64))[:, 0]
+        spans.append(np.median(span))
+        flat = [channel_names()[channel] for channel in np.flatnonzero(span == 0)]
+        if flat:
+            names = ', '.join(flat[:5]) + f' and {len(flat) - 5} more' * (len(flat) > 5)
+            warn('flat channels; interpolate them, or leave out that block', block, f' ({names})')
+        seconds = meg.shape[1] / sfreq
+        for key in ('events', 'reannot'):
+            times = data[key][block]
+            if len(times) and times.max() < seconds:
+                advice = (
+                    f'all {key} are below the duration in seconds; if they are seconds, multiply by sfreq = {sfreq:g}'
+                )
+                warn(advice, block, f' ({seconds:g} s)')
+            if len(np.unique(times)) < len(times):
+                warn(f'{key} hold a spike more than once; each is counted once; remove the others', block)
+            if (np.diff(times) < 0).any():
+                warn(
+                    f'{key} are not in order of time; they are used in order; sort them if they belong to blocks', block
+                )
+    warnings = [f'block {", ".join(blocks)}: {advice}' for advice, blocks in found.items()]
+    span = np.median(spans)
+    if span and not TESLA[0] <= span <= TESLA[1]:
+        warnings.append(
+            f'meg spans {span:.2g} (median over channels of maximum - minimum), where tesla would span about 1e-12 to '
+            '1e-10; if it is in femtotesla, multiply it by 1e-15, if in picotesla, by 1e-12'
+        )
+    return warnings
+
+
 def annotated_spikes(data: dict[str, list]) -> list[np.ndarray]:
-    """The annotation of each block, in samples: `reannot` where it is not empty, else `events`."""
-    return [new if len(new) else old for old, new in zip(data['events'], data['reannot'], strict=True)]
+    """The annotation of each block, in samples: `reannot` where it is not empty, else `events`; each spike once."""
+    pairs = zip(data['events'], data['reannot'], strict=True)
+    return [np.unique(new if len(new) else old) for old, new in pairs]
 
 
 def best_blocks(n_spikes: list[int], nb_best_blocks: int) -> list[int]:
@@ -274,6 +392,7 @@ def cut_block(
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
+    stream: BinaryIO | None = None,
 ) -> tuple[BlockWindows, BlockCounts]:
     """Cut one block into windows.
 
@@ -287,6 +406,8 @@ def cut_block(
         Keep only windows without a marked sample (the autoencoder's set).
     standardize, reject_artefacts, artefact_threshold
         The settings of these names.
+    stream : binary file, optional
+        Where the windows are written, each as it is made, instead of being returned.
 
     Returns
     -------
@@ -298,26 +419,28 @@ def cut_block(
     inner = (starts[:, None] + shape.border <= spikes) & (spikes < starts[:, None] + shape.n_times - shape.border)
     chosen = ~labels_t.any(axis=1) if normal_only else np.ones(n_windows, dtype=bool)
 
-    # (n_windows, n_channels, n_times), a view that copies nothing
-    if n_windows:
-        cut = np.lib.stride_tricks.sliding_window_view(signal, shape.n_times, axis=1)[:, :: shape.hop]
-    else:
-        cut = np.empty((signal.shape[0], 0, shape.n_times))
     needs_block = standardize == 'block' or reject_artefacts
-    mean, std = (signal.mean(dtype=np.float64), signal.std(dtype=np.float64)) if needs_block else (None, None)
-    clean = np.ones(n_windows, dtype=bool)
-    if reject_artefacts and n_windows:
-        highest = cut.max(axis=(0, 2)).astype(np.float64) - mean
-        lowest = mean - cut.min(axis=(0, 2)).astype(np.float64)
-        clean = np.maximum(highest, lowest) <= artefact_threshold * std
-    kept = np.flatnonzero(chosen & clean)
-
-    windows = cut[:, kept].transpose(1, 0, 2).astype(np.float64)
-    windows, n_flat = scale_windows(windows, standardize, mean, std)
+    mean, std = block_statistics(signal) if needs_block else (None, None)
+    windows = np.empty((1 if stream else np.count_nonzero(chosen), len(signal), shape.n_times), '<f4')
+    kept, n_flat = [], 0
+    for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
+        window = signal[:, starts[k] : starts[k] + shape.n_times].astype(np.float64)
+        if reject_artefacts and max(window.max() - mean, mean - window.min()) > artefact_threshold * std:
+            continue
+        # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance. Most
+        # windows are told by two of their samples.
+        flat = window[0, 0] == window[-1, -1] and window.max() == window.min()
+        place = windows[0 if stream else len(kept)]
+        place[:] = scale_window(window, standardize, mean, std, flat)
+        if stream:
+            stream.write(place.data)
+        kept.append(k)
+        n_flat += int(flat)
+    kept = np.array(kept, dtype=np.int64)
     covered = inner[kept].any(axis=0)
     counts = BlockCounts(
         kept=len(kept),
-        with_artefact=int(np.count_nonzero(chosen & ~clean)),
+        with_artefact=int(np.count_nonzero(chosen)) - len(kept),
         with_spike=int(np.count_nonzero(~chosen)),
         flat=n_flat,
         annotated=len(spikes),
@@ -325,7 +448,7 @@ def cut_block(
         dropped=int(np.count_nonzero(inner.any(axis=0) & ~covered)),
     )
     cut_windows = BlockWindows(
-        windows.astype('<f4'),
+        windows[: 0 if stream else len(kept)],
         inner[kept].any(axis=1).astype(np.int64),
         starts[kept] + shape.n_times / 2,
         labels_t[kept],
@@ -333,25 +456,39 @@ def cut_block(
     return cut_windows, counts
 
 
-def scale_windows(
-    windows: np.ndarray, standardize: str | bool, block_mean: float | None, block_std: float | None
-) -> tuple[np.ndarray, int]:
-    """Scale windows (n, channels, times; float64, changed in place) as `standardize` says; count the flat ones.
+def block_statistics(signal: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation over all channels and samples of a block, in float64, reading it once."""
+    means = np.empty(len(signal))
+    variances = np.empty(len(signal))
+    for channel, row in enumerate(signal):
+        means[channel] = row.mean(dtype=np.float64)
+        variances[channel] = np.square(row - means[channel]).mean()
+    return means.mean(), np.sqrt((variances + np.square(means - means.mean())).mean())
 
-    A window of zero variance becomes zeros, except where the windows stay in tesla.
+
+def channel_extremes(signal: np.ndarray) -> np.ndarray:
+    """Lowest and highest value of every channel, (n_channels, 2), reading the block once."""
+    return np.array([(row.min(), row.max()) for row in signal])
+
+
+def scale_window(
+    window: np.ndarray, standardize: str | bool, block_mean: float | None, block_std: float | None, flat: bool
+) -> np.ndarray:
+    """Scale a window (channels, times; float64, changed in place) as `standardize` says.
+
+    A flat window, of zero variance, becomes zeros, except where the windows stay in tesla.
     """
-    # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance.
-    flat = windows.max(axis=(1, 2)) == windows.min(axis=(1, 2)) if len(windows) else np.zeros(0, dtype=bool)
-    if standardize == 'block':
-        windows -= block_mean
-        windows /= block_std if block_std > 0 else 1.0
-    elif standardize in ('window', True):
-        windows -= windows.mean(axis=(1, 2), keepdims=True)
-        std = windows.std(axis=(1, 2), keepdims=True)
-        windows /= np.where(flat[:, None, None], 1.0, std)
-    if standardize is not False:
-        windows[flat] = 0
-    return windows, int(flat.sum())
+    if standardize is False:
+        return window
+    if flat:
+        window[:] = 0
+    elif standardize == 'block':
+        window -= block_mean
+        window /= block_std
+    else:
+        window -= window.mean()
+        window /= window.std()
+    return window
 
 
 def window_stem(directory: str | Path, number: int, nb_best_blocks: int) -> Path:
@@ -359,50 +496,152 @@ def window_stem(directory: str | Path, number: int, nb_best_blocks: int) -> Path
     return Path(directory) / f'data_raw_{number:03d}_b{nb_best_blocks}'
 
 
-def write_patient_windows(stem: Path, blocks: Iterator[tuple[int, BlockWindows]], settings: dict) -> None:
-    """Write the five files of a patient, all of them or none, one block's windows in memory at a time.
+@contextlib.contextmanager
+def making(stem: Path) -> Iterator[Path]:
+    """Give a hidden folder for the files of a patient while they are made, for this process alone.
+
+    What a killed run left in it is removed at the beginning, and all of it at the end.
+
+    Raises
+    ------
+    DataError
+        Another run is making the same windows, or the folder cannot be written.
+    """
+    folder = stem.with_name(f'.{stem.name}.tmp')
+    try:
+        locked = _locked(folder, stem)
+        try:
+            for left in folder.iterdir():
+                left.unlink()
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(locked)
+    except OSError as fault:
+        # A full disk or a folder without permission: name the file the user knows, not the temporary one.
+        name = Path(fault.filename2 or fault.filename or 'windows_bi').name
+        name = name if name.startswith(stem.name) else f'{stem.name}_{name}'
+        raise DataError(
+            f'{stem.with_name(name)}: cannot be written ({fault.strerror or fault}); mend the disk or the path'
+        ) from fault
+
+
+def _locked(folder, stem):
+    """Make a folder if need be, and lock it; return its descriptor, whose end, however it comes, frees the folder."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            os.close(descriptor)
+            raise DataError(f'{stem}_windows_bi: another run is making these windows now; wait for its end') from fault
+        except OSError:  # a file system without locks
+            return descriptor
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                return descriptor
+        os.close(descriptor)  # of a folder that another run has just removed
+
+
+def write_patient_windows(
+    folder: Path, chosen: list[int], cut: Callable[[int, BinaryIO], tuple[BlockWindows, BlockCounts]]
+) -> BlockCounts:
+    """Write the windows and the four pickles of a patient into a folder, one window in memory at a time.
 
     Parameters
     ----------
-    stem : path
-        From `window_stem`.
-    blocks : iterator
-        Index of the block in data['meg'], and its windows.
-    settings : dict
-        What the windows were made with, for `<stem>_settings.json`, by which readers refuse windows made otherwise.
+    folder : path
+        From `making`.
+    chosen : list of int
+        Indices of the blocks in data['meg'].
+    cut : callable
+        Cuts the block of an index, as `cut_block`, and writes its windows to a file.
+
+    Returns
+    -------
+    BlockCounts
+        Sums over the blocks.
     """
     columns = {name: [] for name in LABEL_FILES}
+    counts = []
+    with (folder / 'windows_bi').open('wb') as stream:
+        for block in chosen:
+            cut_windows, block_counts = cut(block, stream)
+            columns['labels'].append(cut_windows.labels)
+            columns['blocks'].append(np.full(len(cut_windows.labels), block, dtype=np.int64))
+            columns['timing'].append(cut_windows.timing)
+            columns['labels_t'].append(cut_windows.labels_t)
+            counts.append(block_counts)
+    for name, column in columns.items():
+        (folder / f'{name}.pkl').write_bytes(pickle.dumps(np.concatenate(column), protocol=4))
+    return BlockCounts(*map(sum, zip(*counts, strict=True)))
+
+
+def publish(folder: Path, stem: Path) -> None:
+    """Give the finished files of a patient their names: the six in `folder`, or none of them where that fails.
+
+    No file system renames several files at once. Readers find a patient by its windows: an earlier set loses them
+    first, the new set gets them last, both by a rename, so that readers see all of a set or nothing. A process killed
+    among these renames (about a tenth of a millisecond) leaves files without windows, which the next run makes anew.
+    """
+    names = {name: f'{stem}_{name}' for name in WINDOW_FILES}
+    # An earlier set is put aside, not written over, and removed later: both would take longer than all the renames.
+    moves = [(path, str(folder / f'earlier_{name}')) for name, path in reversed(names.items()) if os.path.isfile(path)]
+    moves += [(str(folder / name), path) for name, path in names.items()]
     try:
-        with contextlib.ExitStack() as files:
-            # Files are renamed in the opposite order when the block ends. Readers find a patient by its windows file:
-            # it goes before the others are touched and comes back last, so they never see half of a set.
-            binary = files.enter_context(writing(f'{stem}_windows_bi'))
-            pickles = {name: files.enter_context(writing(f'{stem}_{name}.pkl')) for name in LABEL_FILES}
-            with binary.open('wb') as stream:
-                for block, cut in blocks:
-                    cut.windows.tofile(stream)
-                    columns['labels'].append(cut.labels)
-                    columns['blocks'].append(np.full(len(cut.labels), block, dtype=np.int64))
-                    columns['timing'].append(cut.timing)
-                    columns['labels_t'].append(cut.labels_t)
-            for name, path in pickles.items():
-                path.write_bytes(pickle.dumps(np.concatenate(columns[name]), protocol=4))
-            remove_patient_windows(stem)
-            write_json(f'{stem}_settings.json', settings)
+        for old, new in moves:
+            os.replace(old, new)
     except BaseException:
-        if not Path(f'{stem}_windows_bi').exists():
-            remove_patient_windows(stem)
+        remove_patient_windows(stem)
         raise
 
 
 def remove_patient_windows(stem: Path) -> None:
     """Remove the window files of a patient, the windows themselves first, if they are there."""
-    for name in ('windows_bi', *(f'{name}.pkl' for name in LABEL_FILES), 'settings.json'):
+    for name in reversed(WINDOW_FILES):
         path = Path(f'{stem}_{name}')
         if path.is_file():
             path.unlink()
 
 
+# ------------------------------------------------------------------------------------ made before or not
+def input_stamp(path: Path) -> dict:
+    """What tells whether a file is still the same: size, times and SHA-256 of its content."""
+    with path.open('rb') as stream:
+        status = os.fstat(stream.fileno())
+        digest = hashlib.file_digest(stream, 'sha256').hexdigest()
+    return _times(status) | {'sha256': digest}
+
+
+def _times(status):
+    # The change time too: unlike the modification time, it cannot be set back.
+    return {'size': status.st_size, 'mtime_ns': status.st_mtime_ns, 'ctime_ns': status.st_ctime_ns}
+
+
+def is_same_input(stamp: dict, path: Path) -> bool:
+    """Whether a file is the one that was stamped; its content is read only where its size or times have changed."""
+    times = _times(path.stat())
+    if all(stamp.get(name) == time for name, time in times.items()):
+        return True
+    return stamp.get('size') == times['size'] and stamp.get('sha256') == input_stamp(path)['sha256']
+
+
+def is_made(stem: Path, made_with: dict, path: Path) -> bool:
+    """Whether the files of a patient are complete and were made with these settings from this data_raw file."""
+    try:
+        sidecar = json.loads(Path(f'{stem}_settings.json').read_text())
+        sizes = {name: Path(f'{stem}_{name}').stat().st_size for name in sidecar['sizes']}
+        return (
+            sidecar['sizes'] == sizes
+            and {name: sidecar[name] for name in made_with} == made_with
+            and is_same_input(sidecar['input'], path)
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+
+
+# ------------------------------------------------------------------------------------------ all patients
 def create_windows(
     *,
     path_raw_data: str,
@@ -418,6 +657,8 @@ def create_windows(
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
+    n_jobs: int = 1,
+    overwrite: bool = False,
 ) -> None:
     """Make the window files of every patient chosen, and print for each what was kept and dropped.
 
@@ -427,56 +668,116 @@ def create_windows(
         Receives the five files per patient.
     normal_only : bool
         True for the autoencoder's set, False for the classifier's.
-    patient, nb_best_blocks, ..., artefact_threshold
+    patient, nb_best_blocks, ..., overwrite
         The settings of these names.
 
     Raises
     ------
     DataError
-        From `find_data_raw` and `read_data_raw`; files of earlier patients stay, whole.
+        From `find_data_raw` and `read_data_raw`; finished files of other patients stay, whole.
     """
-    durations = {
+    shape = window_shape(
+        window_size=window_size,
+        spike_spacing_from_border=spike_spacing_from_border,
+        pulse_width=pulse_width,
+        sfreq=sfreq,
+    )
+    made_with = {
+        'version': WINDOWS_VERSION,
+        'normal_only': normal_only,
+        'nb_best_blocks': nb_best_blocks,
+        'sfreq': sfreq,
         'window_size': window_size,
         'spike_spacing_from_border': spike_spacing_from_border,
         'pulse_width': pulse_width,
-        'sfreq': sfreq,
+        'standardize': 'window' if standardize is True else standardize,
+        'reject_artefacts': reject_artefacts,
+        'artefact_threshold': artefact_threshold if reject_artefacts else None,
     }
-    shape = window_shape(**durations)
-    n_written = 0
-    for number, path in tqdm(find_data_raw(path_raw_data, patient).items(), desc='patients', disable=None):
-        stem = window_stem(directory, number, nb_best_blocks)
-        data = read_data_raw(path)
-        spikes = annotated_spikes(data)
-        if not include_spike_free and not any(map(len, spikes)):
-            remove_patient_windows(stem)  # of an earlier run, when it had spikes
-            tqdm.write(f'patient {number:03d}: skipped, no spike annotated (include_spike_free=True keeps it)')
-            continue
-        chosen = best_blocks([len(times) for times in spikes], nb_best_blocks)
-        counts = []
+    make = functools.partial(
+        _make_patient,
+        directory=directory,
+        shape=shape,
+        made_with=made_with,
+        include_spike_free=include_spike_free,
+        overwrite=overwrite,
+    )
+    files = find_data_raw(path_raw_data, patient)
+    n_complete = 0
+    with contextlib.ExitStack() as stack:
+        made = (
+            _made_in_parallel(make, files, min(n_jobs, len(files)), stack) if n_jobs > 1 else map(make, files.items())
+        )
+        for messages, complete in tqdm(made, desc='patients', total=len(files), disable=None):
+            for message in messages:
+                tqdm.write(message)
+            n_complete += complete
+    tqdm.write(f'windows of {n_complete} patients in {directory}')
 
-        def cut_blocks(data=data, spikes=spikes, chosen=chosen, counts=counts):
-            for block in chosen:
-                cut, block_counts = cut_block(
-                    data['meg'][block],
-                    spikes[block],
-                    shape,
-                    normal_only=normal_only,
-                    standardize=standardize,
-                    reject_artefacts=reject_artefacts,
-                    artefact_threshold=artefact_threshold,
-                )
-                counts.append(block_counts)
-                yield block, cut
 
-        write_patient_windows(stem, cut_blocks(), durations | {'standardize': standardize})
-        total = BlockCounts(*map(sum, zip(*counts, strict=True)))
-        tqdm.write(f'patient {number:03d}: {_summary(total, chosen, normal_only)}')
-        if total.kept:
-            n_written += 1
-        else:
+def _made_in_parallel(make, files, n_jobs, stack):
+    """The same results in the same order, from `n_jobs` processes."""
+    pool = ProcessPoolExecutor(n_jobs, multiprocessing.get_context('spawn'), _follow_parent)
+    stack.callback(pool.shutdown, cancel_futures=True)
+    try:
+        yield from pool.map(make, files.items())
+    except BrokenProcessPool as fault:
+        raise DataError('a process was killed, as when the memory is used up: set n_jobs lower') from fault
+
+
+def _follow_parent():
+    """Leave Ctrl-C to the parent; end when it is killed, instead of waiting for its orders for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, overwrite):
+    """Make the files of one patient (number, path); return the lines to print, and whether its files are there."""
+    number, path = numbered
+    name = f'patient {number:03d}'
+    stem = window_stem(directory, number, made_with['nb_best_blocks'])
+    if not overwrite and is_made(stem, made_with, path):
+        annotated = json.loads(Path(f'{stem}_settings.json').read_text())['counts']['annotated']
+        if annotated or include_spike_free:
+            return [
+                f'{name}: kept, made before with these settings from this file (overwrite=True makes it again)'
+            ], True
+    stamp = input_stamp(path)
+    data = read_data_raw(path)
+    messages = [f'warning: {path}: {warning}' for warning in content_warnings(data, made_with['sfreq'])]
+    spikes = annotated_spikes(data)
+    if not include_spike_free and not any(map(len, spikes)):
+        remove_patient_windows(stem)  # of an earlier run, when it had spikes
+        return [*messages, f'{name}: skipped, no spike annotated (include_spike_free=True keeps it)'], False
+    chosen = best_blocks([len(times) for times in spikes], made_with['nb_best_blocks'])
+    options = {key: made_with[key] for key in ('normal_only', 'standardize', 'reject_artefacts', 'artefact_threshold')}
+
+    def cut(block, stream):
+        return cut_block(data['meg'][block], spikes[block], shape, stream=stream, **options)
+
+    with making(stem) as folder:
+        total = write_patient_windows(folder, chosen, cut)
+        messages.append(f'{name}: {_summary(total, chosen, made_with["normal_only"])}')
+        if not total.kept:
             remove_patient_windows(stem)
-            tqdm.write(f'patient {number:03d}: nothing written, no window of {shape.n_times} samples was kept')
-    tqdm.write(f'windows of {n_written} patients in {directory}')
+            messages.append(f'{name}: nothing written, no window of {shape.n_times} samples was kept')
+            return messages, False
+        sidecar = made_with | {
+            'channels': channel_names(),
+            'n_windows': total.kept,
+            'n_times': shape.n_times,
+            'counts': total._asdict(),
+            'input': {'name': path.name} | stamp,
+            'sizes': {file.name: file.stat().st_size for file in sorted(folder.iterdir())},
+        }
+        (folder / 'settings.json').write_text(json.dumps(sidecar, indent=2) + '\n')
+        publish(folder, stem)
+    return messages, True
 
 
 def _summary(total, chosen, normal_only):

@@ -1,18 +1,20 @@
-"""The training loop and the validation loop, the same for every network."""
+"""The training loop and the validation loop, the same for every network, and the checkpoints they leave."""
 
 import copy
+import io
 import math
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import LRScheduler, StepLR
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.autoencoder import at_full_length, hide
-from utils import SettingError
+from utils import DataError, SettingError, writing
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
@@ -128,6 +130,7 @@ def train(
     n_epochs_stop: int,
     device: torch.device,
     save: Callable[[str, dict], None],
+    validate_first: bool = False,
 ) -> list[dict]:
     """Train until `num_epochs`, or until the validation loss has not fallen for `n_epochs_stop` epochs.
 
@@ -143,6 +146,9 @@ def train(
         (model, input, target) to the mean loss of the batch.
     save : callable
         Called with 'best' or 'last', and the state: the original's six keys, `scheduler_state_dict` and `history`.
+    validate_first : bool
+        Count the weights at the start as epoch 0: for a model that is trained further, which may already be at its
+        best.
 
     Returns
     -------
@@ -155,16 +161,9 @@ def train(
         The loss is no longer finite.
     """
     history, best, best_weights = [], math.inf, None
-    for epoch in range(1, num_epochs + 1):
-        start = time.perf_counter()
-        train_loader.dataset.epoch = epoch
-        rate = optimizer.param_groups[0]['lr']
-        model.train()
-        training_loss = _mean_loss(model, train_loader, loss, device, optimizer, f'epoch {epoch}')
-        training_seconds = time.perf_counter() - start
-        validation_loss = validate(model, validation_loader, loss, device)
-        scheduler.step()
-        seconds = time.perf_counter() - start
+
+    def record(epoch, training_loss, validation_loss, rate, seconds):
+        nonlocal best, best_weights
         figures = {
             'epoch': epoch,
             'training loss': training_loss,
@@ -183,6 +182,22 @@ def train(
             best, best_weights = validation_loss, copy.deepcopy(model.state_dict())
             save('best', state)
         save('last', state)
+        return improved
+
+    if validate_first:
+        loss_at_start = validate(model, validation_loader, loss, device)
+        record(0, math.nan, loss_at_start, optimizer.param_groups[0]['lr'], 0.0)
+        tqdm.write(f'  at the start   validation loss {loss_at_start:.5f}')
+    for epoch in range(1, num_epochs + 1):
+        start = time.perf_counter()
+        train_loader.dataset.epoch = epoch
+        rate = optimizer.param_groups[0]['lr']
+        model.train()
+        training_loss = _mean_loss(model, train_loader, loss, device, optimizer, f'epoch {epoch}')
+        training_seconds = time.perf_counter() - start
+        validation_loss = validate(model, validation_loader, loss, device)
+        scheduler.step(*[validation_loss] * isinstance(scheduler, ReduceLROnPlateau))
+        improved = record(epoch, training_loss, validation_loss, rate, time.perf_counter() - start)
         speed = len(train_loader.dataset) / training_seconds
         tqdm.write(
             f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}'
@@ -196,15 +211,80 @@ def train(
 
 
 def make_optimizer(
-    model: nn.Module, *, optimizer: str, learning_rate: float, weight_decay: float, stepLR: int, gammaLR: float
+    model: nn.Module,
+    *,
+    optimizer: str,
+    learning_rate: float,
+    weight_decay: float,
+    scheduler: str,
+    stepLR: int,
+    gammaLR: float,
+    plateau_patience: int,
 ) -> tuple[torch.optim.Optimizer, LRScheduler]:
-    """Optimizer of a model, and the schedule that multiplies its rate by `gammaLR` every `stepLR` epochs.
+    """Optimizer of a model, and the schedule of its learning rate.
 
     Parameters that a model marks with `no_decay` are left out of the weight decay.
+
+    Parameters
+    ----------
+    optimizer : str
+        One of `OPTIMIZERS`.
+    scheduler : str
+        'step': the rate is multiplied by `gammaLR` every `stepLR` epochs. 'plateau': it is multiplied by `gammaLR`
+        when the validation loss has not fallen for `plateau_patience` epochs.
     """
     decayed = [p for p in model.parameters() if not getattr(p, 'no_decay', False)]
     groups = [{'params': decayed}]
     if others := [p for p in model.parameters() if getattr(p, 'no_decay', False)]:
         groups.append({'params': others, 'weight_decay': 0.0})
     made = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay)
+    if scheduler == 'plateau':
+        return made, ReduceLROnPlateau(made, factor=gammaLR, patience=plateau_patience)
     return made, StepLR(made, step_size=stepLR, gamma=gammaLR)
+
+
+def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
+    """Give an optimizer the saved state of another run (its moments), but keep its own rate and weight decay."""
+    optimizer.load_state_dict(optimizer.state_dict() | {'state': state['state']})
+
+
+# ----------------------------------------------------------------------------------------- checkpoints
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Write a checkpoint, whole or not at all."""
+    content = io.BytesIO()  # on a full disk, torch.save to a file ends in an error of its own that says nothing
+    torch.save(state, content)
+    with writing(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+def checkpoint_saver(path_of: Callable[[str], Path], description: dict) -> Callable[[str, dict], None]:
+    """Callback for `train` that writes 'best' and 'last' checkpoints.
+
+    Parameters
+    ----------
+    path_of : callable
+        From 'best' or 'last' to the path.
+    description : dict
+        What is needed to build the network again; stored under 'network'.
+    """
+
+    def save(which, state):
+        save_checkpoint(path_of(which), state | {'network': description})
+
+    return save
+
+
+def load_checkpoint(path: str | Path) -> dict:
+    """Read a checkpoint, weights and plain values only.
+
+    Raises
+    ------
+    DataError
+        The file is missing or is not a checkpoint.
+    """
+    if not Path(path).is_file():
+        raise DataError(f'{path}: no such file')
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as fault:  # a damaged file can raise anything at all
+        raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault

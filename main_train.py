@@ -1,16 +1,24 @@
 """Train an autoencoder on normal windows, then train, validate and test a spike classifier on its errors.
 
     python main_train.py [MODE] [MODEL] [name=value ...]
+    python main_train.py compare RUN_A RUN_B [name=value ...]
 
 MODE   auto: train and validate the autoencoder, then train, validate and test the classifier (default)
+       ft: the same, starting from the autoencoder and the classifier of run model_nb, with a smaller learning rate
+       clf: the classifier only, on the autoencoder of run model_nb
+       cv: auto for every fold of a cross-validation over patients
+       compare: paired difference of two finished runs, given by name (AE1D_3) or path
 MODEL  AE1D, AE2D, AE1D_smaller, AE2D_smaller or wavelets (default: the setting model)
 
 Reads   path_extracted_data[0] and [1]: the windows made by create_windows_ae.py and create_windows_clf.py
 Writes  path_writing_data/<MODEL>_<nb>/: params.json, checkpoints, loss curves, predictions and results CSVs,
-        metrics.json, figures/, report.html
+        metrics.json, figures/, report.html; with cv a sub-directory fold_<k> each. A row of
+        path_writing_data/summary.csv. compare writes path_writing_data/compare_<RUN_A>_<RUN_B>.csv.
 """
 
+import functools
 import shlex
+import shutil
 import time
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -18,83 +26,120 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.metrics import f1_score
 
 from classification import (
-    CardDataset,
+    CLASSIFIERS,
+    Examples,
     SubwindowShape,
     best_f1_threshold,
-    figures,
-    make_cards,
-    predict_proba,
-    spike_loss,
+    calibrate,
+    classifier_inputs,
+    field_peaks,
+    fit_calibration,
+    gather,
+    latent_statistics,
+    levels_of,
     subwindow_shape,
     subwindow_table,
+    threshold_from_curve,
+)
+from data_processing import N_CHANNELS, ctf275_info
+from evaluation import (
+    MAIN_FIGURES,
+    Evaluation,
+    annotated_spikes,
+    compare,
+    intervals,
+    sensitivity_curve,
     with_predictions,
 )
-from data_processing import N_CHANNELS
-from loop import make_optimizer, reconstruction_loss, train
-from models import AUTOENCODERS, SFCN, build_model
+from loop import checkpoint_saver, load_checkpoint, make_optimizer, reconstruction_loss, resume_optimizer, train
+from models import AUTOENCODERS, build_model
+from models.sfcn import SFCN
 from saving_functions import (
     RunDirectory,
-    checkpoint_saver,
+    find_run,
+    load_params,
+    load_tested,
     new_run_directory,
+    plot_contrast,
+    plot_error_maps,
+    plot_figures,
+    plot_latent,
     plot_losses,
-    plot_test,
+    plot_topographies,
+    plot_traces,
+    save_comparison,
+    save_evaluation,
     save_params,
-    save_predictions,
-    save_results,
-    save_threshold,
+    save_summary_row,
     write_report,
 )
 from timeseries_dataset import (
     PARTS,
     PatientWindows,
     WindowDataset,
+    balance,
     batches,
     id_table,
+    listed_patients,
     open_directory,
+    split_folds,
     split_windows,
     with_parts,
 )
 from utils import DataError, SettingError, check_settings, choose_device, read_command, run_script, set_seed, write_json
 
-MODES = ('auto',)
+MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
+WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
 
 
 def main(words: list[str]) -> None:
     """Read the command line and run the mode it names."""
-    positional, settings = read_command(words, n_positional=2)
-    mode, settings.model = (positional + ['auto', settings.model][len(positional) :])[:2]
+    positional, settings = read_command(words, n_positional=3)
+    command = shlex.join(['python', 'main_train.py', *words])
+    mode = positional[0] if positional else 'auto'
     if mode not in MODES:
         raise SettingError(f'mode {mode!r}: must be one of {", ".join(MODES)}; python main_train.py [MODE] [MODEL]')
+    if mode == 'compare':
+        if len(positional) != 3:
+            raise SettingError('compare takes two finished runs: python main_train.py compare RUN_A RUN_B')
+        compare_runs(*positional[1:], settings)
+        return
+    if len(positional) > 2:
+        raise SettingError(f'unexpected argument {positional[2]!r}: settings are given as name=value')
+    if len(positional) == 2:
+        settings.model = positional[1]
     check_settings(vars(settings))
-    command = shlex.join(['python', 'main_train.py', *words])
-    auto(settings, command)
-
-
-def auto(settings: SimpleNamespace, command: str) -> None:
-    """Train and validate the autoencoder, then train, validate and test the classifier."""
     started = time.perf_counter()
-    set_seed(settings.seed)
+    source = open_source(mode, settings) if mode in ('ft', 'clf') else None
     device = choose_device(settings.device)
-    data = prepare(settings)
+    shape = subwindows_of(settings)
+    opened = open_windows(settings)
+    folds = shared_out(opened, mode, source, settings, shape)
 
-    run = new_run_directory(settings.path_writing_data, settings.model, settings.model_nb)
-    settings.model_nb, settings.device = run.number, str(device)
-    save_params(run, command, vars(settings))
+    number = None if source else settings.model_nb
+    run = new_run_directory(settings.path_writing_data, settings.model, number)
+    saved = vars(settings) | {'model_nb': run.number, 'device': str(device)}
     print(f'{run.name}: in {run.path}, on {device}')
-    print_split(data)
     try:
-        print(f'\nautoencoder {settings.model}')
-        autoencoder, ae_history = train_autoencoder(run, data, settings, device)
-        print(f'\nclassifier {settings.classifier}')
-        cards = {part: cards_of_part(autoencoder, data, part, settings, device) for part in PARTS}
-        network, clf_history = train_classifier(run, cards, settings, device)
-        plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history})
-        test(run, command, data, network, cards, settings, device)
-    except torch.OutOfMemoryError as fault:
+        if mode == 'cv':
+            save_params(run, command, saved, {})
+            tested = []
+            for fold, data in enumerate(folds, start=1):
+                print(f'\nfold {fold} of {len(folds)}')
+                sub = run.fold(fold)
+                tested.append(train_and_test(sub, command, mode, data, source, settings, saved, device))
+            gather_folds(run, command, mode, tested, settings, saved)
+        else:
+            train_and_test(run, command, mode, folds[0], source, settings, saved, device)
+    except (torch.OutOfMemoryError, MemoryError) as fault:
         run.discard_without_checkpoint()
-        raise SettingError(f'{device} has too little memory: lower batch_size or classifier_batch_size') from fault
+        raise SettingError(
+            f'{device} has too little memory: lower batch_size or classifier_batch_size, or take fewer levels, blocks '
+            'or patients'
+        ) from fault
     except BaseException:
         run.discard_without_checkpoint()
         raise
@@ -112,9 +157,13 @@ class Data(NamedTuple):
     ae_table, clf_table : DataFrames
         Their id tables with the column `part`.
     split_by : str
-        'patient' or 'block': what is kept apart.
+        'patient' or 'block': what was kept apart.
+    tested_on : str
+        What the test set is, in words.
     subwindows : dict of DataFrames
         The sub-windows of the classifier's windows, by part.
+    spikes : dict of DataFrames
+        The annotated spikes in them, by part.
     shape : SubwindowShape
     """
 
@@ -123,66 +172,133 @@ class Data(NamedTuple):
     ae_table: pd.DataFrame
     clf_table: pd.DataFrame
     split_by: str
+    tested_on: str
     subwindows: dict[str, pd.DataFrame]
+    spikes: dict[str, pd.DataFrame]
     shape: SubwindowShape
 
-    @property
-    def tested_on(self) -> str:
-        """What the test set is, in words."""
-        return 'patients not seen in training' if self.split_by == 'patient' else 'other blocks of the SAME patients'
+    def patients_of(self, part: str) -> list[int]:
+        """The patients of a part, in order; the autoencoder's training may have others besides."""
+        return sorted(set(self.clf_table.loc[self.clf_table['part'] == part, 'subject'].tolist()))
 
 
-def prepare(settings: SimpleNamespace) -> Data:
-    """Open the windows, share them out, and check that every part has what it needs.
+def open_windows(settings: SimpleNamespace) -> tuple[list[PatientWindows], list[PatientWindows]]:
+    """Open the windows of the autoencoder and of the classifier.
 
-    Raises
-    ------
-    DataError, SettingError
-        Before anything is trained or written.
+    The unsupervised detector may not use annotations, so that its autoencoder learns from the classifier's windows,
+    which are all there are.
     """
-    shape = subwindows_of(settings)
-    if sum(loss_weights(settings)) == 0:
-        raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
-    names = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
-    made_with = {name: getattr(settings, name) for name in names}
-    ae_patients, clf_patients = (
-        open_directory(directory, settings.nb_best_blocks, settings.patient, made_with)
-        for directory in settings.path_extracted_data
-    )
+    made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
+    ae_directory, clf_directory = settings.path_extracted_data
+    clf_patients = open_directory(clf_directory, settings.nb_best_blocks, settings.patient, made_with)
+    if settings.classifier == 'threshold':
+        return clf_patients, clf_patients
+    ae_patients = open_directory(ae_directory, settings.nb_best_blocks, settings.patient, made_with)
     for one in ae_patients:
         if one.labels_t.any():
             raise DataError(
                 f'{one.path}: holds windows with spikes, which the autoencoder must not learn: '
                 'path_extracted_data[0] is for the windows of create_windows_ae.py'
             )
-    clf_table = id_table(clf_patients)
-    parts, split_by = split_windows(
-        clf_table,
-        split=settings.split,
-        validation_fraction=settings.validation_fraction,
-        test_fraction=settings.test_fraction,
-        seed=settings.seed,
-    )
-    ae_table = with_parts(id_table(ae_patients), parts, split_by)
-    clf_table = with_parts(clf_table, parts, split_by)
+    return ae_patients, clf_patients
+
+
+def shared_out(
+    opened, mode: str, source: 'Source | None', settings: SimpleNamespace, shape: SubwindowShape
+) -> list[Data]:
+    """The windows, shared out to training, validation and test: one `Data`, or with `cv` one per fold.
+
+    Raises
+    ------
+    DataError, SettingError
+        A part lacks what it needs, before anything is trained or written.
+    """
+    table = id_table(opened[1])
+    lists = {
+        'train': listed_patients('training_patients', settings.training_patients),
+        'validation': listed_patients('validation_patients', settings.validation_patients),
+        'test': listed_patients('test_patients', settings.test_patients),
+    }
+    closed = tuple(part for part, patients in lists.items() if patients is not None)
+    if closed and (mode == 'cv' or settings.split == 'block'):
+        raise SettingError(
+            'training_patients, validation_patients and test_patients have no meaning with mode cv or '
+            "split='block': set them to None"
+        )
+    fixed = source.fixed(mode, set(table['subject'])) if source else {}
+    fixed = {unit: part if part not in closed or unit in lists[part] else 'unused' for unit, part in fixed.items()}
+    for part in closed:
+        for subject in lists[part]:
+            if subject not in set(table['subject']):
+                raise DataError(f'{part} part: no windows of patient {subject}; make them, or take it off the list')
+            if fixed.get(subject, part) not in (part, 'unused'):
+                of_run = f' of run {source.run.name}' if source else ''
+                raise SettingError(
+                    f'patient {subject} cannot be in the {part} part: it is in the {fixed[subject]} part{of_run}'
+                )
+            fixed[subject] = part
+    fractions = {'validation_fraction': settings.validation_fraction, 'seed': settings.seed}
+    if mode == 'cv':
+        folds, by = split_folds(table, n_splits=settings.n_splits, **fractions), 'patient'
+    else:
+        parts, by = split_windows(
+            table,
+            split=settings.split,
+            test_fraction=settings.test_fraction,
+            fixed=fixed,
+            closed=closed,
+            **fractions,
+        )
+        folds = [parts]
+    tested_on = 'patients not seen in training' if by == 'patient' else 'other blocks of the SAME patients'
+    kept_blocks = any(isinstance(unit, tuple) for unit in fixed)
+    if source and by == 'block' and not kept_blocks and set(table['subject']) & source.seen:
+        tested_on += f', which run {source.run.name} was trained on'
+    otherwise = 'unused' if len(closed) == len(PARTS) else 'train'
+    shared = []
+    for parts in folds:
+        lacking = set(PARTS) - set(parts['part'])
+        if lacking and source:
+            raise DataError(
+                f'{opened[1][0].path.parent}: no patient for the {" and ".join(sorted(lacking))} part: run '
+                f'{source.run.name} was trained on patients {", ".join(map(str, sorted(source.seen)))}; add others'
+            )
+        shared.append(with_data(opened, table, parts, by, otherwise, tested_on, settings, shape))
+    for data in shared:
+        print_split(data)
+    return shared
+
+
+def with_data(opened, table, parts, by, otherwise, tested_on, settings, shape) -> Data:
+    """The windows with one share-out of the patients, checked."""
+    ae_patients, clf_patients = opened
+    ae_table = with_parts(id_table(ae_patients), parts, by, otherwise)
+    clf_table = with_parts(table, parts, by)
+    if settings.balanced:
+        clf_table = balance(clf_table, settings.seed)
     for part in ('train', 'validation'):
         if not (ae_table['part'] == part).any():
             raise DataError(
-                f'{settings.path_extracted_data[0]}: no window without spikes for the {part} part; '
+                f'{ae_patients[0].path.parent}: no window without spikes for the {part} part; '
                 'make the windows of more patients, or set nb_best_blocks higher'
             )
-    subwindows = {}
+    half_pulse = round(settings.pulse_width / 2 * settings.sfreq)
+    subwindows, spikes = {}, {}
     for part in PARTS:
         rows = clf_table[clf_table['part'] == part]
+        if rows.empty:
+            raise DataError(f'{clf_patients[0].path.parent}: no window for the {part} part; use more patients')
         labels_t = np.stack([clf_patients[p].labels_t[w] for p, w in zip(rows['patient'], rows['window'], strict=True)])
-        subwindows[part] = subwindow_table(rows, labels_t, labels_t.shape[1], shape)
+        subwindows[part] = subwindow_table(rows, labels_t, shape)
+        spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], half_pulse, shape.n_times)
         n_spikes = subwindows[part]['test'].sum()
-        if part != 'test' and not 0 < n_spikes < len(subwindows[part]):
+        learns = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
+        if learns and not 0 < n_spikes < len(subwindows[part]):
             raise DataError(
-                f'{settings.path_extracted_data[1]}: the {part} part has {n_spikes} spikes in '
+                f'{clf_patients[0].path.parent}: the {part} part has {n_spikes} spikes in '
                 f'{len(subwindows[part])} sub-windows; use more patients, or another seed'
             )
-    return Data(ae_patients, clf_patients, ae_table, clf_table, split_by, subwindows, shape)
+    return Data(ae_patients, clf_patients, ae_table, clf_table, by, tested_on, subwindows, spikes, shape)
 
 
 def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
@@ -191,10 +307,19 @@ def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
     Raises
     ------
     SettingError
-        No sub-window fits, or it is too short for the classifier.
+        No sub-window fits, or the loss has no term.
     """
+    n_pairs = len(loss_weights(settings))
+    if settings.levels != 'all' and max(settings.levels) >= n_pairs:
+        raise SettingError(f'levels = {settings.levels}: {settings.model} has the levels 0 to {n_pairs - 1}')
+    if sum(loss_weights(settings)) == 0:
+        raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
     n_times = round(settings.window_size * settings.sfreq)
     border = round(settings.spike_spacing_from_border * settings.sfreq)
+    if round(settings.subwindow_size * settings.sfreq) == 0:
+        raise SettingError(f'subwindow_size = {settings.subwindow_size} is less than a sample: make it longer')
+    if settings.balanced and settings.classifier == 'threshold':
+        raise SettingError("balanced=True chooses by annotations, which classifier='threshold' does without: set False")
     shape = subwindow_shape(n_times, border, round(settings.subwindow_size * settings.sfreq))
     n_inner = n_times - 2 * border
     if shape.n_sub == 0:
@@ -202,7 +327,7 @@ def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
             f'subwindow_size = {settings.subwindow_size} does not fit into the inner part of a window, window_size - '
             f'2 x spike_spacing_from_border = {n_inner / settings.sfreq:g} s: make one of the three fit'
         )
-    if shape.n_times < SFCN.least_times:
+    if settings.classifier == 'sfcn' and shape.n_times < SFCN.least_times:
         raise SettingError(
             f'subwindow_size = {settings.subwindow_size} is {shape.n_times} samples at sfreq = {settings.sfreq}: '
             f'the classifier sfcn needs at least {SFCN.least_times}'
@@ -220,10 +345,13 @@ def print_split(data: Data) -> None:
     """Say what is trained, validated and tested on."""
     for part in PARTS:
         rows = data.clf_table[data.clf_table['part'] == part]
-        subjects = ', '.join(map(str, sorted(set(rows['subject']))))
-        normal = f'{(data.ae_table["part"] == part).sum():6d} normal windows,' if part != 'test' else ' ' * 22
-        print(f'  {part:11}{normal} {len(rows):6d} windows, {rows["label"].sum():5d} with a spike, patients {subjects}')
-    if data.split_by == 'block':
+        subjects = ', '.join(map(str, data.patients_of(part)))
+        normal = f'{(data.ae_table["part"] == part).sum():6d} windows,' if part != 'test' else ' ' * 15
+        print(f'  {part:11} autoencoder {normal} classifier {len(rows):6d} windows, {rows["label"].sum():5d} with a '
+              f'spike, patients {subjects}')  # fmt: skip
+        if not data.subwindows[part]['test'].any():
+            print(f'warning: the {part} part has no spikes: its sensitivity and areas are undefined (NaN)')
+    if 'SAME' in data.tested_on:
         print('  split by block: the test shares its patients with the training and says nothing on new patients')
 
 
@@ -232,14 +360,102 @@ def zscored(standardize: str | bool) -> bool:
     return standardize != 'block'
 
 
+# ---------------------------------------------------------------------------------------- the source run
+class Source(NamedTuple):
+    """The finished run that `ft` and `clf` start from.
+
+    Attributes
+    ----------
+    run : RunDirectory
+    autoencoder : dict
+        Its best checkpoint.
+    split : dict
+        Who was in which part there, see `split_of`.
+    """
+
+    run: RunDirectory
+    autoencoder: dict
+    split: dict
+
+    @property
+    def seen(self) -> set[int]:
+        """Patients that the run, or one that it started from, was trained or validated on."""
+        return {*self.split['train'], *self.split['validation'], *self.split['seen before']}
+
+    def fixed(self, mode: str, subjects: set[int]) -> dict:
+        """Parts that patients keep, so that nothing is tested on what has been seen; blocks, where the run was split
+        by block and there are no other patients."""
+        if self.split['by'] == 'block' and subjects <= {subject for subject, _, _ in self.split['blocks']}:
+            return {(subject, block): part for subject, block, part in self.split['blocks']}
+        parts = dict.fromkeys(self.seen, 'train')
+        if self.split['by'] == 'patient':
+            # Where ft gets none of the patients seen, those of the old test are free to be trained on.
+            kept = PARTS if mode == 'clf' or self.seen & subjects else ()
+            parts |= {subject: part for part in kept for subject in self.split[part]}
+        return {subject: part for subject, part in parts.items() if subject in subjects}
+
+
+def split_of(mode: str, data: Data, source: Source | None, settings: SimpleNamespace) -> dict:
+    """What params.json says of the split: the patients of each part, what was kept apart and, where that was blocks,
+    their parts; patients seen by earlier runs; and whether annotations chose the autoencoder's windows."""
+    only_ae = set(data.ae_table.loc[data.ae_table['part'] == 'train', 'subject'].tolist())
+    blocks = data.clf_table[['subject', 'block', 'part']].drop_duplicates() if data.split_by == 'block' else None
+    annotated = settings.classifier != 'threshold'
+    if source:
+        annotated = source.split['autoencoder saw annotations'] or (annotated and mode == 'ft')
+    return {
+        'by': data.split_by,
+        **{part: data.patients_of(part) for part in PARTS},
+        'train': sorted(only_ae | set(data.patients_of('train'))),
+        'blocks': [] if blocks is None else blocks.values.tolist(),
+        'started from': source.run.name if source else None,
+        'seen before': sorted(source.seen) if source else [],
+        'autoencoder saw annotations': annotated,
+    }
+
+
+def open_source(mode: str, settings: SimpleNamespace) -> Source:
+    """Open run `model_nb`, and take over the settings that must match; says which differ from params.py."""
+    if settings.model_nb is None:
+        raise SettingError(f'model_nb: mode {mode} starts from a finished run: give its number')
+    run = find_run(settings.path_writing_data, f'{settings.model}_{settings.model_nb}')
+    params = load_params(run)
+    must_match = [*WINDOW_SETTINGS, 'subwindow_size', *AUTOENCODERS[settings.model][1]]
+    if mode == 'ft':
+        must_match += ['classifier', 'levels', 'classifier_width', 'optimizer']
+    for name in must_match:
+        if name not in params['settings']:
+            raise DataError(f'{run.params}: lacks the setting {name}: made by another version; train the run again')
+        saved = params['settings'][name]
+        if saved != getattr(settings, name):
+            print(f'warning: {name} = {getattr(settings, name)!r} now, but run {run.name} has {saved!r}, which is used')
+            setattr(settings, name, saved)
+    check_settings(vars(settings))
+    return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
+
+
 # --------------------------------------------------------------------------------------- the autoencoder
 def train_autoencoder(
-    run: RunDirectory, data: Data, settings: SimpleNamespace, device: torch.device
+    run: RunDirectory, mode: str, data: Data, source: Source | None, settings: SimpleNamespace, device: torch.device
 ) -> tuple[torch.nn.Module, list[dict]]:
-    """Train the autoencoder on the normal windows of the training part; return it at its best epoch."""
-    n_times = data.ae_patients[0].windows.shape[2]
+    """Train the autoencoder, train that of the source further (ft), or take it as it is (clf).
+
+    Returns
+    -------
+    The model at its best epoch, and the history of its training.
+    """
+    n_times = data.clf_patients[0].windows.shape[2]
     chosen = {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]}
     model = build_model(settings.model, N_CHANNELS, n_times, **chosen).to(device)
+    if source:
+        try:
+            model.load_state_dict(source.autoencoder['model_state_dict'])
+        except (KeyError, RuntimeError) as fault:
+            raise DataError(f'{source.run.checkpoint("best")}: no weights of this model in it ({fault})') from fault
+    if mode == 'clf':
+        for which in ('best', 'last'):
+            shutil.copyfile(source.run.checkpoint(which), run.checkpoint(which))
+        return model, load_checkpoint(source.run.checkpoint('last'))['history']
     loaders = {}
     for part, noise in (('train', settings.augmentation), ('validation', 0.0)):
         dataset = WindowDataset(
@@ -248,6 +464,8 @@ def train_autoencoder(
             zscore=zscored(settings.standardize),
             noise=noise,
             seed=settings.seed,
+            preload=settings.preload,
+            device=device,
         )
         loaders[part] = batches(
             dataset,
@@ -258,12 +476,12 @@ def train_autoencoder(
         )
     optimizer, scheduler = make_optimizer(
         model,
-        optimizer=settings.optimizer,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        stepLR=settings.stepLR,
-        gammaLR=settings.gammaLR,
-    )
+        learning_rate=settings.learning_rate * (settings.fine_tuning_rate if source else 1),
+        **{name: getattr(settings, name) for name in
+           ('optimizer', 'weight_decay', 'scheduler', 'stepLR', 'gammaLR', 'plateau_patience')},
+    )  # fmt: skip
+    if source:
+        resume_optimizer(optimizer, source.autoencoder['optimizer_state_dict'])
     description = {'name': settings.model, 'n_channels': N_CHANNELS, 'n_times': n_times, 'settings': chosen}
     history = train(
         model,
@@ -276,6 +494,7 @@ def train_autoencoder(
         n_epochs_stop=settings.n_epochs_stop,
         device=device,
         save=checkpoint_saver(run.checkpoint, description),
+        validate_first=source is not None,
     )
     return model, history
 
@@ -291,110 +510,328 @@ def loss_weights(settings: SimpleNamespace) -> list[float]:
 
 
 # ---------------------------------------------------------------------------------------- the classifier
-def cards_of_part(
-    autoencoder: torch.nn.Module, data: Data, part: str, settings: SimpleNamespace, device: torch.device
-) -> CardDataset:
-    """Error cards of the sub-windows of one part, with their labels."""
-    dataset = WindowDataset(
-        data.clf_patients, data.clf_table[data.clf_table['part'] == part], zscore=zscored(settings.standardize)
+def make_classifier(settings: SimpleNamespace, device: torch.device):
+    """The classifier that the settings name, not yet trained."""
+    taken = vars(settings) | {'device': device}
+    kind = CLASSIFIERS[settings.classifier]
+    return kind.make(**{name: taken[name] for name in kind.settings})
+
+
+def windows_of_part(data: Data, part: str, settings: SimpleNamespace) -> torch.utils.data.DataLoader:
+    """The classifier's windows of one part, in recording order."""
+    rows = data.clf_table[data.clf_table['part'] == part]
+    dataset = WindowDataset(data.clf_patients, rows, zscore=zscored(settings.standardize))
+    return batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
+
+
+def train_classifier(run, mode, autoencoder, data: Data, source, settings, device):
+    """Train the classifier on the sub-windows of the training part.
+
+    Returns
+    -------
+    The classifier, its history, and the inputs of the validation and test parts.
+    """
+    examples = {}
+    levels = levels_of(settings.levels, len(loss_weights(settings)))
+    for part in PARTS:
+        loader = windows_of_part(data, part, settings)
+        inputs = classifier_inputs(autoencoder, loader, settings.classifier, data.shape, levels, device)
+        examples[part] = Examples(inputs, data.subwindows[part]['test'].to_numpy())
+    classifier = make_classifier(settings, device)
+    if mode == 'ft' and settings.classifier == 'sfcn':
+        classifier.classifier_learning_rate *= settings.fine_tuning_rate
+        classifier.load(source.run.checkpoint('best', 'sfcn'))
+    elif mode == 'ft':
+        print(f'  {settings.classifier} cannot be trained further: it is trained anew on these patients')
+    history = classifier.fit(
+        examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
     )
-    loader = batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
-    cards = make_cards(autoencoder, loader, data.shape, device)
-    return CardDataset(cards, data.subwindows[part]['test'].to_numpy())
+    return classifier, history, {part: examples[part].inputs for part in ('validation', 'test')}
 
 
-def train_classifier(
-    run: RunDirectory, cards: dict[str, CardDataset], settings: SimpleNamespace, device: torch.device
-) -> tuple[torch.nn.Module, list[dict]]:
-    """Train the SFCN on the error cards of the training part; return it at its best epoch."""
-    n_cards, n_spikes = len(cards['train']), int(cards['train'].labels.sum())
-    weight = settings.positive_weight
-    if weight is None:
-        weight = (n_cards - n_spikes) / n_spikes
-    print(f'  {n_cards} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
-    _, n_planes, n_channels, n_times = cards['train'].cards.shape
-    chosen = {
-        'n_planes': n_planes,
-        'n_channels': n_channels,
-        'n_times': n_times,
-        'width': settings.classifier_width,
-    }
-    network = SFCN(**chosen).to(device)
-    optimizer, scheduler = make_optimizer(
-        network,
-        optimizer=settings.optimizer,
-        learning_rate=settings.classifier_learning_rate,
-        weight_decay=settings.weight_decay,
-        stepLR=settings.stepLR,
-        gammaLR=settings.gammaLR,
-    )
-    size = settings.classifier_batch_size
-    history = train(
-        network,
-        batches(cards['train'], batch_size=size, shuffle=True, seed=settings.seed),
-        batches(cards['validation'], batch_size=size),
-        spike_loss(weight),
-        optimizer=optimizer,
-        scheduler=scheduler,
-        num_epochs=settings.classifier_num_epochs,
-        n_epochs_stop=settings.classifier_n_epochs_stop,
-        device=device,
-        save=checkpoint_saver(
-            lambda which: run.checkpoint(which, settings.classifier),
-            {'name': settings.classifier, 'settings': chosen},
-        ),
-    )
-    return network, history
+def decide(run, classifier, inputs: dict[str, np.ndarray], autoencoder, data: Data, settings, device):
+    """Calibrate and choose the threshold on validation, store both with the classifier, and apply them to the test.
 
-
-def test(
-    run: RunDirectory,
-    command: str,
-    data: Data,
-    network: torch.nn.Module,
-    cards: dict[str, CardDataset],
-    settings: SimpleNamespace,
-    device: torch.device,
-) -> None:
-    """Choose the threshold on the validation part, test on the test part, and write and print what came out."""
-    proba = {
-        part: predict_proba(network, batches(cards[part], batch_size=settings.classifier_batch_size), device)
-        for part in ('validation', 'test')
-    }
-    threshold = best_f1_threshold(data.subwindows['validation']['test'].to_numpy(), proba['validation'])
-    save_threshold(run.checkpoint('best', settings.classifier), threshold)
-    predictions = {part: with_predictions(data.subwindows[part], proba[part], threshold) for part in proba}
-    result = figures(predictions['test'])
-    subjects = sorted(set(predictions['test']['subject'].tolist()))
-
-    save_predictions(run, predictions['test'])
-    save_results(run, [result])
-    plot_test(run, predictions['test'], result)
-    metrics = {
-        'tested on': data.tested_on,
-        'test patients': subjects,
+    Returns
+    -------
+    predictions : DataFrame
+        Of the test part, in recording order, see `evaluation.merge_events`.
+    decision : dict
+        calibration, threshold, policy and what it reached on validation: what the checkpoint holds under 'decision'.
+    """
+    tables = {}
+    for part in ('validation', 'test'):
+        extract = lambda model, x: field_peaks(x, data.shape)  # noqa: E731
+        field, peak = gather(autoencoder, windows_of_part(data, part, settings), extract, device, 'field').T
+        table = data.subwindows[part]
+        first = table['timing'].to_numpy() - data.shape.n_times / 2
+        tables[part] = table.assign(field=field, peak=np.round(first + peak).astype(np.int64))
+    score = {part: classifier.predict_proba(inputs[part]) for part in inputs}
+    labels = data.subwindows['validation']['test'].to_numpy()
+    calibration = fit_calibration(settings.calibration, score['validation'], labels)
+    proba = {part: calibrate(calibration, score[part]) for part in score}
+    if settings.threshold_policy == 'f1':
+        threshold, asked = best_f1_threshold(labels, proba['validation']), 'best F1 of the sub-windows'
+        reached = f'F1 {f1_score(labels, proba["validation"] >= threshold):.2f}'
+    else:
+        validation = with_predictions(tables['validation'], proba['validation'], 0.5)
+        tolerance = settings.tolerance * settings.sfreq
+        curve = sensitivity_curve(validation, data.spikes['validation'], data.shape.n_times, tolerance, settings.sfreq)
+        limits = {name: getattr(settings, name) for name in ('target_sensitivity', 'false_alarm_budget')}
+        threshold, asked, reached = threshold_from_curve(curve, settings.threshold_policy, **limits)
+    decision = {
+        'calibration': calibration,
         'threshold': threshold,
-        'threshold policy': 'best F1 on the validation set',
-        'test': result,
-        'validation': figures(predictions['validation']),
+        'policy': f'{asked} on the validation set',
+        'reached': reached,
     }
-    write_json(run.metrics, metrics)
-    summary = {
-        'autoencoder': f'{settings.model}, trained on windows without annotated spikes',
-        'classifier': f'{settings.classifier} on its error cards, {settings.subwindow_size:g} s sub-windows',
-        'tested on': f'{data.tested_on}: {", ".join(map(str, subjects))}',
-        'threshold': f'{threshold:.4f}, the best F1 on the validation set',
-    }
-    write_report(run, command, vars(settings), summary, [result])
+    classifier.save(run.checkpoint('best', settings.classifier), decision)
+    return with_predictions(tables['test'], proba['test'], threshold), decision
 
-    print(
-        f'\ntest on {data.tested_on}: {result["spike sub-windows"]} of {result["sub-windows"]} sub-windows with a spike'
+
+# -------------------------------------------------------------------------------------- train and test
+class Tested(NamedTuple):
+    """What a finished run, or fold, leaves for the summary above it."""
+
+    run: RunDirectory
+    evaluation: Evaluation
+    decision: dict
+    tested_on: str
+    split: dict
+
+
+def train_and_test(run, command, mode, data: Data, source, settings, saved: dict, device) -> Tested:
+    """Train both networks, test, and write everything into the run's directory."""
+    set_seed(settings.seed)
+    split = split_of(mode, data, source, settings)
+    save_params(run, command, saved, split)
+    print(f'\nautoencoder {settings.model}')
+    autoencoder, ae_history = train_autoencoder(run, mode, data, source, settings, device)
+    print(f'\nclassifier {settings.classifier}')
+    classifier, clf_history, inputs = train_classifier(run, mode, autoencoder, data, source, settings, device)
+    predictions, decision = decide(run, classifier, inputs, autoencoder, data, settings, device)
+    evaluation = evaluate(predictions, data.spikes['test'], settings)
+    tested = Tested(run, evaluation, decision, data.tested_on, split)
+    histories = {settings.model: ae_history, settings.classifier: clf_history}
+    plot_losses(run, {name: history for name, history in histories.items() if history})
+    show_errors(tested, autoencoder, data, settings, device)
+    write_out(tested, command, mode, [evaluation.result], settings, saved, facts_of(mode, split, settings))
+    if mode != 'cv':
+        save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
+    return tested
+
+
+def evaluate(predictions: pd.DataFrame, spikes: pd.DataFrame, settings: SimpleNamespace) -> Evaluation:
+    """The evaluation of predictions by the settings."""
+    return Evaluation(
+        predictions,
+        spikes,
+        n_times=round(settings.subwindow_size * settings.sfreq),
+        tolerance=settings.tolerance,
+        sfreq=settings.sfreq,
+        batch_size=settings.classifier_batch_size,
     )
-    print(f'  threshold {threshold:.4f} (best F1 on validation)')
+
+
+def write_out(tested: Tested, command: str, mode: str, rows: list[dict], settings, saved: dict, facts: dict) -> None:
+    """Write tables, pictures of the figures, and the report of a run or fold; print the main figures."""
+    run, evaluation = tested.run, tested.evaluation
+    result = evaluation.result
+    interval = intervals(evaluation, settings.bootstrap_samples, settings.seed)
+    metrics = {
+        'tested on': tested.tested_on,
+        'test patients': evaluation.patients['subject'].tolist(),
+        'threshold': tested.decision['threshold'],
+        'threshold policy': tested.decision['policy'],
+        'reached on validation': tested.decision['reached'],
+        'calibration': tested.decision['calibration'],
+        'test': result,
+        'intervals': interval,
+        'means over patients': evaluation.means(),
+        **({'folds': fold_summary(rows)} if len(rows) > 1 else {}),
+    }
+    save_evaluation(run, evaluation, rows)
+    plot_figures(run, evaluation)
+    subjects = ', '.join(map(str, metrics['test patients']))
+    facts = facts | {
+        'classifier': f'{settings.classifier}, {settings.subwindow_size:g} s sub-windows',
+        'tested on': f'{tested.tested_on}: {subjects}',
+        'threshold': f'{tested.decision["policy"]}: '
+        + ('its own in every fold' if tested.decision['threshold'] is None else f'{tested.decision["threshold"]:.4f}')
+        + f'; reached there: {tested.decision["reached"]}',
+        'events': f'neighbouring positive sub-windows, at the peak of the field power; found within '
+        f'{settings.tolerance:g} s of an annotated spike, one to one',
+    }
+    words = [f'{name}={value!r}' for name, value in vars(settings).items() if name != 'model']
+    whole = shlex.join(['python', 'main_train.py', mode, settings.model, *words])
+    write_report(run, (command, whole), saved, facts, metrics, evaluation, rows)
+    write_json(run.metrics, metrics)  # last: a run with this file is finished
+
+    print(f'\ntest on {tested.tested_on}: {result["spike sub-windows"]} of {result["sub-windows"]} sub-windows with a '
+          f'spike, {result["spikes"]} spikes in {result["minutes"]:.1f} min')  # fmt: skip
+    print(f'  threshold: {facts["threshold"]}')
     chance = {'PR-AUC': result['PR-AUC of chance'], 'ROC-AUC': 0.5}
-    for name in ('PR-AUC', 'ROC-AUC', 'f1-score', 'precision', 'sensitivity', 'specificity', 'accuracy'):
+    for name in MAIN_FIGURES:
         beside = f'   chance {chance[name]:.3f}' if name in chance else ''
-        print(f'  {name:12} {result[name]:.3f}{beside}')
+        low, high = interval[name]
+        print(f'  {name:18} {result[name]:.3f}  [{low:.3f}, {high:.3f}]{beside}')
+
+
+def fold_summary(rows: list[dict]) -> dict:
+    """Mean and standard deviation over the folds of every main figure, where it is defined."""
+    table = pd.DataFrame(rows)[list(MAIN_FIGURES)]
+    return {name: {'mean': table[name].mean(), 'std': table[name].std(), 'folds': int(table[name].count())}
+            for name in MAIN_FIGURES}  # fmt: skip
+
+
+def gather_folds(run: RunDirectory, command: str, mode: str, folds: list[Tested], settings, saved: dict) -> None:
+    """Pool the tests of all folds, and write tables, pictures and the report above them."""
+    predictions = pd.concat([fold.evaluation.predictions for fold in folds])
+    spikes = pd.concat([fold.evaluation.spikes for fold in folds]).drop(columns='hit')
+    predictions = predictions.sort_values(['subject', 'block', 'timing'], ignore_index=True)
+    rows = [fold.evaluation.result | {'fold': number, 'threshold': fold.decision['threshold']}
+            for number, fold in enumerate(folds, start=1)]  # fmt: skip
+    for row in rows:
+        undefined = [name for name in MAIN_FIGURES if np.isnan(row[name])]
+        if undefined:
+            print(f'warning: fold {row["fold"]}: undefined, and left out of means: {", ".join(undefined)}')
+    own = 'its own in every fold'
+    decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': own, 'reached': own}
+    tested = Tested(run, evaluate(predictions, spikes, settings), decision, folds[0].tested_on, folds[0].split)
+    facts = facts_of(mode, folds[0].split, settings)
+    write_out(tested, command, mode, rows, settings, saved, facts)
+    save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
+
+
+def facts_of(mode: str, split: dict, settings: SimpleNamespace) -> dict[str, str]:
+    """What the report says about how the networks were trained; `split` as in `split_of`."""
+    if split['autoencoder saw annotations']:
+        training = 'on windows without annotated spikes'
+    elif settings.classifier != 'threshold':
+        training = 'on all windows, without annotations; the classifier was trained on annotations'
+    else:
+        blocks = f' the {settings.nb_best_blocks} blocks of each patient,' if settings.nb_best_blocks else ''
+        training = (
+            'on all windows. No spike annotation was used in training: the mean error is compared with a threshold. '
+            f'Annotations chose{blocks} who is trained, validated and tested on (unless listed), and, on validation '
+            'patients, the threshold and the calibration.'
+        )
+    facts = {'autoencoder': f'{settings.model}, trained {training}'}
+    if split['started from']:
+        facts['started from'] = f'run {split["started from"]}' + (
+            ', trained further' if mode == 'ft' else ', whose autoencoder was taken as it is'
+        )
+    return facts
+
+
+def summary_row(tested: Tested, mode: str, settings: SimpleNamespace) -> dict:
+    """The run's row of summary.csv."""
+    result = tested.evaluation.result
+    return {
+        'run': tested.run.name,
+        'mode': mode,
+        'model': settings.model,
+        'classifier': settings.classifier,
+        'seed': settings.seed,
+        'training patients': '' if mode == 'cv' else ' '.join(map(str, tested.split['train'])),
+        'test patients': ' '.join(map(str, tested.evaluation.patients['subject'])),
+        'tested on': tested.tested_on,
+        'threshold policy': tested.decision['policy'],
+        **{name: result[name] for name in MAIN_FIGURES},
+    }
+
+
+# -------------------------------------------------------------------------------------------- pictures
+def show_errors(tested: Tested, autoencoder, data: Data, settings, device) -> None:
+    """Pictures for which the windows are looked at again: errors beside labels, contrast, latent maps, topographies,
+    and traces of hits, false alarms and misses."""
+    run, evaluation = tested.run, tested.evaluation
+    n_times, half = data.clf_patients[0].windows.shape[2], data.shape.n_times
+    rows = data.clf_table[data.clf_table['part'] == 'test'].reset_index(drop=True)
+    labels_t = np.stack(
+        [data.clf_patients[p].labels_t[w] for p, w in zip(rows['patient'], rows['window'], strict=True)]
+    )
+    dataset = WindowDataset(data.clf_patients, rows, zscore=zscored(settings.standardize))
+    autoencoder.eval()
+
+    def look(subject, block, sample):
+        """The window whose centre is nearest, its errors, and the sample's place in it."""
+        of_block = rows[(rows['subject'] == subject) & (rows['block'] == block)]
+        row = (of_block['timing'] - sample).abs().idxmin()
+        start = round(rows['timing'][row] - n_times / 2)
+        x = dataset.__getitems__([row])[0]
+        with torch.no_grad():
+            errors = autoencoder.error_cards(x.to(device)).cpu().numpy()[0]
+        return row, start, x[0, 0].numpy(), errors
+
+    names = ctf275_info(settings.sfreq).ch_names
+    predictions = evaluation.predictions
+    spikes, events = evaluation.spikes, evaluation.events
+    if len(spikes):
+        maps, seen = [], set()
+        for _, spike in spikes.iloc[np.unique(np.linspace(0, len(spikes) - 1, 12).astype(int))].iterrows():
+            row, start, _, errors = look(*spike[['subject', 'block', 'sample']])
+            if row not in seen and len(maps) < 3:
+                seen.add(row)
+                judged = predictions[
+                    (predictions['subject'] == spike['subject'])
+                    & (predictions['block'] == spike['block'])
+                    & predictions['timing'].between(start, start + n_times)
+                ]
+                title = f'patient {spike["subject"]}, block {spike["block"]}, {start / settings.sfreq:.1f} s'
+                maps.append((title, errors[0], labels_t[row], (judged['timing'] - start, judged['proba'])))
+        plot_error_maps(run, maps, names, settings.sfreq, tested.decision['threshold'])
+
+    inner = slice(data.shape.border, data.shape.border + data.shape.n_sub * half)
+    extract = lambda model, x: model.error_cards(x).mean(dim=2)  # noqa: E731
+    over_time = gather(autoencoder, windows_of_part(data, 'test', settings), extract, device, 'contrast')
+    plot_contrast(run, over_time[:, :, inner], labels_t[:, inner].astype(bool), level_names(settings))
+
+    latents, labels = {}, {}
+    for part in ('train', 'test'):
+        of_part = data.clf_table[data.clf_table['part'] == part]
+        chosen = np.unique(np.linspace(0, len(of_part) - 1, 300).astype(int))
+        some = WindowDataset(data.clf_patients, of_part.iloc[chosen], zscore=zscored(settings.standardize))
+        extract = functools.partial(latent_statistics, shape=data.shape, levels=[])
+        latents[part] = gather(autoencoder, batches(some, batch_size=settings.batch_size), extract, device, 'latent')
+        judged = data.subwindows[part]['test'].to_numpy().reshape(-1, data.shape.n_sub)
+        labels[part] = judged[chosen].ravel()
+    plot_latent(run, latents, labels)
+
+    shown = []
+    for title, table in (
+        ('found', events[events['hit'] == 1].sort_values('proba', ascending=False)),
+        ('false alarm', events[events['hit'] == 0].sort_values('proba', ascending=False)),
+        ('missed', spikes[spikes['hit'] == 0]),
+    ):
+        for _, one in table.head(3).iterrows():
+            subject, block, sample = one[['subject', 'block', 'sample']].astype(int)
+            _, start, x, errors = look(subject, block, sample)
+            near = spikes[(spikes['subject'] == subject) & (spikes['block'] == block)]['sample'] - start
+            heading = f'{title}: patient {subject}, block {block}, {sample / settings.sfreq:.2f} s'
+            shown.append((title, heading, x, errors[0], sample - start, near.tolist()))
+    plot_traces(run, shown, settings.sfreq)
+    plot_topographies(run, [one for one in shown if one[0] != 'missed'], ctf275_info(settings.sfreq), half // 4)
+
+
+def level_names(settings: SimpleNamespace) -> list[str]:
+    """Names of the (reconstruction, target) pairs of the model."""
+    if settings.model != 'wavelets':
+        return ['signal']
+    n_levels = len(settings.filters)
+    details = [f'detail {k}: {settings.sfreq / 2 ** (k + 1):.3g}-{settings.sfreq / 2**k:.3g} Hz'
+               for k in range(1, n_levels + 1)]  # fmt: skip
+    return ['signal', *details, f'approximation: below {settings.sfreq / 2 ** (n_levels + 1):.3g} Hz']
+
+
+# ------------------------------------------------------------------------------------------- comparison
+def compare_runs(name_a: str, name_b: str, settings: SimpleNamespace) -> None:
+    """Paired difference of two finished runs, printed and written as a table."""
+    runs = [find_run(settings.path_writing_data, name) for name in (name_a, name_b)]
+    table = compare(*map(load_tested, runs), settings.bootstrap_samples, settings.seed)
+    path = save_comparison(settings.path_writing_data, *runs, table)
+    print(table.to_string(float_format='{:.3f}'.format))
+    print(f'B - A with its 95 % bootstrap interval over the patients that both tested; in {path}')
 
 
 if __name__ == '__main__':

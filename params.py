@@ -24,6 +24,32 @@ nb_best_blocks = 3
 # True also makes windows of patients without any spike; False leaves such patients out (original).
 include_spike_free = False
 
+# ----------------------------------------------------------------------------------------- recordings
+# Band kept by create_data_raw.py, in Hz. low_pass must be below half of sfreq; a recording needs twice its rate.
+# Original: 0.5 and 50.
+high_pass = 0.5
+low_pass = 50.0
+
+# Frequencies of mains noise to take out, in Hz: a number, a list, or None.
+notch = None
+
+# Bad channels, with or without the suffix of the run, beside those of the recording's own BadChannels file and
+# info['bads']: a list of names. Bad and missing channels are interpolated from the others.
+bad_channels = []
+
+# What becomes of a recording with gaps (discontinuous trials): 'join' makes one block, each continuous part filtered
+# on its own; 'apart' makes a block of each part.
+trials = 'join'
+
+# Labels that mark spikes: a pattern or a list, in which * stands for anything and case does not matter; those that
+# match spike_labels_exclude are no spikes.
+spike_labels = ['*spike*', 'jj_*']
+spike_labels_exclude = ['detected_spike', 'bad*']
+
+# Labels of corrected markers: create_data_raw.py reads them into reannot of an existing data_raw_NNN.pkl. None makes a
+# new file.
+reannot_labels = None
+
 # -------------------------------------------------------------------------------------------- windows
 # Sampling rate of data_raw_NNN.pkl, in Hz. Original: 150.
 sfreq = 150
@@ -49,6 +75,10 @@ reject_artefacts = False
 # Largest deviation allowed, in standard deviations of the block. Only used with reject_artefacts = True.
 artefact_threshold = 20.0
 
+# False keeps the windows of a patient that are complete and were made with these settings from the same file (same
+# content; looked at only where size or times of the file changed); True makes them again.
+overwrite = False
+
 # ---------------------------------------------------------------------------------------------- split
 # What is kept apart between training, validation and test: 'patient'; 'block' (the blocks of every patient are
 # shared out: not a test on unseen patients); 'auto', 'patient' with three patients with spikes or more, else 'block'.
@@ -60,12 +90,25 @@ validation_fraction = 0.25
 # Fraction of the patients (or blocks) for the test.
 test_fraction = 0.25
 
+# Patients of each part by name: a list of numbers, or a text file with one per line; None shares out by the fractions
+# what no list names. With all three given, other patients are left out.
+training_patients = None
+validation_patients = None
+test_patients = None
+
+# Folds of mode cv, over patients with about as many spikes in each; -1 leaves one patient out at a time.
+n_splits = 5
+
+# True keeps only as many spike-free training windows of the classifier as there are with spikes.
+balanced = False
+
 # -------------------------------------------------------------------------------------------- training
 # Autoencoder: 'AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller' or 'wavelets'. The second word after main_train.py goes
 # before this setting.
 model = 'wavelets'
 
-# Number of the run directory to make, which must not exist; None takes the next free number.
+# Modes auto and cv: number of the run directory to make, which must not exist; None takes the next free number.
+# Modes ft and clf: number of the run to start from; the new run takes the next free number.
 model_nb = None
 
 # Maps of the first convolution of AE1D, AE2D and their smaller versions, doubled from layer to layer. Original: 32.
@@ -121,9 +164,16 @@ learning_rate = 1e-3
 # Weight decay of the autoencoder. Original: 5e-4.
 weight_decay = 5e-4
 
-# The learning rate is multiplied by gammaLR every stepLR epochs. Original: 50 and 0.8.
+# Schedule of both learning rates. 'step': multiplied by gammaLR every stepLR epochs (original, 50 and 0.8).
+# 'plateau': multiplied by gammaLR when the validation loss has not fallen for plateau_patience epochs (the group's
+# TensorFlow code).
+scheduler = 'step'
 stepLR = 50
 gammaLR = 0.8
+plateau_patience = 5
+
+# Mode ft multiplies both learning rates by this.
+fine_tuning_rate = 0.1
 
 # Largest number of epochs of the autoencoder. Original: 100.
 num_epochs = 100
@@ -132,8 +182,15 @@ num_epochs = 100
 n_epochs_stop = 10
 
 # ------------------------------------------------------------------------------------------ classifier
-# Spike classifier on the error cards: 'sfcn', the group's convolutional network.
+# Spike classifier. 'sfcn': the group's convolutional network on error cards. 'hgb': gradient-boosted trees on
+# statistics of the errors per channel. 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted
+# trees on the latent maps. 'threshold': the mean error; the autoencoder then learns from all windows, so that training
+# uses no annotation.
 classifier = 'sfcn'
+
+# Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
+# wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0.
+levels = 'all'
 
 # Length of the sub-windows that are judged, in s. Original: 0.2.
 subwindow_size = 0.2
@@ -147,6 +204,10 @@ classifier_batch_size = 240
 # Learning rate of the classifier. Original: 1e-4.
 classifier_learning_rate = 1e-4
 
+# sfcn: 'bce', cross-entropy, or 'focal', the same times (1 - probability of the right answer) ** focal_gamma.
+classifier_loss = 'bce'
+focal_gamma = 2.0
+
 # Largest number of epochs of the classifier. Original: 80.
 classifier_num_epochs = 80
 
@@ -156,6 +217,24 @@ classifier_n_epochs_stop = 15
 # Weight of a spike sub-window in the loss relative to any other; None balances the training set. Original: 35.
 positive_weight = 35.0
 
+# ------------------------------------------------------------------------------------------ evaluation
+# How scores become probabilities, fitted on validation: 'temperature' (with an offset; keeps their order) or
+# 'isotonic' (rising steps).
+calibration = 'temperature'
+
+# What the decision threshold is chosen by, on validation: 'f1', the best F1 of the sub-windows; 'sensitivity', the
+# highest threshold that finds target_sensitivity of the annotated spikes; 'false_alarms', the lowest with at most
+# false_alarm_budget false alarms per minute. The last two try a hundred thresholds.
+threshold_policy = 'f1'
+target_sensitivity = 0.8
+false_alarm_budget = 1.0
+
+# Greatest distance of a detection from the annotated spike it has found, in s.
+tolerance = 0.1
+
+# Samples of patients, with replacement, for the intervals of the test figures.
+bootstrap_samples = 1000
+
 # -------------------------------------------------------------------------------------------- machine
 # Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU, bit for bit with the
 # same number of threads (OMP_NUM_THREADS; params.json says how many there were).
@@ -164,8 +243,18 @@ seed = 0
 # 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
 device = 'auto'
 
-# Processes that read batches beside the main one; 0 reads them in the main process.
+# Patients whose windows are made at the same time. Each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks
+# of 3 minutes, so that 16 GB of memory do for 12.
+n_jobs = 1
+
+# Processes that read batches beside the main one; 0 reads them in the main process. The batches are the same.
 num_workers = 0
+
+# Where training reads windows from. True: they are put on the device once, as float32, and batches are gathered there.
+# False: batches are read from the files. 'auto': on the device if they take at most a quarter of its free memory, or
+# else in the machine's memory by the same rule, or else from the files. On the CPU the batches are the same bit for
+# bit; on a GPU, windows held there get their noise from its own generator.
+preload = 'auto'
 
 # ------------------------------------------------------------------------------------ simulated patients
 # Number of patients that simulate_data_raw.py writes; the last simulated_spike_free of them have no spike.

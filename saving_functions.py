@@ -1,13 +1,13 @@
 """Everything a run leaves behind: its directory, params.json, checkpoints, tables, pictures and the report."""
 
+import fcntl
 import html
 import importlib.metadata
-import io
+import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,8 +19,11 @@ import mne
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from evaluation import MAIN_FIGURES, PREDICTION_COLUMNS, Evaluation, calibration_bins
 from utils import ROOT, DataError, SettingError, write_json, writing
 
 PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'pandas', 'matplotlib')
@@ -34,17 +37,21 @@ class RunDirectory:
     Parameters
     ----------
     path : path
-        An existing run directory.
+        An existing run directory, or that of a fold in it.
+    name : str, optional
+        <MODEL>_<nb>, where the directory is called otherwise.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, name: str | None = None):
         self.path = Path(path)
-        self.name = self.path.name
+        self.name = name or self.path.name
         self.number = int(self.name.rpartition('_')[2])
         self.params = self.path / 'params.json'
         self.losses = self.path / f'{self.name}.png'
         self.predictions = self.path / f'{self.name}_cvpredictions.csv'
         self.results = self.path / f'{self.name}_cvresults.csv'
+        self.patients = self.path / f'{self.name}_patients.csv'
+        self.events = self.path / f'{self.name}_events.csv'
         self.metrics = self.path / 'metrics.json'
         self.report = self.path / 'report.html'
         self.figures = self.path / 'figures'
@@ -54,9 +61,15 @@ class RunDirectory:
         name = self.name if network is None else f'{network}_{self.number}'
         return self.path / f'{which}_{name}.pth'
 
+    def fold(self, number: int) -> 'RunDirectory':
+        """The directory of fold `number` of a cross-validation, made where it is not there."""
+        path = self.path / f'fold_{number}'
+        path.mkdir(exist_ok=True)
+        return RunDirectory(path, self.name)
+
     def discard_without_checkpoint(self) -> None:
         """Remove the directory of a run that failed before its first epoch ended, so that its number is free again."""
-        if not any(self.path.glob('*.pth')):
+        if not any(self.path.rglob('*.pth')):
             shutil.rmtree(self.path)
 
 
@@ -86,14 +99,51 @@ def new_run_directory(path_writing_data: str | Path, model: str, model_nb: int |
             return RunDirectory(path)
 
 
-def save_params(run: RunDirectory, command: str, settings: dict) -> None:
-    """Write params.json: the command, every effective setting, the versions of the packages, the git revision."""
+def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
+    """The finished run of a name (AE1D_3) in `path_writing_data`, or at a path.
+
+    Raises
+    ------
+    DataError
+        There is none, or it was not finished.
+    """
+    found = [path for path in (Path(path_writing_data) / name, Path(name)) if path.is_dir()]
+    if not found:
+        raise DataError(f'{Path(path_writing_data) / name}: no such run directory')
+    path = found[0].resolve()
+    if not re.fullmatch(r'.+_\d+', path.name) or path.name.startswith('fold_'):
+        raise DataError(f'{path}: not a run directory <MODEL>_<nb>')
+    run = RunDirectory(path)
+    if not run.metrics.is_file():
+        raise DataError(f'{path}: not finished, metrics.json is missing; finish it, or take another run')
+    return run
+
+
+def load_params(run: RunDirectory) -> dict:
+    """Read params.json of a run.
+
+    Raises
+    ------
+    DataError
+        It is missing or damaged.
+    """
+    try:
+        params = json.loads(run.params.read_text())
+        return {name: params[name] for name in ('settings', 'split')}
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
+
+
+def save_params(run: RunDirectory, command: str, settings: dict, split: dict) -> None:
+    """Write params.json: the command, every effective setting, who was trained, validated and tested on, the versions
+    of the packages, the git revision."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
         run.params,
         {
             'command': command,
             'settings': settings,
+            'split': split,
             'threads': torch.get_num_threads(),
             'versions': {'python': sys.version.split()[0], **versions},
             'git revision': _git_revision(),
@@ -112,63 +162,69 @@ def _git_revision():
     return revision.stdout.strip() + (' with local changes' if changed.stdout.strip() else '')
 
 
-# ----------------------------------------------------------------------------------------- checkpoints
-def checkpoint_saver(path_of: Callable[[str], Path], description: dict) -> Callable[[str, dict], None]:
-    """Callback for `loop.train` that writes 'best' and 'last' checkpoints.
-
-    Parameters
-    ----------
-    path_of : callable
-        From 'best' or 'last' to the path.
-    description : dict
-        What is needed to build the network again; stored under 'network'.
-    """
-
-    def save(which, state):
-        _save_checkpoint(path_of(which), state | {'network': description})
-
-    return save
+# ----------------------------------------------------------------------------------------------- tables
+def _save_table(path, table):
+    with writing(path) as temporary:
+        table.to_csv(temporary, index=False)
 
 
-def load_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint, weights and plain values only.
+def save_evaluation(run: RunDirectory, evaluation: Evaluation, rows: list[dict]) -> None:
+    """Write predictions, results (one row per fold), patients, events, and the curves of the pictures."""
+    _save_table(run.predictions, evaluation.predictions[PREDICTION_COLUMNS])
+    _save_table(run.results, pd.DataFrame(rows))
+    _save_table(run.patients, evaluation.patients)
+    _save_table(run.events, evaluation.events)
+    predictions = evaluation.predictions
+    bins = calibration_bins(predictions['test'].to_numpy(), predictions['proba'].to_numpy())
+    _save_table(run.figures / 'calibration.csv', bins)
+    _save_table(run.figures / 'events.csv', evaluation.curve)
+
+
+def load_tested(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predictions and patients of a finished run, as `evaluation.compare` takes them.
 
     Raises
     ------
     DataError
-        The file is missing or is not a checkpoint.
+        A table is missing or damaged.
     """
-    if not Path(path).is_file():
-        raise DataError(f'{path}: no such file')
+    tables = []
+    for path in (run.predictions, run.patients):
+        try:
+            tables.append(pd.read_csv(path))
+        except (OSError, ValueError) as fault:
+            raise DataError(f'{path}: cannot be read as a table ({fault}); finish the run again') from fault
+    predictions, patients = tables
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as fault:  # a damaged file can raise anything at all
-        raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault
+        return predictions, patients.assign(**{'confusion matrix': patients['confusion matrix'].map(json.loads)})
+    except (KeyError, TypeError, ValueError) as fault:
+        raise DataError(f'{run.patients}: not the patients of a run ({fault}); finish the run again') from fault
 
 
-def save_threshold(path: str | Path, threshold: float) -> None:
-    """Add the decision threshold to the classifier's checkpoint, so that whoever uses the run applies the same."""
-    _save_checkpoint(path, load_checkpoint(path) | {'threshold': threshold})
+def save_comparison(path_writing_data: str | Path, a: RunDirectory, b: RunDirectory, table: pd.DataFrame) -> Path:
+    """Write the comparison of two runs and return its path."""
+    path = Path(path_writing_data) / f'compare_{a.name}_{b.name}.csv'
+    _save_table(path, table.reset_index())
+    return path
 
 
-def _save_checkpoint(path, state):
-    content = io.BytesIO()  # on a full disk, torch.save to a file ends in an error of its own that says nothing
-    torch.save(state, content)
-    with writing(path) as temporary:
-        temporary.write_bytes(content.getvalue())
+def save_summary_row(path_writing_data: str | Path, row: dict) -> None:
+    """Append a run's row to summary.csv; jobs that end at once wait for each other.
 
-
-# ----------------------------------------------------------------------------------------------- tables
-def save_predictions(run: RunDirectory, predictions: pd.DataFrame) -> None:
-    """Write the predictions of the tested sub-windows, one row each."""
-    with writing(run.predictions) as temporary:
-        predictions.to_csv(temporary, index=False)
-
-
-def save_results(run: RunDirectory, rows: list[dict]) -> None:
-    """Write the test figures, one row per fold."""
-    with writing(run.results) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+    A table with other columns, of an older version, is kept as summary_old_<n>.csv.
+    """
+    path = Path(path_writing_data) / 'summary.csv'
+    with path.with_name('.summary.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        table = pd.DataFrame([row])
+        if path.is_file() and path.stat().st_size:
+            found = path.read_text().split('\n', 1)[0]
+            if found == ','.join(table.columns):
+                table = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False), table.astype(object)])
+            else:
+                number = len(list(path.parent.glob('summary_old_*.csv'))) + 1
+                path.rename(path.with_name(f'summary_old_{number}.csv'))
+        _save_table(path, table)
 
 
 # --------------------------------------------------------------------------------------------- pictures
@@ -198,35 +254,58 @@ def plot_losses(run: RunDirectory, histories: dict[str, list[dict]]) -> None:
     _save_figure(figure, run.losses)
 
 
-def plot_test(run: RunDirectory, predictions: pd.DataFrame, figures: dict) -> None:
-    """ROC, precision-recall and confusion matrix of the test set, each a picture in the run's figures/.
+def plot_figures(run: RunDirectory, evaluation: Evaluation) -> None:
+    """ROC, precision-recall, calibration, confusion matrix, sensitivity against false alarms, and a bar per patient,
+    each a picture in the run's figures/.
 
-    The two curves are left out where the test set lacks spikes or lacks anything else.
+    Curves that are undefined, where the test set lacks spikes or lacks anything else, are left out.
     """
+    predictions, result = evaluation.predictions, evaluation.result
     test, proba = predictions['test'].to_numpy(), predictions['proba'].to_numpy()
-    if np.isfinite(figures['ROC-AUC']):
+    if np.isfinite(result['ROC-AUC']):
         false_rate, true_rate, _ = roc_curve(test, proba)
         figure, axis = plt.subplots(figsize=(4.5, 4.5), layout='constrained')
-        axis.plot(false_rate, true_rate, color=BLUE, label=f'classifier, area {figures["ROC-AUC"]:.3f}')
+        axis.plot(false_rate, true_rate, color=BLUE, label=f'classifier, area {result["ROC-AUC"]:.3f}')
         axis.plot([0, 1], [0, 1], color=GREY, linestyle=':', label='chance, area 0.5')
-        axis.plot(1 - figures['specificity'], figures['sensitivity'], 'o', color=ORANGE, label='threshold')
+        axis.plot(1 - result['specificity'], result['sensitivity'], 'o', color=ORANGE, label='threshold')
         axis.set(xlabel='1 - specificity', ylabel='sensitivity', title='ROC, test sub-windows')
         axis.legend(loc='lower right')
         _save_figure(figure, run.figures / 'roc.png')
 
         precision, recall, _ = precision_recall_curve(test, proba)
-        chance = figures['PR-AUC of chance']
+        chance = result['PR-AUC of chance']
         figure, axis = plt.subplots(figsize=(4.5, 4.5), layout='constrained')
-        axis.plot(recall, precision, color=BLUE, label=f'classifier, area {figures["PR-AUC"]:.3f}')
+        axis.plot(recall, precision, color=BLUE, label=f'classifier, area {result["PR-AUC"]:.3f}')
         axis.axhline(chance, color=GREY, linestyle=':', label=f'chance, area {chance:.3f}')
-        if np.isfinite(figures['precision']):
-            axis.plot(figures['sensitivity'], figures['precision'], 'o', color=ORANGE, label='threshold')
+        if np.isfinite(result['precision']):
+            axis.plot(result['sensitivity'], result['precision'], 'o', color=ORANGE, label='threshold')
         axis.set(xlabel='sensitivity (recall)', ylabel='precision', title='Precision and recall, test sub-windows')
         axis.set_ylim(0, 1.02)
         axis.legend(loc='upper right')
         _save_figure(figure, run.figures / 'precision_recall.png')
 
-    matrix = np.asarray(figures['confusion matrix'])
+        bins = calibration_bins(test, proba)
+        figure, axis = plt.subplots(figsize=(4.5, 4.5), layout='constrained')
+        top = max(0.05, 1.1 * bins[['mean probability', 'share of spikes']].to_numpy().max())
+        axis.plot([0, top], [0, top], color=GREY, linestyle=':', label='perfectly calibrated')
+        points = bins['mean probability'], bins['share of spikes']
+        axis.plot(*points, color=BLUE, marker='o', label=f'error {result["calibration error"]:.3f}')
+        axis.set(
+            xlabel='mean probability in bin', ylabel='share of spikes in bin', title='Calibration, test sub-windows'
+        )
+        axis.legend(loc='upper left')
+        _save_figure(figure, run.figures / 'calibration.png')
+
+        figure, axis = plt.subplots(figsize=(5, 4.5), layout='constrained')
+        curve = evaluation.curve.sort_values('threshold', ascending=False)
+        axis.plot(curve['false alarms/min'], curve['sensitivity'], color=BLUE, marker='.', label='by threshold')
+        axis.plot(result['false alarms/min'], result['event sensitivity'], 'o', color=ORANGE, label='threshold')
+        axis.set(xlabel='false alarms per minute', ylabel='share of annotated spikes found', title='Test events')
+        axis.set_ylim(0, 1.02)
+        axis.legend(loc='lower right')
+        _save_figure(figure, run.figures / 'events.png')
+
+    matrix = np.asarray(result['confusion matrix'])
     figure, axis = plt.subplots(figsize=(4, 4), layout='constrained')
     # Shares of each row: with 3 % of spikes, counts would leave one square dark and three white.
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -239,24 +318,246 @@ def plot_test(run: RunDirectory, predictions: pd.DataFrame, figures: dict) -> No
     axis.set(xlabel='predicted', ylabel='annotated', title='Test sub-windows')
     _save_figure(figure, run.figures / 'confusion_matrix.png')
 
+    patients = evaluation.patients
+    figure, axes = plt.subplots(
+        3, 1, figsize=(max(4.5, 0.5 * len(patients)), 6), sharex=True, layout='constrained'
+    )  # fmt: skip
+    names = patients['subject'].astype(str)
+    for axis, name, colour in zip(
+        axes, ('PR-AUC', 'event sensitivity', 'false alarms/min'), (BLUE, BLUE, ORANGE), strict=True
+    ):
+        axis.bar(names, patients[name].fillna(0), color=colour)
+        for place in np.flatnonzero(patients[name].isna()):
+            axis.text(place, 0, 'no spikes', rotation=90, ha='center', va='bottom', color=GREY)
+        axis.set_ylabel(name)
+        if name != 'false alarms/min':
+            axis.set_ylim(0, 1)
+    axes[-1].set_xlabel('test patient')
+    _save_figure(figure, run.figures / 'patients.png')
 
-# ----------------------------------------------------------------------------------------------- report
-def write_report(run: RunDirectory, command: str, settings: dict, summary: dict[str, str], results: list[dict]) -> None:
-    """Write report.html, one self-contained page: command, summary, test figures, pictures, settings.
+
+def plot_error_maps(run: RunDirectory, maps: list[tuple], names: list[str], sfreq: float, threshold: float) -> None:
+    """Errors of windows with spikes, channels grouped by region, above labels and probability.
 
     Parameters
     ----------
-    summary : dict
-        Short facts about the run, name to text.
-    results : list of dict
-        The rows of the results table.
+    maps : list of (title, errors, labels, (times, proba))
+        Squared errors (channels, times), labels (times,), and the centres (samples) and probabilities of the
+        sub-windows.
+    names : list of str
+        CTF names of the channels, of which the second and third letter are the region.
     """
+    regions = [name[1:3] for name in names]
+    borders = [i for i in range(1, len(regions)) if regions[i] != regions[i - 1]]
+    centres = [np.mean([i for i, region in enumerate(regions) if region == one]) for one in dict.fromkeys(regions)]
+    figure, axes = plt.subplots(
+        2,
+        len(maps),
+        figsize=(4.5 * len(maps), 6),
+        sharex='col',
+        squeeze=False,
+        height_ratios=(4, 1),
+        layout='constrained',
+    )
+    top = np.quantile(np.concatenate([errors.ravel() for _, errors, _, _ in maps]), 0.995)
+    for (above, below), (title, errors, labels, (times, proba)) in zip(axes.T, maps, strict=True):
+        end = len(labels) / sfreq
+        image = above.imshow(errors, aspect='auto', cmap='viridis', vmin=0, vmax=top, extent=(0, end, len(names), 0))
+        for border in borders:
+            above.axhline(border, color='white', linewidth=0.5)
+        above.set_yticks(centres, list(dict.fromkeys(regions)))
+        above.set_title(title, fontsize=10)
+        below.fill_between(np.arange(len(labels)) / sfreq, labels, color=ORANGE, alpha=0.6, label='annotated')
+        below.step(np.asarray(times) / sfreq, proba, where='mid', color=BLUE, label='probability')
+        below.axhline(threshold, color=GREY, linestyle=':', label='threshold')
+        below.set(xlabel='time in the window (s)', ylim=(0, 1.05))
+    axes[0, 0].set_ylabel('channels by region')
+    axes[1, 0].legend(fontsize=8, loc='upper left')
+    figure.colorbar(image, ax=axes[0], label='squared error (scaled units)')
+    _save_figure(figure, run.figures / 'error_maps.png')
+
+
+def plot_contrast(run: RunDirectory, over_time: np.ndarray, around: np.ndarray, names: list[str]) -> None:
+    """Mean error around spikes beside mean error elsewhere, per band.
+
+    Parameters
+    ----------
+    over_time : array (n_windows, n_pairs, times)
+        Squared errors averaged over channels.
+    around : bool array (n_windows, times)
+        The samples that annotated spikes mark.
+    """
+    if not around.any():
+        return
+    by_sample = over_time.swapaxes(0, 1)
+    spikes, elsewhere = by_sample[:, around].mean(axis=1), by_sample[:, ~around].mean(axis=1)
+    figure, axis = plt.subplots(figsize=(3 + 1.3 * len(names), 4), layout='constrained')
+    places = np.arange(len(names))
+    axis.bar(places - 0.2, elsewhere, 0.4, color=GREY, label='elsewhere')
+    bars = axis.bar(places + 0.2, spikes, 0.4, color=BLUE, label='around annotated spikes')
+    axis.bar_label(bars, [f'x {ratio:.2f}' for ratio in spikes / elsewhere])
+    axis.set_xticks(places, [name.replace(': ', '\n') for name in names])
+    axis.set(yscale='log', ylabel='mean squared error (scaled units)', title='Contrast, test windows')
+    axis.set_ylim(0.5 * elsewhere.min(), 2 * spikes.max())
+    figure.legend(loc='outside lower center', ncols=2)
+    _save_figure(figure, run.figures / 'contrast.png')
+
+
+def plot_latent(run: RunDirectory, latents: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> None:
+    """First two principal components and linear discriminant of the latent statistics, fitted on training sub-windows
+    and shown for test sub-windows.
+
+    Parameters
+    ----------
+    latents, labels : dicts
+        'train' and 'test': features (n, n_features) and labels (n,).
+    """
+    if len(set(labels['train'])) < 2:
+        return
+    mean, std = latents['train'].mean(axis=0), latents['train'].std(axis=0) + 1e-9
+    train, test = ((latents[part] - mean) / std for part in ('train', 'test'))
+    pca = PCA(2).fit(train)
+    # Shrinkage: there are about as many features as sub-windows.
+    lda = LinearDiscriminantAnalysis(solver='lsqr', shrinkage='auto').fit(train, labels['train'])
+    scores, discriminant = pca.transform(test), lda.decision_function(test)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout='constrained')
+    for label, name, colour, size in ((0, 'no spike', GREY, 6), (1, 'annotated spike', ORANGE, 16)):
+        rows = labels['test'] == label
+        left.scatter(*scores[rows].T, s=size, color=colour, label=f'{name} ({rows.sum()})', alpha=0.6, linewidth=0)
+        if rows.any():
+            right.hist(
+                discriminant[rows], bins=40, density=True, histtype='step', color=colour, label=name, linewidth=2
+            )
+    shares = pca.explained_variance_ratio_
+    left.set(xlabel=f'component 1 ({shares[0]:.0%})', ylabel=f'component 2 ({shares[1]:.0%})', title='Latent maps: PCA')
+    left.legend()
+    right.set(xlabel='linear discriminant', ylabel='density', title='Latent maps: LDA')
+    right.legend()
+    _save_figure(figure, run.figures / 'latent.png')
+
+
+def plot_traces(run: RunDirectory, shown: list[tuple], sfreq: float) -> None:
+    """Signals around hits, false alarms and misses, a column each.
+
+    Parameters
+    ----------
+    shown : list of (kind, title, signal, errors, place, spikes)
+        Signal (channels, times); the sample of the event (or missed spike) in it, and those of annotated spikes.
+    """
+    kinds = list(dict.fromkeys(one[0] for one in shown))
+    if not kinds:
+        return
+    figure, axes = plt.subplots(3, len(kinds), figsize=(5 * len(kinds), 8), squeeze=False, layout='constrained')
+    for column, kind in zip(axes.T, kinds, strict=True):
+        of_kind = [one for one in shown if one[0] == kind]
+        for axis, one in zip(column, of_kind, strict=False):
+            _, title, signal, _, place, spikes = one
+            first, last = max(place - round(0.4 * sfreq), 0), place + round(0.4 * sfreq)
+            times = (np.arange(signal.shape[1]) - place)[first:last] / sfreq
+            # One line with gaps is drawn much faster than a line per channel.
+            lines = np.pad(signal[:, first:last], ((0, 0), (0, 1)), constant_values=np.nan).ravel()
+            gaps = np.tile(np.append(times, np.nan), len(signal))
+            axis.plot(gaps, lines, color=GREY, linewidth=0.3, alpha=0.5)
+            axis.plot(times, signal[:, first:last].std(axis=0), color=BLUE, linewidth=2, label='field power')
+            for spike in spikes:
+                if first <= spike < last:
+                    axis.axvline((spike - place) / sfreq, color=ORANGE, linewidth=2, label='annotated')
+            if kind != 'missed':
+                axis.axvline(0, color='black', linestyle=':', label='detected')
+            axis.set_title(title, fontsize=10)
+            handles, labels = axis.get_legend_handles_labels()
+            unique = dict(zip(labels, handles, strict=True))
+            axis.legend(unique.values(), unique.keys(), fontsize=7, loc='upper left')
+        for axis in column[len(of_kind) :]:
+            axis.set_axis_off()
+        column[len(of_kind) - 1].set_xlabel('time (s)')
+    for axis in axes[:, 0]:
+        axis.set_ylabel('field (scaled units)')
+    _save_figure(figure, run.figures / 'traces.png')
+
+
+def plot_topographies(run: RunDirectory, shown: list[tuple], info: mne.Info, half: int) -> None:
+    """Error over the helmet at detected events, averaged over `half` samples either side; `shown` as in
+    `plot_traces`."""
+    if not shown:
+        return
+    figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 3), squeeze=False, layout='constrained')
+    for axis, (kind, title, _, errors, place, _) in zip(axes[0], shown, strict=True):
+        error = errors[:, max(place - half, 0) : place + half + 1].mean(axis=1)
+        image, _ = mne.viz.plot_topomap(error, info, axes=axis, show=False, cmap='viridis', vlim=(0, error.max()))
+        axis.set_title(title.replace(f'{kind}: ', f'{kind}\n').replace(', block', ',\nblock'), fontsize=8)
+        figure.colorbar(image, ax=axis, shrink=0.6, format='%.1f')
+    figure.suptitle('Squared error at detected events (scaled units)', fontsize=10)
+    _save_figure(figure, run.figures / 'topographies.png')
+
+
+# ----------------------------------------------------------------------------------------------- report
+CAPTIONS = {
+    'calibration': 'Of the sub-windows given a probability p, a share p should hold a spike.',
+    'confusion_matrix': 'Sub-windows by annotation and decision, with shares of each row.',
+    'contrast': 'How much worse the autoencoder reconstructs signal around annotated spikes, per band.',
+    'error_maps': 'Where and when the reconstruction fails, with the annotation and the probability below.',
+    'events': 'Spikes found against false alarms, for every threshold.',
+    'latent': 'What the autoencoder keeps of the signal, seen from its two main directions (left) and from the one '
+    'that best separates spikes on training patients (right).',
+    'patients': 'The same figures patient by patient.',
+    'precision_recall': 'Precision against the share of spike sub-windows found, for every threshold.',
+    'roc': 'Share of spike sub-windows found against share of others called spikes, for every threshold.',
+    'topographies': 'Where over the helmet the error lies at detected events.',
+    'traces': 'The surest detections that are annotated, the surest that are not, and spikes that were missed.',
+}
+
+
+def write_report(
+    run: RunDirectory,
+    commands: tuple[str, str],
+    settings: dict,
+    facts: dict[str, str],
+    metrics: dict,
+    evaluation: Evaluation,
+    rows: list[dict],
+) -> None:
+    """Write report.html, one self-contained page: command, facts, figures, pictures, patients, settings.
+
+    Parameters
+    ----------
+    commands : (str, str)
+        As it was typed, and with every setting, which repeats the run whatever params.py says.
+    facts : dict
+        Short facts about the run, name to text.
+    metrics : dict
+        The content of metrics.json.
+    rows : list of dict
+        The rows of the results table, one per fold.
+    """
+    result = evaluation.result
+    main = pd.DataFrame(
+        {
+            'pooled': {name: result[name] for name in MAIN_FIGURES},
+            '95 % interval over patients': {
+                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_FIGURES
+            },
+            'mean over patients': metrics['means over patients'],
+        }
+    )
+    if 'folds' in metrics:
+        folds = metrics['folds']
+        main['mean ± std over folds'] = {name: f'{one["mean"]:.3f} ± {one["std"]:.3f}' for name, one in folds.items()}
     report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    report.add_html(f'<pre>{html.escape(command)}</pre>', title='Command')
-    report.add_html(_html_table(pd.Series(summary).to_frame('')), title='Summary')
-    report.add_html(_html_table(pd.DataFrame(results).T), title='Figures on the test set')
-    for path in [run.losses, *sorted(run.figures.glob('*.png'))]:
-        report.add_image(path, title='loss curves' if path == run.losses else path.stem.replace('_', ' '))
+    typed, whole = map(html.escape, commands)
+    report.add_html(
+        f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
+        f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
+        title='Command',
+    )
+    report.add_html(_html_table(pd.Series(facts).to_frame('')), title='Summary')
+    report.add_html(_html_table(main), title='Main figures on the test set')
+    report.add_html(_html_table(pd.DataFrame(rows).T), title='All figures')
+    shown = ['subject', 'spikes', 'minutes', *MAIN_FIGURES]
+    report.add_html(_html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
+    for path in [*[run.losses] * run.losses.is_file(), *sorted(run.figures.glob('*.png'))]:
+        title = 'loss curves' if path == run.losses else path.stem.replace('_', ' ')
+        report.add_image(path, title=title, caption=CAPTIONS.get(path.stem))
     report.add_html(_html_table(pd.Series(settings, dtype=object).map(repr).to_frame('')), title='Settings')
     with writing(run.report) as temporary:
         report.save(temporary, open_browser=False, overwrite=True, verbose=False)

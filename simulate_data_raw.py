@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 import utils
+from create_data_raw import sphere_centre
 from data_processing import ctf275_info
 
 N_CORTEX = 300  # cortical dipoles of the background
@@ -32,10 +33,8 @@ def simulate_head(*, rng, info):
     the fields of `cortex`, `eyes`, `heart`, `left_muscle`, `right_muscle`, shape (n_channels, n_dipoles), each field
     scaled to a std of 1 over channels.
     """
-    # The sphere nearest to the sensors: |p|^2 = 2 p.c + constant. The head lies a few millimetres off its centre.
-    sensors = np.array([channel['loc'][:3] for channel in info['chs']])
-    system = np.column_stack([2 * sensors, np.ones(len(sensors))])
-    centre = np.linalg.lstsq(system, (sensors**2).sum(axis=1))[0][:3] + rng.normal(0, 0.003, 3)
+    # The head lies a few millimetres off the centre of the helmet.
+    centre = sphere_centre(info) + rng.normal(0, 0.003, 3)
 
     upwards = unit(rng.normal(size=(8 * N_CORTEX, 3)))
     upwards = upwards[upwards[:, 2] > -0.2][:N_CORTEX]
@@ -59,7 +58,7 @@ def simulate_head(*, rng, info):
     )
     sphere = mne.make_sphere_model(r0=centre, head_radius=None, verbose='error')
     forward = mne.make_forward_solution(info, trans=None, src=source_space, bem=sphere, eeg=False, verbose='error')
-    leadfield = forward['sol']['data'].reshape(len(sensors), len(positions), 3)
+    leadfield = forward['sol']['data'].reshape(len(info['chs']), len(positions), 3)
     fields = np.einsum('cdx,dx->cd', leadfield, orientations)
     fields /= fields.std(axis=0)
     ends = np.cumsum([len(dipoles) for dipoles in sources.values()])[:-1]

@@ -1,6 +1,9 @@
 """From window files to batches: reading and checking the five files, the id table, the split, the Dataset."""
 
+import contextlib
 import json
+import math
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +13,7 @@ import pandas as pd
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from data_processing import LABEL_FILES, N_CHANNELS, chosen_patients, window_stem
+from data_processing import LABEL_FILES, N_CHANNELS, as_numbers, channel_names, chosen_patients, window_stem
 from utils import DataError, SettingError, read_pickle
 
 PARTS = ('train', 'validation', 'test')
@@ -76,9 +79,12 @@ def open_windows(directory: str | Path, subject: int, nb_best_blocks: int) -> Pa
     columns = {}
     for name in LABEL_FILES:
         column_path = Path(f'{stem}_{name}.pkl')
-        column = np.asarray(read_pickle(column_path))
-        if column.dtype.kind not in 'biuf' or column.ndim != (2 if name == 'labels_t' else 1):
-            raise DataError(f'{column_path}: not an array of the expected dimensions; make it again')
+        try:
+            column = as_numbers(read_pickle(column_path), 2 if name == 'labels_t' else 1)
+        except ValueError as fault:
+            raise DataError(
+                f'{column_path}: holds {fault}, not an array of the expected dimensions; make it again'
+            ) from fault
         if len(column) != len(columns.get('labels', column)):
             raise DataError(
                 f'{column_path}: {len(column)} windows, but {stem.name}_labels.pkl has {len(columns["labels"])}; '
@@ -125,18 +131,23 @@ def open_directory(
                 f'{one.path}: windows of {one.windows.shape[2]} samples, but window_size x sfreq is {n_times}: '
                 'set window_size and sfreq to those the windows were made with, or make the windows again'
             )
-        _check_settings(one.path, made_with)
+        _check_settings(one, made_with)
         _check_finite(one)
     return opened
 
 
-def _check_settings(path, made_with):
+def _check_settings(one, made_with):
+    """Compare windows with what is written beside them: the settings of this run, and what the files must hold."""
+    path = one.path
     sidecar = path.with_name(path.name.removesuffix('windows_bi') + 'settings.json')
     if not sidecar.is_file():
         return
+    n_windows, _, n_times = one.windows.shape
+    holds = {'n_windows': n_windows, 'n_times': n_times, 'channels': channel_names()}
     try:
         found = json.loads(sidecar.read_text())
         different = [name for name, value in made_with.items() if _same_name(found[name]) != _same_name(value)]
+        not_held = [name for name, value in holds.items() if found[name] != value]
     except (ValueError, KeyError, TypeError) as fault:
         raise DataError(f'{sidecar}: not the settings of windows; make the windows of this patient again') from fault
     for name in different:
@@ -144,6 +155,9 @@ def _check_settings(path, made_with):
             f'{path}: made with {name} = {found[name]!r}, but {name} is {made_with[name]!r} now: set it back, or make '
             'the windows again'
         )
+    for name in not_held:
+        what = 'other channels' if name == 'channels' else f'{name} = {found[name]!r}, not {holds[name]}'
+        raise DataError(f'{sidecar}: speaks of {what}: of another set; make the windows of this patient again')
 
 
 def _same_name(value):
@@ -183,47 +197,122 @@ def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------------- the split
-def split_units(units: list, has_spike: list[bool], fractions: tuple[float, float], seed: int) -> dict:
-    """Share units (patients, or blocks) out to training, validation and test, at least one unit with spikes to each.
+def split_units(units: list, n_spikes: list[int], shares: dict[str, float], seed: int) -> dict:
+    """Share units (patients, or blocks) out to parts, at least one unit with spikes to each part.
 
     Units with and without spikes are shared out apart, so that every part gets its share of both.
 
     Parameters
     ----------
-    units, has_spike : lists
-        What is shared out, and whether it holds a spike.
-    fractions : (validation, test)
+    units, n_spikes : lists
+        What is shared out, and how many spikes each holds.
+    shares : dict
+        Part to its fraction; the first part gets what the others leave.
 
     Returns
     -------
     dict
-        Unit to one of `PARTS`.
+        Unit to part.
     """
     rng = np.random.default_rng(seed)
+    rest, *others = shares
     parts = {}
     for spiking in (True, False):
-        group = [unit for unit, spike in zip(units, has_spike, strict=True) if spike == spiking]
+        group = [unit for unit, n in zip(units, n_spikes, strict=True) if (n > 0) == spiking]
         order = [group[i] for i in rng.permutation(len(group))]
         least = int(spiking)
-        n_validation, n_test = (max(round(fraction * len(group)), least) for fraction in fractions)
-        n_test = min(n_test, len(group) - 2 * least)
-        n_validation = min(n_validation, len(group) - n_test - least)
-        n_train = len(group) - n_validation - n_test
-        parts |= dict.fromkeys(order[:n_train], PARTS[0])
-        parts |= dict.fromkeys(order[n_train : n_train + n_validation], PARTS[1])
-        parts |= dict.fromkeys(order[n_train + n_validation :], PARTS[2])
+        for number, part in enumerate(reversed(others)):
+            # One unit with spikes stays for each of the parts that come after this one.
+            left = len(order) - least * (len(others) - number)
+            n_units = min(max(round(shares[part] * len(group)), least), max(left, 0))
+            parts |= dict.fromkeys(order[len(order) - n_units :], part)
+            order = order[: len(order) - n_units]
+        parts |= dict.fromkeys(order, rest)
     return parts
 
 
+def fold_units(units: list, n_spikes: list[int], n_splits: int, seed: int) -> list[list]:
+    """Deal units (patients) to `n_splits` folds with about as many spikes each; -1 makes a fold of every unit.
+
+    Units are sorted by their spikes, and every `n_splits` neighbours go to different folds, in random order.
+    """
+    if n_splits == -1:
+        return [[unit] for unit in units]
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(units))
+    order = sorted(shuffled, key=lambda i: -n_spikes[i])
+    folds = [[] for _ in range(n_splits)]
+    for first in range(0, len(order), n_splits):
+        for unit, fold in zip(order[first : first + n_splits], rng.permutation(n_splits), strict=False):
+            folds[fold].append(units[unit])
+    return folds
+
+
+def spike_counts(table: pd.DataFrame) -> pd.Series:
+    """Windows with a spike of every patient of an id table."""
+    return table.groupby('subject')['label'].sum()
+
+
+def split_folds(table: pd.DataFrame, *, n_splits: int, validation_fraction: float, seed: int) -> list[pd.DataFrame]:
+    """Parts of every fold of a cross-validation over patients: each patient is in the test of one fold.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The classifier's id table.
+    n_splits : int
+        Number of folds; -1 for as many as patients.
+
+    Returns
+    -------
+    list of DataFrames
+        subject, part, one row per patient.
+
+    Raises
+    ------
+    DataError
+        Too few patients for so many folds, or too few with spikes to train and to validate in some fold.
+    """
+    counts = spike_counts(table)
+    if n_splits > len(counts):
+        raise DataError(f'path_extracted_data: {len(counts)} patients are too few for n_splits = {n_splits} folds')
+    folds = []
+    for number, tested in enumerate(fold_units(list(counts.index), list(counts), n_splits, seed), start=1):
+        others = counts.drop(tested)
+        if (others > 0).sum() < 2:
+            raise DataError(
+                f'path_extracted_data: fold {number} of n_splits = {n_splits} leaves {(others > 0).sum()} patients '
+                'with spikes to train and validate on: two are needed; use more patients or more folds'
+            )
+        shares = {'train': 1 - validation_fraction, 'validation': validation_fraction}
+        parts = split_units(list(others.index), list(others), shares, seed) | dict.fromkeys(tested, 'test')
+        folds.append(pd.DataFrame(parts.items(), columns=['subject', 'part']).sort_values('subject', ignore_index=True))
+    return folds
+
+
 def split_windows(
-    table: pd.DataFrame, *, split: str, validation_fraction: float, test_fraction: float, seed: int
+    table: pd.DataFrame,
+    *,
+    split: str,
+    validation_fraction: float,
+    test_fraction: float,
+    seed: int,
+    fixed: dict[int | tuple[int, int], str],
+    closed: tuple[str, ...] = (),
 ) -> tuple[pd.DataFrame, str]:
     """Part of every (subject, block) of the classifier's id table.
+
+    Parameters
+    ----------
+    fixed : dict
+        Patients whose part is given, for a split by patient, or (subject, block) pairs, for one by block.
+    closed : tuple of parts
+        Parts that get the patients given and no more. Where all three are closed, other patients are 'unused'.
 
     Returns
     -------
     DataFrame
-        subject, block, part; part is one of `PARTS`.
+        subject, block, part.
     str
         'patient' or 'block': what was kept apart.
 
@@ -232,41 +321,138 @@ def split_windows(
     DataError
         Too few patients, or blocks, with spikes to have one in each part.
     """
-    blocks = table.groupby(['subject', 'block'], as_index=False)['label'].max()
-    spiking = blocks.groupby('subject')['label'].max()
-    by = split if split != 'auto' else 'patient' if (spiking > 0).sum() >= 3 else 'block'
-    fractions = (validation_fraction, test_fraction)
+    blocks = table.groupby(['subject', 'block'], as_index=False)['label'].sum()
+    counts = spike_counts(table)
+    pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
+    by = split
+    if split == 'auto' and fixed:
+        by = 'patient' if set(fixed) & set(counts.index) else 'block'
+    elif split == 'auto':
+        by = 'patient' if (counts > 0).sum() >= len(PARTS) else 'block'
+    fractions = {'train': 1 - validation_fraction - test_fraction, 'validation': validation_fraction}
+    fractions['test'] = test_fraction
     if by == 'patient':
-        if (spiking > 0).sum() < 3:
+        fixed = {subject: part for subject, part in fixed.items() if subject in counts.index}
+        shares = {part: share for part, share in fractions.items() if part not in closed}
+        others = counts.drop(list(fixed))
+        if not fixed and (others > 0).sum() < len(shares):
             raise DataError(
-                f"path_extracted_data: {(spiking > 0).sum()} patients with spikes: split='patient' needs three, one "
+                f"path_extracted_data: {(others > 0).sum()} patients with spikes: split='patient' needs three, one "
                 "each for training, validation and test; split='block' shares out the blocks of each patient"
             )
-        parts = split_units(list(spiking.index), list(spiking > 0), fractions, seed)
-        blocks['part'] = blocks['subject'].map(parts)
+        if shares:
+            shares = {part: share / sum(shares.values()) for part, share in shares.items()}
+            parts = split_units(list(others.index), list(others), shares, seed)
+        else:
+            parts = dict.fromkeys(others.index, 'unused')
+        blocks['part'] = blocks['subject'].map(parts | fixed)
     else:
-        pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
-        if (blocks['label'] > 0).sum() < 3:
+        if (blocks['label'] > 0).sum() < len(PARTS):
             raise DataError(
                 f'path_extracted_data: {(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one '
                 'each for training, validation and test; use more patients, or a larger nb_best_blocks'
             )
-        parts = split_units(pairs, list(blocks['label'] > 0), fractions, seed)
+        others = blocks[[pair not in fixed for pair in pairs]]
+        units = list(others[['subject', 'block']].itertuples(index=False, name=None))
+        parts = split_units(units, list(others['label']), fractions, seed) | fixed
         blocks['part'] = [parts[pair] for pair in pairs]
     return blocks[['subject', 'block', 'part']], by
 
 
-def with_parts(table: pd.DataFrame, parts: pd.DataFrame, by: str) -> pd.DataFrame:
+def listed_patients(name: str, patients: list[int] | str | None) -> list[int] | None:
+    """Patients of the setting `name`: a list, or a text file with one number per line; None stays None.
+
+    Raises
+    ------
+    DataError
+        The file is missing or holds something else.
+    """
+    if not isinstance(patients, str):
+        return patients if patients is None else list(patients)
+    try:
+        return [int(line) for line in Path(patients).read_text().split('\n') if line.strip()]
+    except OSError as fault:
+        raise DataError(f'{name} = {patients!r}: cannot be read ({fault.strerror})') from fault
+    except ValueError as fault:
+        raise DataError(f'{patients} (setting {name}): one patient number per line, nothing else: {fault}') from fault
+
+
+def with_parts(table: pd.DataFrame, parts: pd.DataFrame, by: str, otherwise: str = PARTS[0]) -> pd.DataFrame:
     """Add the column `part` to an id table.
 
-    Patients (or, with by='block', blocks) that the classifier's set does not hold can only be trained on.
+    Patients (or, with by='block', blocks) that `parts` does not hold, because only the autoencoder's set has them, get
+    the part `otherwise`.
     """
     keys = ['subject'] if by == 'patient' else ['subject', 'block']
     joined = table.merge(parts[[*keys, 'part']].drop_duplicates(), on=keys, how='left')
-    return joined.assign(part=joined['part'].fillna(PARTS[0]))
+    return joined.assign(part=joined['part'].fillna(otherwise))
+
+
+def balance(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Keep as many spike-free training windows as there are with a spike, drawn at random; the others get the part
+    'unused'. Validation and test stay as they are."""
+    training = table['part'] == 'train'
+    spike_free = np.flatnonzero(training & (table['label'] == 0))
+    n_spiking = int((training & (table['label'] > 0)).sum())
+    dropped = np.random.default_rng(seed).permutation(spike_free)[n_spiking:]
+    parts = table['part'].to_numpy(dtype=object, copy=True)
+    parts[dropped] = 'unused'
+    return table.assign(part=parts)
 
 
 # ------------------------------------------------------------------------------------------ the batches
+def free_memory(place: torch.device) -> int:
+    """Bytes that a run can still take: of a GPU, or of the machine, or of the job where the system limits it."""
+    if place.type == 'cuda':
+        unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return torch.cuda.mem_get_info(place)[0] + unused
+    try:
+        [line] = [line for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemAvailable')]
+        free = int(line.split()[1]) * 1024
+        groups = [line.split(':', 2)[1:] for line in Path('/proc/self/cgroup').read_text().splitlines()]
+    except (OSError, ValueError):  # no Linux
+        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
+    # Batch systems limit the memory of a job by control groups, of version 2 (no controller named) or 1.
+    for controller, group in groups:
+        if controller not in ('', 'memory'):
+            continue
+        root, name = ('memory', 'memory.limit_in_bytes') if controller else ('', 'memory.max')
+        group = Path('/sys/fs/cgroup', root, group.lstrip('/'))
+        for folder in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # no such limit, or 'max'
+                free = min(free, int((folder / name).read_text()))
+    return free
+
+
+def place_of_windows(n_bytes: int, preload: str | bool, device: torch.device) -> torch.device | None:
+    """Where windows that take `n_bytes` as float32 are held: on the device, in memory, or (None) not at all.
+
+    Parameters
+    ----------
+    preload : 'auto' or bool
+        The setting of this name.
+    device : torch.device
+        The one that trains.
+
+    Raises
+    ------
+    SettingError
+        They do not fit, with preload = True.
+    """
+    if preload is True:
+        if n_bytes > (free := free_memory(device)):
+            raise SettingError(
+                f'preload = True: the windows take {n_bytes / 1e9:.1f} GB, but {device} has {free / 1e9:.1f} GB left: '
+                "set preload to 'auto', or use fewer patients"
+            )
+        return device
+    if preload == 'auto':
+        for place in (device, torch.device('cpu')):
+            if n_bytes <= free_memory(place) / 4:
+                return place
+    return None
+
+
 class WindowDataset(Dataset):
     """Batches of (input, target) windows, each (batch, 1, 274, n_times) float32.
 
@@ -281,18 +467,42 @@ class WindowDataset(Dataset):
         Std of the Gaussian noise added to the input; the target stays clean.
     seed : int
         Seed of the noise.
+    preload : 'auto' or bool
+        The setting of this name; by default every batch is read from the files.
+    device : torch.device
+        The one that trains.
+
+    Attributes
+    ----------
+    held : tensor (n_windows, 274, n_times) or None
+        The windows, where they are held.
     """
 
     def __init__(
-        self, patients: list[PatientWindows], table: pd.DataFrame, *, zscore: bool, noise: float = 0.0, seed: int = 0
+        self,
+        patients: list[PatientWindows],
+        table: pd.DataFrame,
+        *,
+        zscore: bool,
+        noise: float = 0.0,
+        seed: int = 0,
+        preload: str | bool = False,
+        device: torch.device | str = 'cpu',
     ):
-        self.files = [one.windows for one in patients]
+        self.files = [np.asarray(one.windows) for one in patients]
         self.patient = table['patient'].to_numpy()
         self.window = table['window'].to_numpy()
-        self.zscore = zscore
         self.noise = noise
         self.seed = seed
         self.epoch = 0
+        self.scale = self._scale() if zscore else None
+        shape = (len(table), *self.files[0].shape[1:])
+        place = place_of_windows(4 * math.prod(shape), preload, torch.device(device))
+        self.held = None if place is None else torch.empty(shape, device=place)
+        if place is not None:
+            for first in range(0, len(table), 256):
+                some = np.arange(first, min(first + 256, len(table)))
+                self.held[first : first + 256] = torch.from_numpy(self._read(some))
 
     def __len__(self) -> int:
         return len(self.window)
@@ -302,26 +512,47 @@ class WindowDataset(Dataset):
         return noisy[0], clean[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole batch at once: one read per patient, in the order of the file."""
-        indices = np.asarray(indices)
-        batch = np.empty((len(indices), *self.files[0].shape[1:]), dtype=np.float32)
-        order = np.lexsort((self.window[indices], self.patient[indices]))
-        patients = self.patient[indices[order]]
-        for patient in np.unique(patients):
-            rows = order[patients == patient]
-            batch[rows] = self.files[patient][self.window[indices[rows]]]
-        clean = torch.from_numpy(batch)
-        if self.zscore:
-            std, mean = torch.std_mean(clean, dim=(1, 2), correction=0, keepdim=True)
-            clean = (clean - mean) / torch.where(std > 0, std, 1.0)
+        """The whole batch at once, where the windows are held, or else from the files."""
+        if self.held is None:
+            clean = torch.from_numpy(self._read(np.asarray(indices)))
+        elif self.held.is_cuda:
+            clean = self.held[torch.as_tensor(indices, device=self.held.device)]
+        else:
+            clean = torch.from_numpy(self.held.numpy()[indices])  # one thread, which other work does not hold up
         clean = clean[:, None]
         if not self.noise:
             return clean, clean
         # One stream per batch, not one for all: workers then give the same noise as none. The first index tells the
         # batches of an epoch apart.
         stream = np.random.SeedSequence([self.seed, self.epoch, int(indices[0])]).generate_state(1)
-        generator = torch.Generator().manual_seed(int(stream[0]))
-        return clean + self.noise * torch.randn(clean.shape, generator=generator), clean
+        generator = torch.Generator(clean.device).manual_seed(int(stream[0]))
+        noisy = torch.randn(clean.shape, generator=generator, device=clean.device).mul_(self.noise).add_(clean)
+        return noisy, clean
+
+    def _read(self, indices):
+        """Windows from the files, in the order of the files, each read and scaled straight into its place."""
+        batch = np.empty((len(indices), *self.files[0].shape[1:]), dtype=np.float32)
+        for i in np.lexsort((self.window[indices], self.patient[indices])):
+            row = indices[i]
+            stored = self.files[self.patient[row]][self.window[row]]
+            if self.scale is None:
+                batch[i] = stored
+            else:
+                mean, factor = self.scale[row]
+                np.subtract(stored, mean, out=batch[i])
+                batch[i] *= factor
+        return batch
+
+    def _scale(self):
+        """Mean and 1 / std of every window, once: (n_windows, 2) float32, computed in float64."""
+        scale = np.zeros((len(self), 2), dtype=np.float32)
+        for row in np.lexsort((self.window, self.patient)):
+            stored = self.files[self.patient[row]][self.window[row]]
+            if stored.min() < stored.max():  # or else zeros, whatever the rounding of the mean
+                scale[row] = stored.mean(dtype=np.float64), 1 / stored.std(dtype=np.float64)
+            else:
+                scale[row] = stored[0, 0], 0
+        return scale
 
 
 class ShuffledEveryEpoch(Sampler):
@@ -341,14 +572,19 @@ class ShuffledEveryEpoch(Sampler):
 def batches(
     dataset: Dataset, *, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 0
 ) -> DataLoader:
-    """Loader of whole batches from a dataset with `__getitems__`; the last batch of an epoch may be smaller."""
+    """Loader of whole batches from a dataset with `__getitems__`; the last batch of an epoch may be smaller.
+
+    Windows held on a GPU are gathered there by the main process: `num_workers` has no effect on them.
+    """
+    held = getattr(dataset, 'held', None)
+    on_gpu = held is not None and held.is_cuda
     order = ShuffledEveryEpoch(dataset, seed) if shuffle else range(len(dataset))
     return DataLoader(
         dataset,
         batch_sampler=BatchSampler(order, batch_size, drop_last=False),
         collate_fn=_as_it_is,  # __getitems__ gives whole batches
-        num_workers=num_workers,
-        pin_memory=torch.cuda.is_available(),
+        num_workers=0 if on_gpu else num_workers,
+        pin_memory=torch.cuda.is_available() and not on_gpu,
     )
 
 

@@ -11,6 +11,7 @@ import os
 import pickle
 import random
 import re
+import resource
 import sys
 import tempfile
 import types
@@ -84,6 +85,25 @@ _PATIENTS = Rule(
     ),
     'a patient number, a list of them, or False for all',
 )
+_LISTED = Rule(
+    lambda v: v is None or (isinstance(v, str) and v != '') or (isinstance(v, list | tuple) and _PATIENTS.accepts(v)),
+    'a list of patient numbers, the path of a text file with one per line, or None',
+)
+_LEVELS = Rule(
+    lambda v: (
+        v == 'all'
+        or (isinstance(v, list | tuple) and all(_integer(0).accepts(n) for n in v) and len(v) == len(set(v)) > 0)
+    ),
+    "'all', or a list of different numbers from 0 on",
+)
+_NAMES = Rule(
+    lambda v: isinstance(v, str) or (isinstance(v, list | tuple) and all(isinstance(n, str) for n in v)),
+    'a name or a list of names',
+)
+_FREQUENCIES = Rule(
+    lambda v: all(_number(above=0).accepts(f) for f in (v if isinstance(v, list | tuple) else [v])),
+    'a number above 0 or a list of them',
+)
 _FILTERS = Rule(
     lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_integer(1).accepts(n) for n in v),
     'a list of integers of at least 1, one per level',
@@ -104,6 +124,14 @@ RULES = {
     'patient': _PATIENTS,
     'nb_best_blocks': _integer(0),
     'include_spike_free': _choice(True, False),
+    'high_pass': _number(above=0),
+    'low_pass': _number(above=0),
+    'notch': _or_none(_FREQUENCIES),
+    'bad_channels': _NAMES,
+    'trials': _choice('join', 'apart'),
+    'spike_labels': _NAMES,
+    'spike_labels_exclude': _NAMES,
+    'reannot_labels': _or_none(_NAMES),
     'sfreq': _number(above=0),
     'window_size': _number(above=0),
     'spike_spacing_from_border': _number(0),
@@ -111,9 +139,15 @@ RULES = {
     'standardize': _choice('window', 'block', True, False),
     'reject_artefacts': _choice(True, False),
     'artefact_threshold': _number(above=0),
+    'overwrite': _choice(True, False),
     'split': _choice('auto', 'patient', 'block'),
     'validation_fraction': _number(above=0, high=0.9),
     'test_fraction': _number(above=0, high=0.9),
+    'training_patients': _LISTED,
+    'validation_patients': _LISTED,
+    'test_patients': _LISTED,
+    'n_splits': Rule(lambda v: v == -1 or _integer(2).accepts(v), 'an integer of at least 2, or -1'),
+    'balanced': _choice(True, False),
     'model': _choice('AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'),
     'model_nb': _or_none(_integer(0)),
     'width': _integer(1),
@@ -135,21 +169,35 @@ RULES = {
     'optimizer': _choice('adam', 'adamw', 'sgd'),
     'learning_rate': _number(above=0),
     'weight_decay': _number(0),
+    'scheduler': _choice('step', 'plateau'),
     'stepLR': _integer(1),
     'gammaLR': _number(above=0, high=1),
+    'plateau_patience': _integer(0),
+    'fine_tuning_rate': _number(above=0, high=1),
     'num_epochs': _integer(1),
     'n_epochs_stop': _integer(1),
-    'classifier': _choice('sfcn'),
+    'classifier': _choice('sfcn', 'hgb', 'svm', 'latent', 'threshold'),
+    'levels': _LEVELS,
     'subwindow_size': _number(above=0),
     'classifier_width': _integer(1),
     'classifier_batch_size': _integer(2),
     'classifier_learning_rate': _number(above=0),
+    'classifier_loss': _choice('bce', 'focal'),
+    'focal_gamma': _number(0),
     'classifier_num_epochs': _integer(1),
     'classifier_n_epochs_stop': _integer(1),
     'positive_weight': _or_none(_number(above=0)),
+    'calibration': _choice('temperature', 'isotonic'),
+    'threshold_policy': _choice('f1', 'sensitivity', 'false_alarms'),
+    'target_sensitivity': _number(above=0, high=1),
+    'false_alarm_budget': _number(0),
+    'tolerance': _number(0),
+    'bootstrap_samples': _integer(1),
     'seed': _integer(0),
     'device': _DEVICE,
+    'n_jobs': _integer(1),
     'num_workers': _integer(0),
+    'preload': _choice('auto', True, False),
     'simulated_patients': _integer(1),
     'simulated_spike_free': _integer(0),
     'simulated_blocks': _integer(1),
@@ -336,9 +384,12 @@ def _latin1_bytes(text: str, encoding: str) -> bytes:
     return text.encode('latin1')
 
 
-def _empty_array(subtype: type, shape: tuple, dtype: Any) -> np.ndarray:
+_NDARRAY = 'numpy.ndarray'
+
+
+def _empty_array(subtype: str, shape: tuple, dtype: Any) -> np.ndarray:
     """Stand in for NumPy's _reconstruct, which makes the empty array that the pickled state then fills."""
-    if subtype is not np.ndarray or shape != (0,):
+    if subtype is not _NDARRAY or shape != (0,):
         raise pickle.UnpicklingError('an array that NumPy did not write')
     return np.ndarray((0,), dtype)
 
@@ -350,14 +401,23 @@ def _no_bytes(*content: Any) -> bytes:
     return b''
 
 
-_STAND_INS = {'_codecs.encode': _latin1_bytes, 'builtins.bytes': _no_bytes, '__builtin__.bytes': _no_bytes}
+def _set(items: list) -> set:
+    """Stand in for set(), by which Python writes a set at protocol 2; set(range) would fill the memory."""
+    if type(items) is not list:
+        raise pickle.UnpicklingError(f'a set of a {type(items).__name__}')
+    return set(items)
+
+
+# numpy.ndarray is a word here, which only `_empty_array` understands: called, it would allocate any size.
+_STAND_INS = {'_codecs.encode': _latin1_bytes, 'numpy.ndarray': _NDARRAY}
+for _package in ('builtins', '__builtin__'):
+    _STAND_INS |= {f'{_package}.bytes': _no_bytes, f'{_package}.set': _set}
+    _STAND_INS[f'{_package}.frozenset'] = lambda items: frozenset(_set(items))
 for _package in ('numpy.core', 'numpy._core'):
     _STAND_INS[f'{_package}.multiarray._reconstruct'] = _empty_array
 _ALLOWED = {
-    *(f'builtins.{name}' for name in ('list', 'dict', 'tuple', 'set', 'frozenset', 'complex', 'slice')),
-    *(f'__builtin__.{name}' for name in ('list', 'dict', 'tuple', 'set', 'frozenset', 'complex', 'slice')),
+    *(f'{package}.{name}' for package in ('builtins', '__builtin__') for name in ('complex', 'slice')),
     'collections.OrderedDict',
-    'numpy.ndarray',
     'numpy.dtype',
     *(f'{p}.{name}' for p in ('numpy.core', 'numpy._core') for name in ('multiarray.scalar', 'numeric._frombuffer')),
     *(f'pandas.{name}' for name in ('DataFrame', 'Series', 'Index', 'RangeIndex', 'StringDtype')),
@@ -400,12 +460,44 @@ def read_pickle(path: str | os.PathLike) -> Any:
     if not path.is_file():
         raise DataError(f'{path}: no such file; make it again, or correct the path')
     try:
-        with path.open('rb') as stream:
+        with path.open('rb') as stream, _limited_memory(os.fstat(stream.fileno()).st_size):
             return _SafeUnpickler(stream).load()
     except DataError as fault:
         raise DataError(f'{path}: {fault}; if you trust it, save it again as plain arrays') from fault
+    except MemoryError as fault:
+        raise DataError(
+            f'{path}: not a whole pickle, or one that takes more memory than there is; make it again'
+        ) from fault
     except Exception as fault:  # a damaged pickle can raise anything at all
-        raise DataError(f'{path}: not a whole pickle ({type(fault).__name__}: {fault}); make it again') from fault
+        raise DataError(f'{path}: not a whole pickle ({_said(fault)}); make it again') from fault
+
+
+@contextlib.contextmanager
+def _limited_memory(size: int) -> Iterator[None]:
+    """Keep a damaged pickle of `size` bytes from taking all memory: a few of its bytes can ask for any amount."""
+    try:
+        in_use = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+    except OSError:  # no Linux: no limit
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    # Lists take most: one of numbers 4 to 12 times its pickle, one of empty lists 40 times.
+    limit = in_use + 40 * size + 2**28
+    for known in (soft, hard):
+        limit = limit if known == resource.RLIM_INFINITY else min(limit, known)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _said(fault: Exception) -> str:
+    """Name and words of an exception, which may hold anything that a pickle held."""
+    try:
+        return f'{type(fault).__name__}: {str(fault)[:200]}'
+    except Exception:
+        return type(fault).__name__
 
 
 def write_pickle(path: str | os.PathLike, content: Any) -> None:

@@ -31,11 +31,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from classification import best_f1_threshold, spike_loss, subwindow_shape
+from classification import best_f1_threshold, subwindow_shape
 from data_processing import N_CHANNELS, cut_block, time_labels, window_shape
 from loop import masked_loss
-from models import SFCN, build_model
+from models import build_model
 from models.features import beside_block, peak_score, spatial_filters, spike_features
+from models.sfcn import SFCN, spike_loss
 from simulate_data_raw import simulate_patient
 from utils import choose_device, read_command, run_script, set_seed, writing
 
@@ -316,7 +317,7 @@ def train_network(network, raw, labels, seed, device):
     n_batches = len(raw) // 64
     optimizer = torch.optim.AdamW(network.parameters(), NETWORK_RATE, weight_decay=1e-2)
     scheduler = OneCycleLR(optimizer, 3 * NETWORK_RATE, total_steps=NETWORK_EPOCHS * n_batches)
-    loss = spike_loss((1 - labels.mean()) / labels.mean())
+    loss = spike_loss('bce', (1 - labels.mean()) / labels.mean(), focal_gamma=0.0)
     for _ in range(NETWORK_EPOCHS):
         for chosen in np.array_split(rng.permutation(len(raw))[: n_batches * 64], n_batches):
             sign = rng.choice([-1, 1], (len(chosen), 1, 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The autoencoders: `build_model(name, n_channels, n_times, **settings)`, and the classifier network SFCN."""
+"""The autoencoders: `build_model(name, n_channels, n_times, **settings)`. The classifiers stand beside them."""
 
 from torch import nn
 
@@ -6,10 +6,9 @@ from models.ae1d import AE1D
 from models.ae1d_smaller import AE1DSmaller
 from models.ae2d import AE2D
 from models.ae2d_smaller import AE2DSmaller
-from models.sfcn import SFCN
 from models.wavelets import Wavelets
 
-__all__ = ['AUTOENCODERS', 'SFCN', 'build_model']
+__all__ = ['AUTOENCODERS', 'build_model']
 
 # Name on the command line: the class, and the settings of params.py that it takes.
 AUTOENCODERS = {

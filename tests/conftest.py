@@ -1,15 +1,19 @@
 """Fixtures shared by the tests."""
 
 import pickle
+import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
 
+import mne
 import numpy as np
 import pytest
 from hypothesis import settings
 
-from data_processing import N_CHANNELS, create_windows
+from create_data_raw import sphere_centre
+from data_processing import N_CHANNELS, create_windows, ctf275_info
 
 # A slow machine is no failure, and the same commit gives the same answer.
 settings.register_profile('project', deadline=None, derandomize=True)
@@ -69,26 +73,116 @@ def paths(tmp_path):
     ]
 
 
-@pytest.fixture
+WINDOWS = {
+    'patient': False,
+    'nb_best_blocks': 3,
+    'include_spike_free': False,
+    'sfreq': 150,
+    'window_size': 2.0,
+    'spike_spacing_from_border': 0.3,
+    'pulse_width': 0.1,
+    'standardize': 'block',
+    'reject_artefacts': False,
+    'artefact_threshold': 20.0,
+}
+
+
+@pytest.fixture(scope='session')
 def make_windows():
     """Make the windows of a directory of data_raw files, both sets, as the scripts do by default."""
 
     def make(raw_directory, directory, **changes):
-        arguments = {
-            'patient': False,
-            'nb_best_blocks': 3,
-            'include_spike_free': False,
-            'sfreq': 150,
-            'window_size': 2.0,
-            'spike_spacing_from_border': 0.3,
-            'pulse_width': 0.1,
-            'standardize': 'block',
-            'reject_artefacts': False,
-            'artefact_threshold': 20.0,
-        } | changes
         for name, normal_only in (('windows_ae', True), ('windows_clf', False)):
             create_windows(
-                path_raw_data=raw_directory, directory=directory / name, normal_only=normal_only, **arguments
+                path_raw_data=raw_directory, directory=directory / name, normal_only=normal_only, **WINDOWS | changes
             )
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def shared():
+    """The folder of real recordings, `shared` in or beside the repository; without it, the test is skipped."""
+    for folder in (ROOT / 'shared', ROOT.parent / 'shared'):
+        if folder.is_dir():
+            return folder
+    pytest.skip('no folder shared/ with real recordings')
+
+
+@pytest.fixture
+def make_ds(shared, tmp_path):
+    """Build a CTF recording from the real one: its header with other lengths, and the given signals.
+
+    `signals` are in tesla by plain channel name; `clock` is in s, one value per sample, running on by default.
+    """
+
+    def make(name, signals, *, n_trials=1, sfreq=300.0, before_sync=0, clock=None):
+        real = shared / 'ctf' / 'testdata_ctf_short_discontinuous.ds'
+        path = tmp_path / f'{name}.ds'
+        path.mkdir(parents=True)
+        for suffix in ('res4', 'hc'):
+            shutil.copyfile(real / f'{real.stem}.{suffix}', path / f'{name}.{suffix}')
+        info = mne.io.read_raw_ctf(real, verbose='error').info
+        n_samples = len(next(iter(signals.values()))) // n_trials
+        with (path / f'{name}.res4').open('r+b') as stream:
+            stream.seek(1288)
+            stream.write(struct.pack('>i', n_samples))
+            stream.seek(1296)
+            stream.write(struct.pack('>dd', sfreq, n_samples * n_trials / sfreq))
+            stream.write(struct.pack('>hxxi', n_trials, before_sync))
+        counts = np.zeros((info['nchan'], n_samples * n_trials))
+        for row, ch in enumerate(info['chs']):
+            plain = ch['ch_name'].split('-')[0]
+            if plain == 'SCLK01':
+                counts[row] = (np.arange(1, n_samples * n_trials + 1) / sfreq if clock is None else clock) / ch['cal']
+            elif plain in signals:
+                counts[row] = signals[plain] / ch['cal']
+        counts = np.rint(counts).astype('>i4').reshape(info['nchan'], n_trials, n_samples).swapaxes(0, 1)
+        (path / f'{name}.meg4').write_bytes(b'MEG41CP\0' + counts.tobytes())
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_fif(tmp_path):
+    """Build a FIF recording of CTF-275 (274 channels, or those of `info`) with annotations [(seconds, label)]."""
+
+    def make(name, signal, *, sfreq=300.0, info=None, first_samp=0, notes=(), dated=True):
+        info = ctf275_info(sfreq) if info is None else info
+        raw = mne.io.RawArray(signal, info, first_samp=first_samp, verbose='error')
+        if dated:
+            raw.set_meas_date(1.0e9)
+        raw.set_annotations(mne.Annotations([onset for onset, _ in notes], 0.0, [label for _, label in notes]))
+        path = tmp_path / f'{name}_raw.fif'
+        raw.save(path, verbose='error')
+        return path
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def dipole_fields():
+    """Fields (n_channels, n_dipoles), std 1 over channels, of dipoles in a sphere around the sensors' centre + `off`.
+
+    Also gives their positions and orientations, in head coordinates.
+    """
+
+    def make(info, n_dipoles, *, seed=0, off=(0, 0, 0)):
+        rng = np.random.default_rng(seed)
+        centre = sphere_centre(info) + off
+        upwards = rng.normal(size=(n_dipoles, 3))
+        upwards[:, 2] = np.abs(upwards[:, 2])
+        upwards /= np.linalg.norm(upwards, axis=1, keepdims=True)
+        positions = centre + upwards * rng.uniform(0.03, 0.08, (n_dipoles, 1))
+        orientations = np.cross(upwards, rng.normal(size=(n_dipoles, 3)))  # a sphere shows no radial dipole
+        orientations /= np.linalg.norm(orientations, axis=1, keepdims=True)
+        dipoles = mne.Dipole(
+            np.arange(n_dipoles) / info['sfreq'], positions, np.ones(n_dipoles), orientations, np.full(n_dipoles, 100.0)
+        )
+        sphere = mne.make_sphere_model(r0=centre, head_radius=None, verbose='error')
+        forwards, _ = mne.make_forward_dipole(dipoles, sphere, info, verbose='error')
+        fields = np.hstack([f['sol']['data'] for f in (forwards if isinstance(forwards, list) else [forwards])])
+        return fields / fields.std(axis=0), positions, orientations
 
     return make

@@ -10,9 +10,13 @@ from hypothesis import strategies as st
 from timeseries_dataset import (
     PARTS,
     WindowDataset,
+    balance,
     batches,
+    fold_units,
     id_table,
+    listed_patients,
     open_directory,
+    split_folds,
     split_units,
     split_windows,
     with_parts,
@@ -20,7 +24,7 @@ from timeseries_dataset import (
 from utils import DataError, SettingError
 
 MADE_WITH = {'sfreq': 150, 'window_size': 2.0, 'spike_spacing_from_border': 0.3, 'standardize': 'block'}
-SPLIT = {'validation_fraction': 0.25, 'test_fraction': 0.25, 'seed': 0}
+SPLIT = {'validation_fraction': 0.25, 'test_fraction': 0.25, 'seed': 0, 'fixed': {}}
 
 
 @pytest.fixture
@@ -46,7 +50,8 @@ def test_the_id_table_has_a_row_per_window(patients):
 @given(st.lists(st.booleans(), min_size=3, max_size=30), st.integers(0, 99), st.tuples(*[st.floats(0.01, 0.48)] * 2))
 def test_every_unit_has_one_part_and_every_part_a_unit_with_spikes(has_spike, seed, fractions):
     has_spike = [True, True, True, *has_spike]
-    parts = split_units(list(range(len(has_spike))), has_spike, fractions, seed)
+    shares = dict(zip(PARTS, (1 - sum(fractions), *fractions), strict=True))
+    parts = split_units(list(range(len(has_spike))), has_spike, shares, seed)
     assert sorted(parts) == list(range(len(has_spike)))
     assert {parts[i] for i, spike in enumerate(has_spike) if spike} == set(PARTS)
 
@@ -79,6 +84,73 @@ def test_few_patients_are_split_by_block():
         split_windows(table, split='patient', **SPLIT)
     with pytest.raises(DataError, match='2 blocks with spikes: three are needed'):
         split_windows(blocks_table({1: [1, 1, 0]}), split='block', **SPLIT)
+
+
+def test_patients_on_a_list_go_to_its_part_and_the_others_to_the_parts_without_one():
+    table = blocks_table({subject: [2, 0] for subject in range(1, 10)})
+    parts, by = split_windows(table, split='auto', **SPLIT | {'fixed': {4: 'test', 7: 'test'}}, closed=('test',))
+    part = parts.groupby('subject')['part'].first()
+    assert by == 'patient'
+    assert set(part[part == 'test'].index) == {4, 7}
+    assert (part == 'validation').sum() == 2  # a quarter to three quarters of the seven others
+    everything = {1: 'train', 2: 'validation', 3: 'test'}
+    parts, _ = split_windows(table, split='auto', **SPLIT | {'fixed': everything}, closed=PARTS)
+    part = parts.groupby('subject')['part'].first()
+    assert part[[1, 2, 3]].tolist() == ['train', 'validation', 'test']
+    assert set(part.drop([1, 2, 3])) == {'unused'}
+
+
+def test_lists_of_patients_in_text_files(tmp_path):
+    path = tmp_path / 'patients.txt'
+    path.write_text('4\n\n 12\r\n7\n')
+    assert listed_patients('test_patients', str(path)) == [4, 12, 7]
+    assert listed_patients('test_patients', None) is None
+    assert listed_patients('test_patients', (3, 1)) == [3, 1]
+    path.write_text('4\nfive\n')
+    with pytest.raises(DataError, match=r'patients\.txt \(setting test_patients\): one patient number per line'):
+        listed_patients('test_patients', str(path))
+    with pytest.raises(DataError, match=r'test_patients = .*none\.txt.*cannot be read'):
+        listed_patients('test_patients', str(tmp_path / 'none.txt'))
+
+
+@given(st.lists(st.integers(0, 9), min_size=4, max_size=25), st.integers(-1, 4).filter(lambda k: k not in (0, 1)))
+def test_folds_test_every_patient_once_and_share_the_spikes_out(n_spikes, n_splits):
+    units = [f'patient {i}' for i in range(len(n_spikes))]
+    folds = fold_units(units, n_spikes, n_splits, seed=0)
+    assert sorted(unit for fold in folds for unit in fold) == sorted(units)
+    if n_splits == -1:
+        assert all(len(fold) == 1 for fold in folds)
+        return
+    sizes = [len(fold) for fold in folds]
+    assert max(sizes) - min(sizes) <= 1
+    # Neighbours in the order of their spikes are in different folds, so no sum is off by more than the largest count.
+    sums = [sum(n_spikes[units.index(unit)] for unit in fold) for fold in folds]
+    assert max(sums) - min(sums) <= max(n_spikes)
+
+
+def test_no_fold_has_a_patient_on_two_sides():
+    table = blocks_table({1: [3], 2: [0], 3: [2, 1], 4: [1], 5: [4], 6: [0, 0], 7: [2]})
+    for n_splits in (3, -1):
+        folds = split_folds(table, n_splits=n_splits, validation_fraction=0.25, seed=3)
+        assert len(folds) == (3 if n_splits == 3 else 7)
+        for fold in folds:
+            assert sorted(fold['subject']) == [1, 2, 3, 4, 5, 6, 7]
+            spiking = fold[~fold['subject'].isin([2, 6])]
+            assert {'train', 'validation'} <= set(spiking['part'])
+        tested = [subject for fold in folds for subject in fold.loc[fold['part'] == 'test', 'subject']]
+        assert sorted(tested) == [1, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(DataError, match='7 patients are too few for n_splits = 8'):
+        split_folds(table, n_splits=8, validation_fraction=0.25, seed=3)
+    with pytest.raises(DataError, match='leaves 1 patients with spikes'):
+        split_folds(blocks_table({1: [3], 2: [1]}), n_splits=-1, validation_fraction=0.25, seed=3)
+
+
+def test_balancing_drops_spike_free_training_windows_only():
+    table = pd.DataFrame({'label': [0] * 20 + [1] * 5 + [0] * 10 + [1], 'part': ['train'] * 25 + ['test'] * 11})
+    balanced = balance(table, seed=0)
+    assert balanced.loc[20:, 'part'].equals(table.loc[20:, 'part'])
+    assert (balanced['part'][:20] == 'train').sum() == 5
+    assert (balanced['part'][:20] == 'unused').sum() == 15
 
 
 def test_patients_that_only_the_autoencoder_has_are_trained_on():

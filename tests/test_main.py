@@ -74,9 +74,26 @@ def test_the_run_directory_is_complete(demo):
         'AE1D_1.png',
         'AE1D_1_cvpredictions.csv',
         'AE1D_1_cvresults.csv',
-        'figures/roc.png',
-        'figures/precision_recall.png',
-        'figures/confusion_matrix.png',
+        'AE1D_1_patients.csv',
+        'AE1D_1_events.csv',
+        'figures/events.csv',
+        'figures/calibration.csv',
+        *(
+            f'figures/{name}.png'
+            for name in (
+                'roc',
+                'precision_recall',
+                'calibration',
+                'events',
+                'confusion_matrix',
+                'patients',
+                'error_maps',
+                'contrast',
+                'latent',
+                'traces',
+                'topographies',
+            )
+        ),
     }
     params = json.loads((run / 'params.json').read_text())
     assert params['settings']['width'] == 2
@@ -113,7 +130,7 @@ def test_the_predictions_are_of_unseen_patients_in_recording_order_and_agree_wit
     results = pd.read_csv(run / 'AE1D_1_cvresults.csv')
     assert list(results)[:5] == ['accuracy', 'f1-score', 'specificity', 'sensitivity', 'confusion matrix']
     assert results['accuracy'][0] == pytest.approx(predictions['true'].mean())
-    assert f'PR-AUC       {results["PR-AUC"][0]:.3f}' in said['main_train.py']
+    assert f'PR-AUC             {results["PR-AUC"][0]:.3f}' in said['main_train.py']
 
 
 def test_the_test_beats_chance_clearly(demo):

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from models import AUTOENCODERS, SFCN, build_model
+from models import AUTOENCODERS, build_model
 from models.autoencoder import Autoencoder, hide
+from models.sfcn import SFCN
 
 # Name: parameters at full size (AE1D and AE2D: REFERENCE figures; the others recorded), latent maps of 274 x 300.
 TABLE = {

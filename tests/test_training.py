@@ -1,38 +1,26 @@
-"""The training loop, checkpoints, and the classifier's parts."""
+"""The training loop, the schedules, and checkpoints."""
 
-import math
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-from sklearn.metrics import f1_score
-from torch import nn
 from torch.utils.data import Dataset
 
-from classification import (
-    best_f1_threshold,
-    figures,
-    make_cards,
-    spike_loss,
-    subwindow_shape,
-    subwindow_table,
-    with_predictions,
-    zscore_planes,
-)
-from loop import make_optimizer, masked_loss, reconstruction_loss, train, validate
-from main_train import loss_weights
-from models import SFCN, build_model
-from models.autoencoder import Autoencoder
-from saving_functions import (
+from loop import (
     checkpoint_saver,
     load_checkpoint,
-    new_run_directory,
-    save_threshold,
+    make_optimizer,
+    masked_loss,
+    reconstruction_loss,
+    resume_optimizer,
+    train,
+    validate,
 )
+from main_train import loss_weights
+from models import build_model
+from models.autoencoder import Autoencoder
+from saving_functions import new_run_directory
 from timeseries_dataset import batches
 from utils import DataError, SettingError, set_seed
 
@@ -61,12 +49,23 @@ def windows(n, seed=0):
     return torch.from_numpy((walks / walks.std()).astype(np.float32))
 
 
+OPTIMIZER = {
+    'optimizer': 'adam',
+    'learning_rate': 1e-2,
+    'weight_decay': 0.0,
+    'scheduler': 'step',
+    'stepLR': 50,
+    'gammaLR': 0.8,
+    'plateau_patience': 5,
+}
+
+
 def fit(
-    model, dataset, *, epochs, rate=1e-2, patience=100, save=lambda which, state: None, batch_size=4, weights=(1.0,)
+    model, dataset, *, epochs, patience=100, save=lambda which, state: None, batch_size=4, weights=(1.0,), started=None
 ):
-    optimizer, scheduler = make_optimizer(
-        model, optimizer='adam', learning_rate=rate, weight_decay=0.0, stepLR=50, gammaLR=0.8
-    )
+    optimizer, scheduler = make_optimizer(model, **OPTIMIZER)
+    if started:
+        resume_optimizer(optimizer, started)
     return train(
         model,
         batches(dataset, batch_size=batch_size, shuffle=True, seed=0),
@@ -78,6 +77,7 @@ def fit(
         n_epochs_stop=patience,
         device=CPU,
         save=save,
+        validate_first=started is not None,
     )
 
 
@@ -158,7 +158,11 @@ def straight_line_error(x, first, last):
     return np.square(errors).mean()
 
 
-def test_the_best_epoch_is_kept_and_training_stops_after_it(tmp_path):
+@pytest.mark.parametrize(
+    ('scheduler', 'rates'),
+    [('step', [0.1, 0.1, 0.05, 0.05, 0.025]), ('plateau', [0.1, 0.1, 0.1, 0.1, 0.05])],
+)
+def test_the_best_epoch_is_kept_and_training_stops_after_it(scheduler, rates):
     """The validation loss is scripted: it falls to epoch 3 and then rises."""
     set_seed(0)
     losses = iter([5.0, 4.0, 3.0, 3.5, 3.25, 9.0, 9.0])
@@ -169,16 +173,15 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(tmp_path):
 
     saved = []
     model = build_model('AE1D', 8, 40, width=2)
-    optimizer, scheduler = make_optimizer(
-        model, optimizer='sgd', learning_rate=0.1, weight_decay=0.0, stepLR=2, gammaLR=0.5
-    )
+    changes = {'optimizer': 'sgd', 'learning_rate': 0.1, 'scheduler': scheduler, 'stepLR': 2, 'gammaLR': 0.5}
+    optimizer, schedule = make_optimizer(model, **OPTIMIZER | changes | {'plateau_patience': 0})
     history = train(
         model,
         batches(Pairs(windows(4)), batch_size=4),
         batches(Pairs(windows(4)), batch_size=4),
         scripted,
         optimizer=optimizer,
-        scheduler=scheduler,
+        scheduler=schedule,
         num_epochs=50,
         n_epochs_stop=2,
         device=CPU,
@@ -187,7 +190,7 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(tmp_path):
         ),
     )
     assert [epoch['validation loss'] for epoch in history] == [5.0, 4.0, 3.0, 3.5, 3.25]
-    assert [epoch['learning rate'] for epoch in history] == [0.1, 0.1, 0.05, 0.05, 0.025]
+    assert [epoch['learning rate'] for epoch in history] == rates
     assert [(which, epoch) for which, epoch, _ in saved if which == 'best'] == [('best', 1), ('best', 2), ('best', 3)]
     assert [epoch for which, epoch, _ in saved if which == 'last'] == [1, 2, 3, 4, 5]
     best = next(weights for which, epoch, weights in saved if (which, epoch) == ('best', 3))
@@ -265,8 +268,6 @@ def test_a_checkpoint_gives_the_same_outputs(tmp_path):
     with torch.no_grad():
         assert torch.equal(model.eval()(x)[0][0], again.eval()(x)[0][0])
 
-    save_threshold(run.checkpoint('best'), 0.25)
-    assert load_checkpoint(run.checkpoint('best'))['threshold'] == 0.25
     run.checkpoint('best').write_bytes(b'no checkpoint')
     with pytest.raises(DataError, match=r'best_AE1D_1\.pth: not a checkpoint'):
         load_checkpoint(run.checkpoint('best'))
@@ -281,127 +282,47 @@ def test_run_numbers(tmp_path):
         new_run_directory(tmp_path, 'AE1D', 7)
 
 
-# ---------------------------------------------------------------------------------------- sub-windows
-@given(st.integers(1, 12), st.integers(0, 5), st.integers(1, 7), st.integers(0, 6), st.integers(0, 1000))
-def test_subwindows_equal_a_second_implementation(n_sub, border, length, rest, seed):
-    n_window = n_sub * length + min(rest, length - 1) + 2 * border
-    shape = subwindow_shape(n_window, border, length)
-    assert shape.n_sub == n_sub
-    rng = np.random.default_rng(seed)
-    labels_t = (rng.random((3, n_window)) < 0.1).astype(np.uint8)
-    starts = [0, 10, 4]
-    rows = pd.DataFrame({'subject': [4, 4, 9], 'block': [0, 2, 1], 'timing': [s + n_window / 2 for s in starts]})
-    expected = []
-    for window in range(3):
-        for piece in range(n_sub):
-            first = border + piece * length
-            label = int(any(labels_t[window, first + t] for t in range(length)))
-            centre = starts[window] + first + length / 2
-            expected.append((rows['subject'][window], rows['block'][window], centre, label))
-    table = subwindow_table(rows, labels_t, n_window, shape)
-    assert list(table.itertuples(index=False, name=None)) == expected
-
-
-def test_cards_are_cut_where_the_labels_are():
-    """A model whose error is the window itself: the cards must hold the samples of their sub-windows."""
-
-    class Zero(Autoencoder):
-        def forward(self, x, target=None):
-            return [(torch.zeros_like(x), x), (torch.zeros_like(x), 2 * x)]
-
-    x = windows(5)
-    shape = subwindow_shape(40, 4, 10)
-    cards = make_cards(Zero(), batches(Pairs(x), batch_size=2), shape, CPU)
-    assert cards.shape == (5 * 3, 2, 8, 10)
-    for window in range(5):
-        for piece in range(3):
-            error = x[window, 0, :, 4:34].double().numpy() ** 2
-            expected = ((error - error.mean()) / error.std())[:, 10 * piece : 10 * piece + 10]
-            np.testing.assert_allclose(cards[3 * window + piece, 0], expected, rtol=1e-3, atol=1e-5)
-            np.testing.assert_allclose(cards[3 * window + piece, 1], expected, rtol=1e-3, atol=1e-5)
-
-
-def test_the_original_card_scaling_is_a_zscore_of_each_plane():
-    cards = windows(6).reshape(3, 2, 8, 40) ** 2
-    scaled = zscore_planes(cards).double()
-    torch.testing.assert_close(scaled.mean(dim=(2, 3)), torch.zeros(3, 2).double(), atol=1e-5, rtol=0)
-    torch.testing.assert_close(scaled.std(dim=(2, 3), correction=0), torch.ones(3, 2).double(), atol=1e-4, rtol=0)
-    assert not zscore_planes(torch.ones(1, 1, 4, 4)).any()
-
-
-def test_the_loss_of_the_classifier_is_weighted_and_takes_logits():
-    network = nn.Flatten(0)
-    logits = torch.tensor([2.0, -1.0, 0.5])
-    labels = torch.tensor([1.0, 0.0, 1.0])
-    p = 1 / (1 + np.exp(-logits.numpy()))
-    expected = np.mean([-35 * np.log(p[0]), -np.log(1 - p[1]), -35 * np.log(p[2])])
-    assert spike_loss(35.0)(network, logits, labels).item() == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_classifier_learns_a_few_cards_by_heart():
+def test_training_further_starts_from_the_saved_weights_and_optimizer():
     set_seed(0)
-    cards = torch.from_numpy(np.random.default_rng(0).normal(size=(12, 1, 16, 16)).astype(np.float32))
-    labels = torch.tensor([1.0, 0, 0] * 4)
-    network = SFCN(1, 16, 16, width=4)
-    optimizer, scheduler = make_optimizer(
-        network, optimizer='adam', learning_rate=1e-2, weight_decay=0.0, stepLR=50, gammaLR=0.8
-    )
-    loss = spike_loss(2.0)
+    model = build_model('AE1D', 8, 40, width=2)
+    states = {}
+    fit(model, Pairs(windows(8)), epochs=3, save=lambda which, state: states.update({which: state}))
+    best = states['best']
+    again = build_model('AE1D', 8, 40, width=2)
+    again.load_state_dict(best['model_state_dict'])
+    optimizer, _ = make_optimizer(again, **OPTIMIZER | {'learning_rate': 1e-4})
+    resume_optimizer(optimizer, best['optimizer_state_dict'])
+    assert optimizer.param_groups[0]['lr'] == 1e-4
+    moments = optimizer.state_dict()['state'][0]
+    torch.testing.assert_close(moments['exp_avg'], best['optimizer_state_dict']['state'][0]['exp_avg'], rtol=0, atol=0)
+
+    history = fit(again, Pairs(windows(8)), epochs=1, started=best['optimizer_state_dict'])
+    assert [epoch['epoch'] for epoch in history] == [0, 1]
+    assert history[0]['validation loss'] == pytest.approx(best['validation loss'], rel=1e-6)
+
+
+def test_a_model_that_gets_worse_keeps_the_weights_it_started_from():
+    set_seed(0)
+    model = build_model('AE1D', 8, 40, width=2)
+    start = {name: weight.clone() for name, weight in model.state_dict().items()}
+    optimizer, _ = make_optimizer(model, **OPTIMIZER)
+    rising = iter([1.0, 2.0, 3.0])
+
+    def scripted(model, x, target):
+        value = reconstruction_loss('mse', [1.0])(model, x, target)
+        return value if model.training else value * 0 + next(rising)
+
     history = train(
-        network,
-        batches(Pairs(cards, labels), batch_size=6, shuffle=True),
-        batches(Pairs(cards, labels), batch_size=12),
-        loss,
+        model,
+        *[batches(Pairs(windows(4)), batch_size=4)] * 2,
+        scripted,
         optimizer=optimizer,
-        scheduler=scheduler,
-        num_epochs=60,
-        n_epochs_stop=60,
+        scheduler=torch.optim.lr_scheduler.StepLR(optimizer, 50),
+        num_epochs=2,
+        n_epochs_stop=9,
         device=CPU,
         save=lambda which, state: None,
+        validate_first=True,
     )
-    assert min(h['validation loss'] for h in history) < history[0]['validation loss'] / 10
-
-
-# -------------------------------------------------------------------------------- threshold and figures
-scored = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=2, max_size=40).filter(
-    lambda rows: any(label for label, _ in rows)
-)
-
-
-@given(scored)
-def test_the_threshold_has_the_best_f1_of_all(rows):
-    test, proba = np.array([label for label, _ in rows]), np.array([p / 10 for _, p in rows])
-    threshold = best_f1_threshold(test, proba)
-    best = max(f1_score(test, proba >= t) for t in np.unique(proba))
-    assert f1_score(test, proba >= threshold) == pytest.approx(best, abs=1e-12)
-
-
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=40))
-def test_figures_by_counting(rows):
-    table = pd.DataFrame(rows, columns=['test', 'p']).assign(subject=3, block=0)
-    table['timing'] = np.arange(len(rows))[::-1] * 30.0
-    predictions = with_predictions(table, table.pop('p').to_numpy() / 10, threshold=0.5)
-    assert predictions['timing'].is_monotonic_increasing
-    assert list(predictions) == ['subject', 'block', 'timing', 'true', 'test', 'pred', 'proba']
-    counts = {(t, p): 0 for t in (0, 1) for p in (0, 1)}
-    for t, p in rows:
-        counts[t, int(p >= 5)] += 1
-    found = figures(predictions)
-    tp, tn, fp, fn = counts[1, 1], counts[0, 0], counts[0, 1], counts[1, 0]
-    assert found['confusion matrix'] == [[tn, fp], [fn, tp]]
-    assert predictions['true'].sum() == tp + tn
-
-    def same(name, part, whole):
-        expected = part / whole if whole else math.nan
-        assert found[name] == pytest.approx(expected, nan_ok=True)
-
-    same('accuracy', tp + tn, len(rows))
-    same('sensitivity', tp, tp + fn)
-    same('specificity', tn, tn + fp)
-    same('precision', tp, tp + fp)
-    same('f1-score', 2 * tp, 2 * tp + fp + fn)
-    same('PR-AUC of chance', tp + fn, len(rows))
-    # ROC-AUC: the share of (spike, other) pairs in the right order, ties one half
-    pairs = [(a > b) + 0.5 * (a == b) for x, a in rows for y, b in rows if x == 1 and y == 0]
-    same('ROC-AUC', sum(pairs), len(pairs))
-    assert math.isnan(found['PR-AUC']) == (len(pairs) == 0)
+    assert len(history) == 3
+    assert all(torch.equal(weight, start[name]) for name, weight in model.state_dict().items())

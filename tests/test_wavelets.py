@@ -39,7 +39,7 @@ def test_every_wavelet_equals_pywavelets_and_its_inverse_is_exact(mode):
 @pytest.mark.parametrize('n_times', [1, 2, 3, 7, 8, 30, 299, 301])
 def test_the_inverse_is_exact_for_any_length(n_times):
     x = torch.from_numpy(signal(4, n_times)).double()
-    for mode in ('symmetric', 'periodization', 'zero', 'periodic', 'constant'):
+    for mode in MODES:
         transform = WaveletTransform('db5', 3, mode).double()
         torch.testing.assert_close(transform.inverse(transform(x), n_times), x, rtol=0, atol=1e-6)
 
@@ -117,3 +117,25 @@ def test_other_sizes_and_levels(n_channels, n_times, settings):
     assert torch.isfinite(cards).all()
     nodes = [z.shape[1] for z in model.latent(x)]
     assert nodes == [max(1, min(64, n_channels // 4) >> k) for k in reversed(range(n_levels))]
+
+
+def test_white_noise_does_not_pass_a_network_that_has_learnt_signals():
+    """Windows of four sources that all channels see, and noise of the same power in each channel."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    mixing = rng.normal(size=(32, 4))
+    sources = rng.normal(size=(48, 4, 64)).cumsum(axis=-1)
+    windows = torch.from_numpy((mixing @ (sources / sources.std())).astype(np.float32))[:, None]
+    noise = windows.std() * torch.randn(16, 1, 32, 64)
+    model = build_model('wavelets', 32, 64, filters=[4, 4], pywt_family='haar', pywt_mode='periodization')
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        loss = sum((output - target).square().mean() for output, target in model(windows[:32]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        shares = [(model.error_cards(x)[:, 0].mean() / x.square().mean()).item() for x in (windows[32:], noise)]
+    # Eight nodes of 32 and four of 32 in the finer band: at most a quarter of the noise's power fits through.
+    assert shares[0] < 0.1
+    assert shares[1] > 0.7

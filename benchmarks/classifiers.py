@@ -1,0 +1,75 @@
+"""Every autoencoder with every classifier, on simulated patients that no network has seen.
+
+    python benchmarks/classifiers.py [name=value ...]
+
+Simulates patients (settings simulated_*), makes their windows, trains every autoencoder once with `sfcn`, gives it to
+the other classifiers (mode clf), and trains it again without annotations for `threshold`. Prints a table and writes
+classifiers.csv into path_writing_data. Takes about 15 minutes on 2 cores with the narrow networks given here.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import pandas as pd
+
+import create_windows_ae
+import create_windows_clf
+import main_train
+import simulate_data_raw
+from classification import CLASSIFIERS
+from models import AUTOENCODERS
+from saving_functions import RunDirectory
+from utils import read_command, run_script, writing
+
+# What two cores can afford.
+TRAINING = [
+    'width=4',
+    'filters=[8, 8, 8]',
+    'batch_size=16',
+    'learning_rate=2e-3',
+    'num_epochs=8',
+    'classifier_width=4',
+    'classifier_batch_size=64',
+    'classifier_learning_rate=5e-4',
+    'classifier_num_epochs=10',
+]
+SHOWN = ('PR-AUC', 'event F1', 'event sensitivity', 'false alarms/min')
+
+
+def main(words: list[str]) -> None:
+    """Run them all and write the table."""
+    _, settings = read_command(words)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [
+            f'path_raw_data={folder}/raw',
+            f'path_extracted_data={[f"{folder}/windows_ae", f"{folder}/windows_clf"]}',
+            f'path_writing_data={folder}/results',
+        ]
+        words = [*words, *TRAINING, *paths]
+        for script in (simulate_data_raw, create_windows_ae, create_windows_clf):
+            script.main(words)
+        rows = []
+        for model in AUTOENCODERS:
+            for number, classifier in enumerate(CLASSIFIERS, start=1):
+                first = classifier in ('sfcn', 'threshold')
+                chosen = [*words, f'classifier={classifier}', *['model_nb=1'] * (not first)]
+                main_train.main(['auto' if first else 'clf', model, *chosen])
+                run = RunDirectory(Path(folder) / 'results' / f'{model}_{number}')
+                metrics = json.loads(run.metrics.read_text())
+                row = {'model': model, 'classifier': classifier}
+                for name in SHOWN:
+                    row[name] = metrics['test'][name]
+                    row[f'{name} low'], row[f'{name} high'] = metrics['intervals'][name]
+                rows.append(row)
+    table = pd.DataFrame(rows)
+    print(table.to_string(index=False, float_format='{:.3f}'.format))
+    with writing(Path(settings.path_writing_data) / 'classifiers.csv') as temporary:
+        table.to_csv(temporary, index=False)
+
+
+if __name__ == '__main__':
+    run_script(main, __doc__)

@@ -1,0 +1,89 @@
+"""Gradient-boosted trees on statistics of the errors (classifier `hgb`) or of the latent maps (`latent`)."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import expit
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import log_loss
+
+from loop import load_checkpoint, save_checkpoint
+
+
+@dataclasses.dataclass(kw_only=True)
+class BoostedTrees:
+    """scikit-learn's histogram gradient boosting, stopped at the number of trees that is best on validation.
+
+    The trees are kept as plain arrays, so that a checkpoint holds numbers only and no pickled objects.
+
+    Attributes
+    ----------
+    trees : dict of arrays
+        The nodes of all trees one after the other: `feature`, `threshold` (left where the feature is at most this),
+        `left` and `right` (the node's children; the node itself for a leaf), `value` (0 but for leaves);
+        `roots`, the first node of every tree; `baseline`, the log odds before any tree.
+    """
+
+    seed: int
+
+    def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
+        """Train on `Examples`; nothing is written and there is no history."""
+        model = HistGradientBoostingClassifier(
+            max_iter=200,
+            learning_rate=0.05,
+            max_leaf_nodes=15,
+            l2_regularization=1.0,
+            early_stopping=False,
+            random_state=self.seed,
+        ).fit(*train_set)
+        labels = validation_set.labels
+        losses = [log_loss(labels, p, labels=[0, 1]) for p in model.staged_predict_proba(validation_set.inputs)]
+        n_trees = int(np.argmin(losses)) + 1
+        n_spikes = int(train_set.labels.sum())
+        print(f'  {len(train_set.labels)} training sub-windows, {n_spikes} with a spike; {n_trees} trees')
+        nodes = [predictor.nodes for (predictor,) in model._predictors[:n_trees]]
+        roots = np.cumsum([0] + [len(tree) for tree in nodes[:-1]])
+        itself = [np.arange(len(tree)) for tree in nodes]
+
+        def children(side):
+            return [np.where(tree['is_leaf'], own, tree[side]) + root
+                    for tree, own, root in zip(nodes, itself, roots, strict=True)]  # fmt: skip
+
+        self.trees = {
+            'feature': np.concatenate([tree['feature_idx'] for tree in nodes]).astype(np.int64),
+            'threshold': np.concatenate([tree['num_threshold'] for tree in nodes]),
+            'left': np.concatenate(children('left')),
+            'right': np.concatenate(children('right')),
+            'value': np.concatenate([np.where(tree['is_leaf'], tree['value'], 0.0) for tree in nodes]),
+            'roots': roots,
+            'baseline': np.asarray(model._baseline_prediction, dtype=np.float64).reshape(1),
+        }
+        return []
+
+    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
+        """Probability of a spike (n,), float64, of features (n, n_features)."""
+        trees, rows = self.trees, np.arange(len(inputs))
+        score = np.full(len(inputs), trees['baseline'][0])
+        for root in trees['roots']:
+            node = np.full(len(inputs), root)
+            while True:
+                smaller = inputs[rows, trees['feature'][node]] <= trees['threshold'][node]
+                below = np.where(smaller, trees['left'][node], trees['right'][node])
+                if (below == node).all():
+                    break
+                node = below
+            score += trees['value'][node]
+        return expit(score)
+
+    def save(self, path: str | Path, decision: dict) -> None:
+        """Write the trees and the decision (calibration and threshold) that belongs to them."""
+        trees = {name: torch.from_numpy(array) for name, array in self.trees.items()}
+        save_checkpoint(path, {'trees': trees, 'decision': decision})
+
+    def load(self, path: str | Path) -> 'BoostedTrees':
+        """Take over the trees of a checkpoint."""
+        self.trees = {name: array.numpy() for name, array in load_checkpoint(path)['trees'].items()}
+        return self

@@ -1,0 +1,46 @@
+"""The mean reconstruction error as detector (classifier `threshold`): nothing is learnt from annotations."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.special import expit
+
+from loop import load_checkpoint, save_checkpoint
+
+
+@dataclasses.dataclass(kw_only=True)
+class MeanError:
+    """Score of a sub-window: the logarithm of its mean error, in robust standard deviations above the median.
+
+    Attributes
+    ----------
+    median, spread : floats
+        Of the training sub-windows, whatever their labels; spread is the interquartile range of the logarithms over
+        1.349, which is the standard deviation where they are normal.
+    """
+
+    def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
+        """Measure median and spread of the training `Examples`; their labels are not looked at."""
+        low, median, high = np.quantile(train_set.inputs[:, 0], [0.25, 0.5, 0.75])
+        self.median, self.spread = float(median), float(max((high - low) / 1.349, 1e-6))
+        print(f'  {len(train_set.inputs)} training sub-windows, annotations not used')
+        return []
+
+    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
+        """Score between 0 and 1 (n,), float64, of log mean errors (n, 1); only its order means anything.
+
+        A tenth of the distance goes into the logistic function, so that no error, however large, reaches 1.
+        """
+        return expit((inputs[:, 0].astype(np.float64) - self.median) / self.spread / 10)
+
+    def save(self, path: str | Path, decision: dict) -> None:
+        """Write median and spread, and the decision (calibration and threshold) that belongs to them."""
+        save_checkpoint(path, {'median': self.median, 'spread': self.spread, 'decision': decision})
+
+    def load(self, path: str | Path) -> 'MeanError':
+        """Take over median and spread of a checkpoint."""
+        state = load_checkpoint(path)
+        self.median, self.spread = state['median'], state['spread']
+        return self

@@ -1,0 +1,339 @@
+"""Sub-windows, what the classifiers see of them, the five classifiers, calibration and threshold."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+from torch import nn
+from torch.utils.data import Dataset
+
+from classification import (
+    CLASSIFIERS,
+    Examples,
+    best_f1_threshold,
+    calibrate,
+    error_cards,
+    error_statistics,
+    field_peaks,
+    fit_calibration,
+    gather,
+    latent_statistics,
+    mean_error,
+    subwindow_shape,
+    subwindow_table,
+    threshold_from_curve,
+    zscore_planes,
+)
+from loop import load_checkpoint
+from models.autoencoder import Autoencoder
+from models.sfcn import spike_loss
+from timeseries_dataset import batches
+from utils import set_seed
+
+CPU = torch.device('cpu')
+SHAPE = subwindow_shape(40, 4, 10)
+SETTINGS = {
+    'device': CPU,
+    'seed': 0,
+    'classifier_width': 4,
+    'classifier_batch_size': 16,
+    'classifier_learning_rate': 1e-2,
+    'classifier_num_epochs': 6,
+    'classifier_n_epochs_stop': 6,
+    'classifier_loss': 'bce',
+    'focal_gamma': 2.0,
+    'positive_weight': 3.0,
+    'optimizer': 'adam',
+    'weight_decay': 0.0,
+    'scheduler': 'step',
+    'stepLR': 50,
+    'gammaLR': 0.8,
+    'plateau_patience': 5,
+}
+
+
+def windows(n, seed=0):
+    return torch.from_numpy(np.random.default_rng(seed).normal(size=(n, 1, 8, 40)).astype(np.float32))
+
+
+class Zero(Autoencoder):
+    """Its errors are the squared window and four times that; its latent maps the window by twos, and by fours."""
+
+    def forward(self, x, target=None):
+        return [(torch.zeros_like(x), x), (torch.zeros_like(x), 2 * x)]
+
+    def latent(self, x):
+        return [x[..., ::2], x[:, 0, :3, ::4]]
+
+
+class Windows(Dataset):
+    epoch = 0
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, indices):
+        return self.x[indices], self.x[indices]
+
+
+def seen(inputs, x, levels=(0, 1)):
+    extract = functools.partial(inputs, shape=SHAPE, levels=list(levels))
+    return gather(Zero(), batches(Windows(x), batch_size=2), extract, CPU, 'test')
+
+
+def pieces(x):
+    """The sub-windows one by one: (row, signal (8, 10))."""
+    for window in range(len(x)):
+        for piece in range(3):
+            yield 3 * window + piece, x[window, 0, :, 4 + 10 * piece : 14 + 10 * piece].double().numpy()
+
+
+# ---------------------------------------------------------------------------------------- sub-windows
+@given(st.integers(1, 12), st.integers(0, 5), st.integers(1, 7), st.integers(0, 6), st.integers(0, 1000))
+def test_subwindows_equal_a_second_implementation(n_sub, border, length, rest, seed):
+    n_window = n_sub * length + min(rest, length - 1) + 2 * border
+    shape = subwindow_shape(n_window, border, length)
+    assert shape.n_sub == n_sub
+    rng = np.random.default_rng(seed)
+    labels_t = (rng.random((3, n_window)) < 0.1).astype(np.uint8)
+    starts = [0, 10, 4]
+    rows = pd.DataFrame({'subject': [4, 4, 9], 'block': [0, 2, 1], 'timing': [s + n_window / 2 for s in starts]})
+    expected, cut = [], []
+    for window in range(3):
+        for piece in range(n_sub):
+            first = border + piece * length
+            label = int(any(labels_t[window, first + t] for t in range(length)))
+            centre = starts[window] + first + length / 2
+            expected.append((rows['subject'][window], rows['block'][window], centre, label))
+            cut.append(labels_t[window, first : first + length])
+    table = subwindow_table(rows, labels_t, shape)
+    assert list(table.itertuples(index=False, name=None)) == expected
+    np.testing.assert_array_equal(shape.cut(torch.from_numpy(labels_t)), cut)
+
+
+def test_error_cards_are_cut_where_the_labels_are_and_zscored_over_the_inner_window():
+    x = windows(5)
+    cards = seen(error_cards, x)
+    assert cards.shape == (15, 2, 8, 10)
+    for row, piece in pieces(x):
+        error = x[row // 3, 0, :, 4:34].double().numpy() ** 2
+        for plane in range(2):
+            expected = (piece**2 - error.mean()) / error.std()
+            np.testing.assert_allclose(cards[row, plane], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(seen(error_cards, x, levels=[1]), cards[:, 1:])
+    assert not zscore_planes(torch.ones(1, 1, 4, 4)).any()
+
+
+def test_statistics_of_the_errors():
+    x = windows(3)
+    statistics, mean = seen(error_statistics, x), seen(mean_error, x)
+    assert statistics.shape == (9, 2 * 2 * (8 + 11))
+    for row, piece in pieces(x):
+        expected = []
+        for gain in (1, 4):
+            for per_channel in ((gain * piece**2).mean(axis=1), (gain * piece**2).max(axis=1)):
+                logs = np.log(per_channel)
+                expected += [*logs, *np.quantile(logs, np.arange(11) / 10)]
+        np.testing.assert_allclose(statistics[row], expected, rtol=1e-4, atol=1e-4)
+        assert mean[row, 0] == pytest.approx(np.log(2.5 * (piece**2).mean()), rel=1e-4, abs=1e-5)
+
+
+def test_statistics_of_the_latent_maps():
+    x = windows(3)
+    statistics = seen(latent_statistics, x)
+    assert statistics.shape == (9, 2 * (8 + 3))
+    for row, _ in pieces(x):
+        expected = []
+        for step, channels in ((2, 8), (4, 3)):
+            first = 4 + 10 * (row % 3)
+            places = [t // step * step for t in range(first, first + 10)]
+            piece = x[row // 3, 0, :channels].double().numpy()[:, places]
+            expected += [*piece.mean(axis=1), *np.log(piece.std(axis=1))]
+        np.testing.assert_allclose(statistics[row], expected, rtol=1e-3, atol=1e-4)
+
+
+def test_field_peaks():
+    x = windows(2)
+    found = field_peaks(x, SHAPE)
+    for row, piece in pieces(x):
+        power = piece.std(axis=0)
+        assert found[row, 0] == pytest.approx(power.max(), rel=1e-5)
+        assert found[row, 1] == power.argmax()
+
+
+# ---------------------------------------------------------------------------------------- classifiers
+def examples(name, n=160, seed=0):
+    """Examples of the kind the classifier takes, a quarter of them spikes: a raised part."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(n) % 4 == 0).astype(int)
+    shape = {'sfcn': (n, 1, 16, 16), 'threshold': (n, 1)}.get(name, (n, 12))
+    inputs = rng.normal(size=shape).astype(np.float32)
+    spiking = inputs[labels == 1]
+    spiking[..., : shape[-1] // 4 + 1] += 1.5
+    inputs[labels == 1] = spiking
+    return Examples(inputs, labels)
+
+
+def fitted(name, folder, **changes):
+    kind = CLASSIFIERS[name]
+    set_seed(0)
+    classifier = kind.make(**{key: value for key, value in (SETTINGS | changes).items() if key in kind.settings})
+    history = classifier.fit(examples(name), examples(name, seed=1), lambda which: folder / f'{which}_{name}.pth')
+    return classifier, history
+
+
+@pytest.mark.parametrize('name', sorted(CLASSIFIERS))
+def test_every_classifier_finds_what_is_there_and_survives_its_checkpoint(name, tmp_path):
+    classifier, history = fitted(name, tmp_path)
+    assert bool(history) == (name == 'sfcn')
+    test = examples(name, seed=2)
+    proba = classifier.predict_proba(test.inputs)
+    assert proba.shape == (160,)
+    assert proba.dtype == np.float64
+    assert ((proba >= 0) & (proba <= 1)).all()
+    assert roc_auc_score(test.labels, proba) > 0.75
+
+    decision = {'calibration': {'method': 'temperature', 'temperature': 2.0, 'offset': -1.0}, 'threshold': 0.25}
+    path = tmp_path / 'saved.pth'
+    classifier.save(path, decision)
+    assert torch.load(path, weights_only=True)['decision'] == decision
+    kind = CLASSIFIERS[name]
+    again = kind.make(**{key: SETTINGS[key] for key in kind.settings}).load(path)
+    np.testing.assert_array_equal(again.predict_proba(test.inputs), proba)
+    np.testing.assert_array_equal(fitted(name, tmp_path)[0].predict_proba(test.inputs), proba)  # the seed decides
+
+
+def test_the_stored_trees_are_scikit_learns(tmp_path):
+    classifier, _ = fitted('hgb', tmp_path)
+    model = HistGradientBoostingClassifier(
+        max_iter=200, learning_rate=0.05, max_leaf_nodes=15, l2_regularization=1.0, early_stopping=False, random_state=0
+    ).fit(*examples('hgb'))
+    inputs = examples('hgb', n=400, seed=3).inputs
+    staged = list(model.staged_predict_proba(inputs))
+    n_trees = len(classifier.trees['roots'])
+    assert 1 < n_trees < 200
+    np.testing.assert_allclose(classifier.predict_proba(inputs), staged[n_trees - 1][:, 1], rtol=1e-12)
+
+
+def test_the_stored_machine_is_scikit_learns(tmp_path):
+    """Twelve features stay twelve: the rotation to principal components changes no distance."""
+    classifier, _ = fitted('svm', tmp_path)
+    train_set, inputs = examples('svm'), examples('svm', seed=3).inputs
+    scaled = StandardScaler().fit_transform(train_set.inputs)
+    model = make_pipeline(StandardScaler(), SVC(gamma=1 / (12 * scaled.var()), class_weight='balanced'))
+    expected = model.fit(train_set.inputs.astype(np.float64), train_set.labels).decision_function(inputs)
+    proba = classifier.predict_proba(inputs)
+    np.testing.assert_allclose(np.log(proba / (1 - proba)), expected, atol=0.02)
+
+
+def test_the_mean_error_does_not_look_at_labels(tmp_path):
+    inputs, labels = examples('threshold')
+    detector = CLASSIFIERS['threshold'].make()
+    detector.fit(Examples(inputs, labels), None, None)
+    first = detector.predict_proba(inputs)
+    detector.fit(Examples(inputs, 1 - labels), None, None)
+    np.testing.assert_array_equal(detector.predict_proba(inputs), first)
+
+
+def test_the_output_starts_at_the_log_odds_of_a_spike(tmp_path):
+    classifier, _ = fitted('sfcn', tmp_path, classifier_learning_rate=1e-9, classifier_num_epochs=1)
+    assert classifier.network.output.bias.item() == pytest.approx(np.log(40 / 120), abs=1e-5)
+
+
+def test_the_sfcn_trains_on_from_a_checkpoint(tmp_path):
+    classifier, history = fitted('sfcn', tmp_path, classifier_num_epochs=3)
+    classifier.save(tmp_path / 'saved.pth', {})
+    kind = CLASSIFIERS['sfcn']
+    again = kind.make(**SETTINGS | {'classifier_learning_rate': 1e-5}).load(tmp_path / 'saved.pth')
+    further = again.fit(examples('sfcn'), examples('sfcn', seed=1), lambda which: tmp_path / f'{which}_further.pth')
+    assert further[0]['epoch'] == 0
+    assert further[0]['validation loss'] == pytest.approx(min(h['validation loss'] for h in history), rel=1e-6)
+    steps = load_checkpoint(tmp_path / 'last_further.pth')['optimizer_state_dict']['state'][0]['step']
+    assert steps > 10 * SETTINGS['classifier_num_epochs']  # 10 a epoch, on top of those of the first training
+
+
+def test_the_losses_of_the_group_by_hand():
+    logits, labels = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1.0, 0.0, 1.0])
+    p = 1 / (1 + np.exp(-logits.numpy()))
+    right, weight = np.array([p[0], 1 - p[1], p[2]]), np.array([35, 1, 35])
+    network = nn.Flatten(0)
+    bce = spike_loss('bce', 35.0, 2.0)(network, logits, labels)
+    assert bce.item() == pytest.approx(np.mean(-weight * np.log(right)), rel=1e-5)
+    focal = spike_loss('focal', 35.0, 2.0)(network, logits, labels)
+    assert focal.item() == pytest.approx(np.mean(-weight * (1 - right) ** 2 * np.log(right)), rel=1e-4)
+
+
+# -------------------------------------------------------------------------- calibration and threshold
+def test_temperature_finds_the_scores_that_were_bent():
+    rng = np.random.default_rng(0)
+    logit = rng.normal(-2, 2, 20_000)
+    test = (rng.random(20_000) < 1 / (1 + np.exp(-logit))).astype(int)
+    bent = 1 / (1 + np.exp(-(logit + 3.5) * 2))  # as if spikes had weighed e^3.5 times, and too steep
+    found = fit_calibration('temperature', bent, test)
+    assert found['temperature'] == pytest.approx(2, rel=0.05)
+    assert found['offset'] == pytest.approx(-3.5, abs=0.15)
+    proba = calibrate(found, bent)
+    assert (np.argsort(proba, kind='stable') == np.argsort(bent, kind='stable')).mean() > 0.999
+    assert proba.mean() == pytest.approx(test.mean(), abs=1e-3)
+
+
+def test_isotonic_steps_rise_and_keep_the_mean():
+    rng = np.random.default_rng(1)
+    score = rng.random(500)
+    test = (rng.random(500) < score**3).astype(int)
+    found = fit_calibration('isotonic', score, test)
+    proba = calibrate(found, score)
+    assert (np.diff(proba[np.argsort(score)]) >= 0).all()
+    assert proba.mean() == pytest.approx(test.mean())
+    assert np.isfinite(calibrate(found, np.array([0.0, 1.0]))).all()
+
+
+def test_perfectly_separated_scores_are_calibrated_to_finite_numbers():
+    found = fit_calibration('temperature', np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
+    proba = calibrate(found, np.array([0.0, 0.5, 1.0]))
+    assert np.isfinite(proba).all()
+    assert (np.diff(proba) >= 0).all()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=2, max_size=40).filter(
+        lambda rows: any(label for label, _ in rows)
+    )
+)
+def test_the_threshold_has_the_best_f1_of_all(rows):
+    test, proba = np.array([label for label, _ in rows]), np.array([p / 10 for _, p in rows])
+    threshold = best_f1_threshold(test, proba)
+    best = max(f1_score(test, proba >= t) for t in np.unique(proba))
+    assert f1_score(test, proba >= threshold) == pytest.approx(best, abs=1e-12)
+
+
+def test_thresholds_by_what_they_do_to_events():
+    curve = pd.DataFrame(
+        {
+            'threshold': [0.9, 0.7, 0.5, 0.3, 0.1],
+            'sensitivity': [0.0, 0.4, 0.8, 0.7, 0.9],
+            'false alarms/min': [0.0, 0.5, 2.0, 0.8, 4.0],
+        }
+    )
+    limits = {'target_sensitivity': 0.7, 'false_alarm_budget': 1.0}
+    assert threshold_from_curve(curve, 'sensitivity', **limits) == (
+        0.5,
+        'event sensitivity of at least 0.7',
+        'event sensitivity 0.80 at 2.00 false alarms per minute',
+    )
+    assert threshold_from_curve(curve, 'false_alarms', **limits)[0] == 0.7  # 0.3 comes after one that is over
+    assert threshold_from_curve(curve, 'sensitivity', **limits | {'target_sensitivity': 0.95})[0] == 0.1
+    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 9})[0] == 0.1
+    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 0})[0] == 0.9

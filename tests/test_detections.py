@@ -1,0 +1,177 @@
+"""Detections that reviewers open at the right sample, and where simulated spikes come from."""
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+
+from create_data_raw import open_recording, read_annotations, read_layout, read_marker_file
+from data_processing import N_CHANNELS, ctf275_info
+from detect import average_events, fit_source, write_annotations, write_detections, write_marker_file
+from utils import DataError
+
+CLASS = {'name': 'detected_spike', 'color': 'green'}
+
+
+@pytest.fixture
+def ds(make_ds):
+    """A CTF recording of three trials of 401 samples at 300 Hz that begin 0.2 s before their sync point."""
+    return make_ds('patient', {'MLC11': np.zeros(1203)}, n_trials=3, before_sync=60)
+
+
+def layout_of(path):
+    with open_recording(path) as raw:
+        return read_layout(raw, path)
+
+
+def markers_by_mne(path, name='detected_spike'):
+    """Samples of the markers of a class, as MNE counts them."""
+    raw = mne.io.read_raw_ctf(path, verbose='error')
+    events, ids = mne.events_from_annotations(raw, verbose='error')
+    return events[events[:, 2] == ids.get(name), 0] if name in ids else np.zeros(0)
+
+
+def test_detections_are_a_table_of_seconds(tmp_path):
+    write_detections(tmp_path / 'detections.csv', np.array([0.5, 1 / 3]), np.array([0.0, 0.2]), np.array([0.9, 0.8]))
+    text = (tmp_path / 'detections.csv').read_text()
+    assert text == 'onset,duration,probas\n0.500000,0.000000,0.900000\n0.333333,0.200000,0.800000\n'
+    write_detections(tmp_path / 'none.csv', [], [], [])
+    assert list(pd.read_csv(tmp_path / 'none.csv').columns) == ['onset', 'duration', 'probas']
+
+
+@pytest.mark.parametrize('dated', [True, False])
+def test_annotations_lie_where_mne_shows_them(make_fif, tmp_path, dated):
+    path = make_fif('late', np.zeros((N_CHANNELS, 1500)), first_samp=12900, notes=[(1.0, 'mine')], dated=dated)
+    samples = np.array([0, 7, 450, 1499])
+    write_annotations(tmp_path / 'x-annot.fif', samples / 300, 0.0, 'detected_spike', layout_of(path))
+    assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, 'x-annot.fif']
+    raw = mne.io.read_raw_fif(path, verbose='error')
+    found = mne.read_annotations(tmp_path / 'x-annot.fif')
+    for notes in (found, raw.annotations + found) if dated else (found,):
+        raw.set_annotations(notes)
+        events, ids = mne.events_from_annotations(raw, verbose='error')
+        events = events[events[:, 2] == ids['detected_spike'], 0]
+        np.testing.assert_array_equal(events - raw.first_samp, samples)
+
+
+def test_a_new_marker_file_reads_back_to_the_sample(ds):
+    layout = layout_of(ds)
+    samples = np.array([0, 59, 60, 400, 401, 801, 802, 1202])
+    assert write_marker_file(ds / 'MarkerFile.mrk', samples / 300, layout, **CLASS) is None
+    np.testing.assert_array_equal(markers_by_mne(ds), samples)
+    with open_recording(ds) as raw:
+        np.testing.assert_allclose(read_annotations(raw, layout)['detected_spike'], samples / 300, atol=1e-9)
+    rows = [line for line in (ds / 'MarkerFile.mrk').read_text().splitlines() if '\t\t\t\t' in line]
+    assert rows[0].split() == ['0', '-0.200000000000']
+    assert rows[-1].split() == ['2', '+1.133333333333']
+
+
+def test_without_any_detection_the_class_is_empty_and_mne_reads_it(ds):
+    write_marker_file(ds / 'MarkerFile.mrk', np.zeros(0), layout_of(ds), **CLASS)
+    assert len(markers_by_mne(ds)) == 0
+    [marker_class] = read_marker_file(ds / 'MarkerFile.mrk')[1]
+    assert (marker_class.name, marker_class.markers) == ('detected_spike', [])
+
+
+@pytest.mark.parametrize('end', [b'\n', b'\r\n'])
+@pytest.mark.parametrize('whole', [True, False])
+def test_other_classes_stay_byte_for_byte(ds, shared, end, whole):
+    path, layout = ds / 'MarkerFile.mrk', layout_of(ds)
+    example = (shared / 'ctf' / 'example_MarkerFile.mrk').read_bytes().replace(b'\n', end)
+    path.write_bytes(example if whole else example.rstrip())  # as some editors leave it
+    before = path.read_bytes()
+    _, [other] = read_marker_file(path)
+
+    backup = write_marker_file(path, np.array([0.5, 1.0]), layout, **CLASS)
+    assert (backup.name, backup.read_bytes()) == ('MarkerFile.mrk.1', before)
+    _, classes = read_marker_file(path)
+    assert [marker_class.name for marker_class in classes] == ['HDAC006', 'detected_spike']
+    assert classes[0].content.startswith(other.content)
+    assert path.read_bytes().startswith(before.replace(b'MARKERS:' + end + b'1', b'MARKERS:' + end + b'2'))
+    assert b'CLASSID:' + end + b'2' + end in classes[1].content
+    np.testing.assert_array_equal(markers_by_mne(ds), [150, 300])
+    first = path.read_bytes()
+
+    second = write_marker_file(path, np.array([2.0]), layout, **CLASS)
+    assert (second.name, second.read_bytes(), backup.read_bytes()) == ('MarkerFile.mrk.2', first, before)
+    again = read_marker_file(path)[1]
+    assert [len(marker_class.markers) for marker_class in again] == [36, 1]
+    assert again[0].content == classes[0].content
+    write_marker_file(path, np.array([0.5, 1.0]), layout, **CLASS)
+    assert path.read_bytes() == first
+
+
+def test_our_class_is_replaced_in_its_place(ds):
+    path, layout = ds / 'MarkerFile.mrk', layout_of(ds)
+    for name, onset in (('a', 0.1), ('detected_spike', 0.2), ('b', 0.3)):
+        write_marker_file(path, np.array([onset]), layout, name=name, color='red')
+    _, before = read_marker_file(path)
+    write_marker_file(path, np.array([0.4, 0.5]), layout, **CLASS)
+    _, after = read_marker_file(path)
+    assert [marker_class.name for marker_class in after] == ['a', 'detected_spike', 'b']
+    assert (after[0], after[2]) == (before[0], before[2])
+    assert b'CLASSID:\n2\n' in after[1].content
+
+
+def test_classes_of_the_recording_go_into_a_marker_file_elsewhere(ds, tmp_path):
+    layout = layout_of(ds)
+    own = ds / 'MarkerFile.mrk'
+    write_marker_file(own, np.array([0.1]), layout, name='spike', color='red')
+    before = own.read_bytes()
+    elsewhere = tmp_path / 'output' / 'MarkerFile.mrk'
+    assert write_marker_file(elsewhere, np.array([0.2]), layout, source=own, **CLASS) is None
+    assert [marker_class.name for marker_class in read_marker_file(elsewhere)[1]] == ['spike', 'detected_spike']
+    assert own.read_bytes() == before
+
+
+def test_a_faulty_marker_file_is_left_as_it_is(ds, make_fif):
+    path, layout = ds / 'MarkerFile.mrk', layout_of(ds)
+    write_marker_file(path, np.array([0.1]), layout, name='spike', color='red')
+    path.write_bytes(path.read_bytes().replace(b'-0.1', b'-0,1'))
+    before = path.read_bytes()
+    with pytest.raises(DataError, match='decimal point'):
+        write_marker_file(path, np.array([0.2]), layout, **CLASS)
+    assert path.read_bytes() == before
+    assert [file.name for file in ds.iterdir() if 'Marker' in file.name] == ['MarkerFile.mrk']
+    fif = make_fif('no', np.zeros((N_CHANNELS, 600)))
+    with pytest.raises(DataError, match='no CTF recording'):
+        write_marker_file(path, np.array([0.2]), layout_of(fif), **CLASS)
+
+
+def test_events_are_averaged_where_they_are_whole():
+    rng = np.random.default_rng(0)
+    blocks = [(rng.normal(size=(4, 50)), [2, 10, 30, 46]), (rng.normal(size=(4, 20)), [3])]
+    average, n_events = average_events(blocks, 3, 4)
+    cut = [blocks[0][0][:, 7:15], blocks[0][0][:, 27:35], blocks[1][0][:, 0:8]]
+    assert n_events == 3
+    np.testing.assert_allclose(average, np.mean(cut, axis=0))
+    assert average_events([(blocks[0][0], [])], 3, 4) == (None, 0)
+
+
+def test_simulated_foci_are_found(dipole_fields):
+    info = ctf275_info(150)
+    rng = np.random.default_rng(0)
+    # The head lies 5 mm off the centre that the fit assumes.
+    fields, positions, orientations = dipole_fields(info, 10, off=[0.003, -0.003, 0.003])
+    errors = []
+    for field, position, orientation in zip(fields.T, positions, orientations, strict=True):
+        average = 1e-12 * (np.outer(field, np.hanning(31)) + 0.1 * rng.normal(size=(N_CHANNELS, 31)))
+        source = fit_source(average, info, [], search=slice(10, 21))
+        assert abs(source.sample - 15) <= 3
+        assert source.goodness > 0.9
+        assert abs(source.orientation @ orientation) > 0.9
+        errors.append(np.linalg.norm(source.position - position))
+    assert max(errors) < 0.015
+    assert np.mean(errors) < 0.006
+
+
+def test_interpolated_channels_play_no_part_in_the_fit(dipole_fields):
+    info = ctf275_info(150)
+    fields, positions, _ = dipole_fields(info, 1)
+    average = 1e-12 * fields * np.hanning(5)
+    average[[3, 200]] = 1e-13
+    source = fit_source(average, info, [info['ch_names'][3], info['ch_names'][200]], search=slice(0, 5))
+    assert source.sample == 2
+    np.testing.assert_allclose(source.position, positions[0], atol=5e-4)
+    np.testing.assert_allclose(source.topography, average[:, 2])
+    assert source.goodness > 0.999
