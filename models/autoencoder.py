@@ -83,9 +83,9 @@ class Autoencoder(nn.Module):
             stretches.append(torch.stack(cut, dim=1))
         return torch.stack(stretches, dim=3)
 
-    def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
         """Squared errors of every inner sub-window, hidden in turn: (batch, n_pairs, channels, n_sub, n_times)."""
-        return self.masked_residuals(x, shape).square()
+        return self.masked_residuals(x, shape, margin)[..., margin : margin + shape[2]].square()
 
 
 class UpsampledConv2d(nn.Conv2d):

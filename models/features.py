@@ -124,12 +124,16 @@ def beside_block(features: np.ndarray, blocks: np.ndarray) -> np.ndarray:
     blocks : array (n,)
         What tells the recordings apart, such as numbers of (subject, block).
     """
-    power = features[:, :_N_POWERS]
-    relative = np.empty_like(power)
+    return np.concatenate([features, less_block_median(features[:, :_N_POWERS], blocks)], axis=1)
+
+
+def less_block_median(values: np.ndarray, blocks: np.ndarray) -> np.ndarray:
+    """Values (n, ...) less their median over the block that `blocks` (n,) says."""
+    relative = np.empty_like(values)
     for block in np.unique(blocks):
         rows = blocks == block
-        relative[rows] = power[rows] - np.median(power[rows], axis=0)
-    return np.concatenate([features, relative], axis=1)
+        relative[rows] = values[rows] - np.median(values[rows], axis=0)
+    return relative
 
 
 def _filtered(residuals, filters):

@@ -207,7 +207,7 @@ def test_every_classifier_finds_what_is_there_and_survives_its_checkpoint(name, 
 
     decision = {'calibration': {'method': 'temperature', 'temperature': 2.0, 'offset': -1.0}, 'threshold': 0.25}
     path = tmp_path / 'saved.pth'
-    classifier.save(path, decision)
+    classifier.save(path, {'decision': decision})
     assert torch.load(path, weights_only=True)['decision'] == decision
     kind = CLASSIFIERS[name]
     again = kind.make(**{key: SETTINGS[key] for key in kind.settings}).load(path)

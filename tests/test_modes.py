@@ -22,6 +22,8 @@ from utils import DataError, SettingError, read_pickle, write_pickle
 
 N_PATIENTS, SPIKE_FREE = 6, 6
 TRAINING = {
+    'masking': None,
+    'classifier': 'sfcn',
     'width': 1,
     'batch_size': 16,
     'num_epochs': 2,
@@ -165,10 +167,10 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
         main_train.main(['compare', 'AE1D_smaller_1', 'AE1D_smaller_3', f'path_writing_data={results}'])
 
 
-@pytest.mark.parametrize('classifier', ['sfcn', 'latent'])
-def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier):
-    run('auto', 'wavelets', classifier=classifier, filters=[2, 2], num_epochs=1, calibration='isotonic',
-        latent_nodes=8, test_patients=[2, SPIKE_FREE])  # fmt: skip
+@pytest.mark.parametrize(('classifier', 'masking'), [('latent', None), ('sfcn', 'context'), ('hgb', 'context')])
+def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier, masking):
+    run('auto', 'wavelets', classifier=classifier, masking=masking, filters=[2, 2], num_epochs=1,
+        calibration='isotonic', latent_nodes=8, test_patients=[2, SPIKE_FREE])  # fmt: skip
     finished = RunDirectory(tmp_path / 'results' / 'wavelets_1')
     predictions, results, _ = tables(finished)
     assert list(results)[:5] == ['accuracy', 'f1-score', 'specificity', 'sensitivity', 'confusion matrix']
@@ -177,15 +179,24 @@ def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_p
         settings, finished.checkpoint('best'), finished.checkpoint('best', classifier), torch.device('cpu')
     )
     opened = open_directory(windows / 'windows_clf', 3, [2, SPIKE_FREE], {'sfreq': 150, 'window_size': 2.0})
-    proba = again.predict_proba(batches(WindowDataset(opened, id_table(opened), zscore=False), batch_size=16))
+    rows = id_table(opened)
+    blocks = np.repeat(rows.groupby(['subject', 'block']).ngroup(), again.shape.n_sub)
+    proba = again.predict_proba(batches(WindowDataset(opened, rows, zscore=False), batch_size=16), blocks)
     assert sorted(predictions['subject'].unique()) == [2, SPIKE_FREE]
     np.testing.assert_allclose(predictions['proba'], proba, rtol=1e-12)
     assert (predictions['pred'] == (proba >= again.decision['threshold'])).all()
+    # A block alone, in two pieces, as a recording is judged.
+    alone = rows[(rows['subject'] == 2) & (rows['block'] == 1)]
+    pieces = [batches(WindowDataset(opened, some, zscore=False), batch_size=16) for some in (alone[:5], alone[5:])]
+    proba = again.judge(np.concatenate([again.inputs(piece) for piece in pieces]))
+    of_block = (predictions['subject'] == 2) & (predictions['block'] == 1)
+    np.testing.assert_allclose(predictions['proba'][of_block], proba, rtol=1e-4, atol=1e-7)
 
 
-def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, tmp_path):
+@pytest.mark.parametrize('masking', [None, 'context'])
+def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, tmp_path, masking):
     """Other annotations of the training patients change neither the networks nor the order of the test."""
-    patients = {'training_patients': [1, 2, 3], 'validation_patients': [4], 'test_patients': [5]}
+    patients = {'training_patients': [1, 2, 3], 'validation_patients': [4], 'test_patients': [5], 'masking': masking}
     run('auto', 'AE1D_smaller', classifier='threshold', **patients)
     other = tmp_path / 'other'
     shutil.copytree(windows / 'windows_clf', other / 'windows_clf')
@@ -240,6 +251,14 @@ def test_what_does_not_fit_ends_before_anything_is_written(run, windows, tmp_pat
         run('cv', 'AE1D', test_patients=[2])
     with pytest.raises(DataError, match='6 patients are too few for n_splits = 7'):
         run('cv', 'AE1D', n_splits=7)
+    with pytest.raises(SettingError, match=r"masking='context' needs standardize='block': with standardize='window'"):
+        run('auto', 'AE1D', masking='context', standardize='window')
+    with pytest.raises(SettingError, match="masking='context' needs signal around the inner part"):
+        run('auto', 'AE1D', masking='context', spike_spacing_from_border=0)
+    with pytest.raises(SettingError, match="balanced=True leaves out windows that classifier='hgb' compares"):
+        run('auto', 'AE1D', masking='context', classifier='hgb', balanced=True)
+    with pytest.raises(SettingError, match="made with standardize = 'block', but standardize is 'window' now"):
+        run('auto', 'AE1D', recipe='original')
     with pytest.raises(SettingError, match='balanced=True chooses by annotations'):
         run('auto', 'AE1D', classifier='threshold', balanced=True)
     with pytest.raises(SettingError, match=r'subwindow_size = 0\.003 is less than a sample'):
