@@ -13,12 +13,14 @@ import torch
 
 import main_train
 from classification import load_run
+from data_processing import N_CHANNELS
 from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
+from models import build_model
 from saving_functions import RunDirectory, save_summary_row
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
-from utils import DataError, SettingError, read_pickle, write_pickle
+from utils import DataError, SettingError, read_pickle, set_seed, write_pickle
 
 N_PATIENTS, SPIKE_FREE = 6, 6
 TRAINING = {
@@ -191,6 +193,31 @@ def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_p
     proba = again.judge(np.concatenate([again.inputs(piece) for piece in pieces]))
     of_block = (predictions['subject'] == 2) & (predictions['block'] == 1)
     np.testing.assert_allclose(predictions['proba'][of_block], proba, rtol=1e-4, atol=1e-7)
+
+
+def test_nothing_of_a_sub_window_reaches_its_own_reconstruction(windows):
+    """From the stored windows on; z-scored one by one, as masking refuses, the scale would tell of it."""
+    [opened] = open_directory(windows / 'windows_clf', 3, 2, {'sfreq': 150, 'window_size': 2.0})
+    set_seed(0)
+    model = build_model('AE1D_smaller', N_CHANNELS, 300, width=1).eval()
+    other = opened._replace(windows=np.array(opened.windows))
+    other.windows[:, :, 135:165] = 3 * other.windows[:, :, 165:195]  # sub-window 3
+
+    def foretold(one, zscore):
+        x, _ = WindowDataset([one], id_table([one]), zscore=zscore).__getitems__([0, 5])
+        with torch.no_grad():
+            residuals = model.masked_residuals(x, (45, 7, 30), 8)[:, 0].numpy()
+        return hidden_stretches(x[:, 0].numpy(), (45, 7, 30), 8) - residuals
+
+    for zscore in (False, True):
+        difference = np.abs(foretold(other, zscore) - foretold(opened, zscore)).max(axis=(0, 1, 3))
+        assert (difference[3] < 1e-5) != zscore
+        assert (difference[[2, 4]] > 1e-3).all()
+
+
+def hidden_stretches(x, shape, margin):
+    starts = [shape[0] + k * shape[2] - margin for k in range(shape[1])]
+    return np.stack([x[..., start : start + shape[2] + 2 * margin] for start in starts], axis=2)
 
 
 @pytest.mark.parametrize('masking', [None, 'context'])
