@@ -199,7 +199,7 @@ def test_nothing_of_a_sub_window_reaches_its_own_reconstruction(windows):
     """From the stored windows on; z-scored one by one, as masking refuses, the scale would tell of it."""
     [opened] = open_directory(windows / 'windows_clf', 3, 2, {'sfreq': 150, 'window_size': 2.0})
     set_seed(0)
-    model = build_model('AE1D_smaller', N_CHANNELS, 300, width=1).eval()
+    model = build_model('AE1D_smaller', N_CHANNELS, 300, width=4).eval()
     other = opened._replace(windows=np.array(opened.windows))
     other.windows[:, :, 135:165] = 3 * other.windows[:, :, 165:195]  # sub-window 3
 
@@ -212,7 +212,7 @@ def test_nothing_of_a_sub_window_reaches_its_own_reconstruction(windows):
     for zscore in (False, True):
         difference = np.abs(foretold(other, zscore) - foretold(opened, zscore)).max(axis=(0, 1, 3))
         assert (difference[3] < 1e-5) != zscore
-        assert (difference[[2, 4]] > 1e-3).all()
+        assert (difference[[2, 4]] > 1e-4).all()
 
 
 def hidden_stretches(x, shape, margin):
