@@ -35,7 +35,7 @@ from classification import best_f1_threshold, subwindow_shape
 from data_processing import N_CHANNELS, cut_block, time_labels, window_shape
 from loop import masked_loss
 from models import build_model
-from models.features import beside_block, peak_score, spatial_filters, spike_features
+from models.features import beside_block, less_block_median, peak_score, spatial_filters, spike_features
 from models.sfcn import SFCN, spike_loss
 from simulate_data_raw import simulate_patient
 from utils import choose_device, read_command, run_script, set_seed, writing
@@ -207,7 +207,8 @@ def detect(cohort: Cohort, seed: int, settings: SimpleNamespace):
 def field_peak(raw, part):
     """Largest global field power (std over channels) in a sub-window over the median of its block."""
     power = np.log(raw.std(axis=1))
-    return power.max(axis=1) - _block_median(np.median(power, axis=1), part.block)
+    usual = pd.Series(np.median(power, axis=1)).groupby(part.block).transform('median').to_numpy()
+    return power.max(axis=1) - usual
 
 
 def classic_features(raw):
@@ -274,10 +275,11 @@ def ridge_predictor(cohort, covariance, n_components):
 
 
 class EMSNet(nn.Module):
-    """EMS-Net, built after its description: features of each channel, and of all channels together, weighed at the end.
+    """A network after EMS-Net's idea: features of each channel, and of all channels together, weighed at the end.
 
-    One small 1D network, the same for every channel, makes the local features; a 2D network over channels and local
-    features makes the global ones.
+    Built from a description of one sentence: one small 1D network, the same for every channel, makes the local
+    features; a 2D network over channels and local features makes the global ones. Layers, widths and training are this
+    project's, so that its figures are not those of the published network.
 
     References
     ----------
@@ -379,7 +381,7 @@ def boosted(cohort, residuals, covariance, seed):
         features[name] = beside_block(found, part.block)
         # The strongest components alone: where no annotation says what matters, the weak ones are noise.
         power = peak_score(part.windows, residuals[name], filters[:20])
-        scores[name] = power - _block_median(power, part.block)
+        scores[name] = less_block_median(power, part.block)
     proba = dict.fromkeys(('validation', 'test'), 0.0)
     for tree_seed in range(3 * seed, 3 * seed + 3):
         trees = HistGradientBoostingClassifier(
@@ -394,11 +396,6 @@ def _covariance(windows):
     """Covariance over channels (channels, channels) of windows (n, channels, times)."""
     rows = windows.swapaxes(0, 1).reshape(windows.shape[1], -1)
     return (rows @ rows.T / rows.shape[1]).astype(np.float64)
-
-
-def _block_median(values, blocks):
-    """The median of each block, at each of its values."""
-    return pd.Series(values).groupby(blocks).transform('median').to_numpy()
 
 
 # ----------------------------------------------------------------------------------------------- the table
