@@ -2,10 +2,9 @@
 PYTHON ?= python3
 PY = .venv/bin/python
 
-# The demo: narrow networks and few epochs, so that it ends within minutes on two cores.
+# The demo: a narrow network and few epochs, so that it ends within minutes on two cores.
 DEMO_PATHS = path_raw_data=demo/raw "path_extracted_data=['demo/windows_ae', 'demo/windows_clf']" path_writing_data=demo/results
-DEMO_TRAINING = "filters=[8, 8, 8]" batch_size=16 learning_rate=2e-3 num_epochs=8 \
-	classifier_width=4 classifier_batch_size=64 classifier_learning_rate=5e-4 classifier_num_epochs=10
+DEMO_TRAINING = "filters=[8, 8, 8]" batch_size=16 learning_rate=2e-3 num_epochs=5
 
 .PHONY: demo test lint clean
 demo: .venv/installed

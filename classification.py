@@ -21,6 +21,7 @@ from data_processing import window_shape
 from loop import load_checkpoint
 from models import build_model
 from models.boosting import BoostedTrees
+from models.features import beside_block, less_block_median, peak_score, spatial_filters, spike_features
 from models.mean_error import MeanError
 from models.sfcn import SfcnClassifier
 from models.svm import SupportVectors
@@ -92,7 +93,26 @@ def field_peaks(x: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
 # --------------------------------------------------------------------------- what the classifiers see
 # Gives the inputs (batch * n_sub, ...) of a classifier and takes (model, x, shape, levels): an autoencoder, windows
 # (batch, 1, channels, times), the shape of the sub-windows, and the (reconstruction, target) pairs to use, as indices.
-Inputs = Callable[[nn.Module, torch.Tensor, SubwindowShape, list[int]], torch.Tensor]
+# With masking they take `hidden` besides.
+Inputs = Callable[..., torch.Tensor]
+
+# Spatial filters of the features, and those of the score that no annotation has taught which of them matter.
+N_FILTERS, N_STRONGEST = 60, 20
+
+
+class Hidden(NamedTuple):
+    """What is needed, with masking, to look at what a sub-window's context does not foretell.
+
+    Attributes
+    ----------
+    margin : int
+        Samples hidden on either side of a sub-window: half a pulse, so that a spike is hidden whole.
+    filters : float32 array (n_filters, channels) or None
+        Spatial filters of the training windows, where the classifier takes them.
+    """
+
+    margin: int
+    filters: np.ndarray | None = None
 
 
 def error_cards(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
@@ -142,24 +162,84 @@ def latent_statistics(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, 
     return torch.cat(features, dim=1)
 
 
-class Kind(NamedTuple):
-    """A kind of classifier: its class, what it sees, and the settings of params.py it takes.
+def masked_cards(
+    model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
+) -> torch.Tensor:
+    """Error cards as `error_cards` gives, of sub-windows that were hidden in turn."""
+    cards = model.masked_error_cards(x, shape, hidden.margin)[:, levels].flatten(-2)
+    return SubwindowShape(0, shape.n_sub, shape.n_times).cut(zscore_planes(cards))
 
-    Every class has `fit(train, validation, checkpoint)`, `predict_proba(inputs)`, `save(path, decision)` and
+
+def masked_features(
+    model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
+) -> torch.Tensor:
+    """Features at the peak of what the context does not foretell (batch * n_sub, n_features), see
+    `features.spike_features`. They are of the signal, whatever the levels."""
+    residuals = model.masked_residuals(x, shape, hidden.margin)[:, 0].cpu().numpy()
+    return torch.from_numpy(spike_features(x[:, 0].cpu().numpy(), residuals, hidden.filters, shape, hidden.margin))
+
+
+def masked_peak(
+    model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
+) -> torch.Tensor:
+    """Peak of what the context does not foretell (batch * n_sub, 1), see `features.peak_score`.
+
+    Of the strongest components alone: where no annotation says what matters, the weak ones are noise.
+    """
+    residuals = model.masked_residuals(x, shape, hidden.margin)[:, 0].cpu().numpy()
+    return torch.from_numpy(peak_score(x[:, 0].cpu().numpy(), residuals, hidden.filters[:N_STRONGEST]))[:, None]
+
+
+def shown_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, hidden: Hidden | None) -> torch.Tensor:
+    """Squared errors of whole windows (batch, n_pairs, channels, times), for pictures.
+
+    With masking, those of the sub-windows, hidden in turn; NaN outside them.
+    """
+    if hidden is None:
+        return model.error_cards(x)
+    cards = model.masked_error_cards(x, shape, hidden.margin).flatten(-2)
+    outside = (shape.border, x.shape[-1] - shape.border - cards.shape[-1])
+    return nn.functional.pad(cards, outside, value=torch.nan)
+
+
+class Kind(NamedTuple):
+    """A kind of classifier.
+
+    Every class has `fit(train, validation, checkpoint)`, `predict_proba(inputs)`, `save(path, beside)` and
     `load(path)`.
+
+    Attributes
+    ----------
+    make : type
+    inputs : callable
+        What it sees, see `Inputs`.
+    masked : callable or None
+        What it sees with masking='context'; None for the same.
+    beside : callable or None
+        With masking, what compares the inputs (n, ...) with those of their block: see `features.beside_block`.
+    settings : tuple of str
+        The settings of params.py that it takes.
     """
 
     make: type
     inputs: Inputs
+    masked: Inputs | None = None
+    beside: Callable[..., np.ndarray] | None = None
     settings: tuple[str, ...] = ('seed',)
 
+    @property
+    def needs_filters(self) -> bool:
+        """Whether, with masking, it takes the spatial filters: what is compared with its block is filtered."""
+        return self.beside is not None
 
+
+_OF_SFCN = tuple(field.name for field in dataclasses.fields(SfcnClassifier))
 CLASSIFIERS = {
-    'sfcn': Kind(SfcnClassifier, error_cards, tuple(field.name for field in dataclasses.fields(SfcnClassifier))),
-    'hgb': Kind(BoostedTrees, error_statistics),
-    'svm': Kind(SupportVectors, error_statistics),
+    'sfcn': Kind(SfcnClassifier, error_cards, masked_cards, settings=_OF_SFCN),
+    'hgb': Kind(BoostedTrees, error_statistics, masked_features, beside_block),
+    'svm': Kind(SupportVectors, error_statistics, masked_features, beside_block),
     'latent': Kind(BoostedTrees, latent_statistics),
-    'threshold': Kind(MeanError, mean_error, ()),
+    'threshold': Kind(MeanError, mean_error, masked_peak, less_block_median, settings=()),
 }
 
 
@@ -188,11 +268,59 @@ def classifier_inputs(
     classifier: str,
     shape: SubwindowShape,
     levels: list[int],
+    hidden: Hidden | None,
     device: torch.device,
 ) -> np.ndarray:
-    """What the classifier of a name sees of the sub-windows of a loader's windows, see `Kind`."""
-    extract = functools.partial(CLASSIFIERS[classifier].inputs, shape=shape, levels=levels)
+    """What the classifier of a name sees of the sub-windows of a loader's windows, see `Kind`; with masking, not yet
+    compared with its block. `hidden` is None without masking."""
+    kind = CLASSIFIERS[classifier]
+    extract = functools.partial(kind.inputs, shape=shape, levels=levels)
+    if hidden and kind.masked:
+        extract = functools.partial(kind.masked, shape=shape, levels=levels, hidden=hidden)
     return gather(autoencoder, loader, extract, device, 'errors')
+
+
+def beside_their_block(
+    classifier: str, inputs: np.ndarray, blocks: np.ndarray, hidden: Hidden | None, usual: np.ndarray | None = None
+) -> np.ndarray:
+    """With masking, compare inputs (n, ...) with those of their block.
+
+    Parameters
+    ----------
+    blocks : array (n,)
+        What tells the blocks apart.
+    usual : bool array (n,), optional
+        The rows that every row is compared with; all where not given.
+    """
+    beside = CLASSIFIERS[classifier].beside
+    return beside(inputs, blocks, usual) if hidden and beside else inputs
+
+
+def hidden_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> int:
+    """Samples to hide on either side of a sub-window: half a pulse, but at least one sample must stay at the ends."""
+    return min(round(pulse_width / 2 * sfreq), shape.border - 1)
+
+
+def measure_filters(
+    autoencoder: nn.Module, loader: DataLoader, shape: SubwindowShape, margin: int, device: torch.device
+) -> np.ndarray:
+    """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`."""
+    autoencoder.eval()
+    signal, unforeseen, n_windows = 0.0, 0.0, 0
+    with torch.no_grad():
+        for x, _ in tqdm(loader, desc='filters', leave=False, disable=None, unit='batch'):
+            x = x.to(device)
+            residuals = autoencoder.masked_residuals(x, shape, margin)[:, 0]
+            signal = signal + len(x) * _covariance(x[:, 0])
+            unforeseen = unforeseen + len(x) * _covariance(residuals)
+            n_windows += len(x)
+    return spatial_filters(signal / n_windows, unforeseen / n_windows, N_FILTERS).astype(np.float32)
+
+
+def _covariance(maps):
+    """Mean product of channels (channels, channels), float64, of maps (batch, channels, ...)."""
+    rows = maps.movedim(1, 0).flatten(1).double()
+    return (rows @ rows.T / rows.shape[1]).cpu().numpy()
 
 
 def gather(
@@ -235,6 +363,8 @@ class TrainedRun(NamedTuple):
         calibration, threshold and policy, as chosen on its validation set.
     shape : SubwindowShape
     levels : list of int
+    hidden : Hidden or None
+        With masking.
     device : torch.device
     """
 
@@ -244,13 +374,31 @@ class TrainedRun(NamedTuple):
     decision: dict
     shape: SubwindowShape
     levels: list[int]
+    hidden: Hidden | None
     device: torch.device
 
-    def predict_proba(self, loader: DataLoader) -> np.ndarray:
-        """Calibrated probabilities (n_windows * n_sub,) of the sub-windows of a loader's windows."""
+    def inputs(self, loader: DataLoader) -> np.ndarray:
+        """What the classifier sees of the sub-windows (n_windows * n_sub, ...) of a loader's windows."""
         kind = self.settings['classifier']
-        inputs = classifier_inputs(self.autoencoder, loader, kind, self.shape, self.levels, self.device)
+        return classifier_inputs(self.autoencoder, loader, kind, self.shape, self.levels, self.hidden, self.device)
+
+    def judge(
+        self, inputs: np.ndarray, blocks: np.ndarray | None = None, usual: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Calibrated probabilities (n,) of inputs (n, ...) of whole blocks: with masking they are compared with them.
+
+        `blocks` (n,) tells the blocks apart; None where there is one. `usual`: see `beside_their_block`.
+        """
+        blocks = np.zeros(len(inputs), dtype=np.int64) if blocks is None else blocks
+        inputs = beside_their_block(self.settings['classifier'], inputs, blocks, self.hidden, usual)
         return calibrate(self.decision['calibration'], self.classifier.predict_proba(inputs))
+
+    def predict_proba(self, loader: DataLoader, blocks: np.ndarray | None = None) -> np.ndarray:
+        """Calibrated probabilities (n_windows * n_sub,) of the sub-windows of a loader's windows.
+
+        Where a block is too large for one loader, call `inputs` piece by piece and `judge` on all of them.
+        """
+        return self.judge(self.inputs(loader), blocks)
 
 
 def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.device) -> TrainedRun:
@@ -287,13 +435,17 @@ def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.
         )
     try:
         judge = kind.make(**{name: taken[name] for name in kind.settings}).load(classifier)
-        decision = load_checkpoint(classifier)['decision']
+        beside = load_checkpoint(classifier)
+        decision, hidden = beside['decision'], None
+        if settings['masking']:
+            filters = beside['filters']
+            hidden = Hidden(beside['margin'], None if filters is None else filters.numpy())
     except (KeyError, TypeError, RuntimeError) as fault:
         raise DataError(
             f'{classifier}: not a {settings["classifier"]} of this project ({type(fault).__name__})'
         ) from fault
     levels = levels_of(settings['levels'], 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2)
-    return TrainedRun(settings, model, judge, decision, shape, levels, device)
+    return TrainedRun(settings, model, judge, decision, shape, levels, hidden, device)
 
 
 # ---------------------------------------------------------------------------- calibration, threshold

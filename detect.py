@@ -286,7 +286,8 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -
         Sample of the block that each window shows at each of its samples.
     table : DataFrame
         One row per sub-window, window after window: part; timing, its centre in samples of the part; onset and end in
-        samples of the block, cut at the ends of the part; kept, False where another window judges it.
+        samples of the block, cut at the ends of the part; kept, False where another window judges it; usual, True in
+        the windows that lie as in training.
     """
     samples, tables, offset = [], [], 0
     before = math.ceil(shape.border / shape.n_times)  # sub-windows before the first window's first
@@ -316,6 +317,7 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -
                     'onset': offset + np.clip(onset, 0, length),
                     'end': offset + np.clip(onset + shape.n_times, 0, length),
                     'kept': kept & (-before <= number) & (number < end),
+                    'usual': np.arange(len(number)) < n_fit * shape.n_sub,
                 }
             )
         )
@@ -345,7 +347,7 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
     samples, table = place_windows(block.layout.lengths(sfreq).tolist(), shape, round(settings['window_size'] * sfreq))
     if standardize == 'block':
         signal = scale_block(signal, *block_statistics(signal))
-    proba, peaks = [], []
+    inputs, peaks = [], []
     for first in range(0, len(samples), CHUNK):
         shown = samples[first : first + CHUNK]
         windows = np.empty((len(shown), len(signal), samples.shape[1]), dtype='<f4')
@@ -358,14 +360,17 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
         n, none = len(windows), np.zeros(len(windows), dtype=np.int64)
         one = PatientWindows(0, block.layout.path, windows, none, none, none, np.zeros((n, 0), dtype=np.uint8))
         loader = batches(WindowDataset([one], id_table([one]), zscore=zscored(standardize)), batch_size=BATCH)
-        proba.append(trained.predict_proba(loader))
+        inputs.append(trained.inputs(loader))
         extract = lambda model, x: field_peaks(x, shape)  # noqa: E731
         peaks.append(gather(trained.autoencoder, loader, extract, trained.device, 'field'))
     field, peak = np.concatenate(peaks).T
     window, place = np.divmod(np.arange(len(table)), shape.n_sub)
     # A peak in a mirror image is that of the sample it shows.
     peak = samples[window, shape.border + place * shape.n_times + np.round(peak).astype(np.int64)]
-    proba = np.concatenate(proba)
+    # A run with masking compares sub-windows with their block: with those that training would have, where there are
+    # any.
+    usual = table['usual'].to_numpy() | (not table['usual'].any())
+    proba = trained.judge(np.concatenate(inputs), usual=usual)
     table = table.assign(proba=proba, field=field, peak=peak, pred=(proba >= trained.decision['threshold']).astype(int))
     table = table[table['kept']].sort_values(['part', 'timing'], ignore_index=True)
     events = merge_events(table.rename(columns={'part': 'block'}).assign(subject=0), shape.n_times)

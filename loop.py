@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from models.autoencoder import at_full_length, hide
 from utils import DataError, SettingError, writing
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
@@ -38,6 +39,52 @@ def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
     def loss(model, x, target):
         pairs = zip(shares, model(x, target), strict=True)
         return sum(share * compare(reconstruction, wanted) for share, (reconstruction, wanted) in pairs)
+
+    return loss
+
+
+def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int], margin: int = 0) -> Loss:
+    """Loss of an autoencoder that reconstructs a hidden stretch of each window from what lies around it.
+
+    The criterion is taken where the input was hidden, and summed over the pairs with weights.
+
+    Parameters
+    ----------
+    criterion : str
+        One of `CRITERIA`.
+    weights : list of float
+        One per (reconstruction, target) pair; divided by their sum.
+    shape : (border, n_sub, n_times)
+        The sub-windows that will be judged, in samples: from `border` on, `n_sub` of `n_times`.
+    margin : int
+        Samples that will be hidden on either side of them, at most `border`.
+
+    Notes
+    -----
+    In training, a stretch of half to twice the judged length is hidden anywhere in the inner part of each window, from
+    torch's random numbers. In evaluation the windows of a batch take turns with the sub-windows.
+    """
+    compare = CRITERIA[criterion](reduction='none')
+    shares = [weight / sum(weights) for weight in weights]
+    border, n_sub, n_times = shape
+    begin, end = border - margin, border + n_sub * n_times + margin
+    judged = n_times + 2 * margin
+
+    def loss(model, x, target):
+        if model.training:
+            length = torch.randint(max(judged // 2, 1), min(2 * judged, end - begin) + 1, (len(x),))
+            first = begin + (torch.rand(len(x)) * (end - begin - length + 1)).long()
+        else:
+            length = torch.full((len(x),), judged)
+            first = begin + torch.arange(len(x)) % n_sub * n_times
+        pairs = model(hide(x, first, first + length), target)
+        times = torch.arange(x.shape[-1])
+        hidden = ((times >= first[:, None]) & (times < (first + length)[:, None])).to(x.device)  # (batch, times)
+        total = 0.0
+        for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
+            errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
+            total = total + share * (errors * hidden).sum() / hidden.sum()
+        return total
 
     return loss
 

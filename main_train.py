@@ -31,15 +31,20 @@ from sklearn.metrics import f1_score
 from classification import (
     CLASSIFIERS,
     Examples,
+    Hidden,
     SubwindowShape,
+    beside_their_block,
     best_f1_threshold,
     calibrate,
     classifier_inputs,
     field_peaks,
     fit_calibration,
     gather,
+    hidden_margin,
     latent_statistics,
     levels_of,
+    measure_filters,
+    shown_errors,
     subwindow_shape,
     subwindow_table,
     threshold_from_curve,
@@ -54,7 +59,15 @@ from evaluation import (
     sensitivity_curve,
     with_predictions,
 )
-from loop import checkpoint_saver, load_checkpoint, make_optimizer, reconstruction_loss, resume_optimizer, train
+from loop import (
+    checkpoint_saver,
+    load_checkpoint,
+    make_optimizer,
+    masked_loss,
+    reconstruction_loss,
+    resume_optimizer,
+    train,
+)
 from models import AUTOENCODERS, build_model
 from models.sfcn import SFCN
 from saving_functions import (
@@ -89,10 +102,23 @@ from timeseries_dataset import (
     split_windows,
     with_parts,
 )
-from utils import DataError, SettingError, check_settings, choose_device, read_command, run_script, set_seed, write_json
+from utils import (
+    ORIGINAL,
+    DataError,
+    SettingError,
+    check_settings,
+    choose_device,
+    read_command,
+    run_script,
+    set_seed,
+    write_json,
+)
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
+
+# Most training windows that the spatial filters are measured on.
+N_MEASURED = 256
 
 
 def main(words: list[str]) -> None:
@@ -332,6 +358,21 @@ def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
             f'subwindow_size = {settings.subwindow_size} is {shape.n_times} samples at sfreq = {settings.sfreq}: '
             f'the classifier sfcn needs at least {SFCN.least_times}'
         )
+    if settings.masking and settings.standardize != 'block':
+        print(
+            f"warning: masking={settings.masking!r} is meant for standardize='block': with standardize="
+            f'{settings.standardize!r} each window is scaled with its hidden samples, so that its scale tells of them'
+        )
+    if settings.masking and border == 0:
+        raise SettingError(
+            f'masking={settings.masking!r} needs signal around the inner part of a window: set '
+            'spike_spacing_from_border above 0, or masking=None'
+        )
+    if settings.masking and settings.balanced and CLASSIFIERS[settings.classifier].beside:
+        print(
+            f'warning: balanced=True leaves out windows that classifier={settings.classifier!r} compares each with, '
+            'with masking'
+        )
     not_judged = n_inner - shape.n_sub * shape.n_times
     if not_judged:
         print(
@@ -420,7 +461,7 @@ def open_source(mode: str, settings: SimpleNamespace) -> Source:
         raise SettingError(f'model_nb: mode {mode} starts from a finished run: give its number')
     run = find_run(settings.path_writing_data, f'{settings.model}_{settings.model_nb}')
     params = load_params(run)
-    must_match = [*WINDOW_SETTINGS, 'subwindow_size', *AUTOENCODERS[settings.model][1]]
+    must_match = [*WINDOW_SETTINGS, 'subwindow_size', 'masking', *AUTOENCODERS[settings.model][1]]
     if mode == 'ft':
         must_match += ['classifier', 'levels', 'classifier_width', 'optimizer']
     for name in must_match:
@@ -431,6 +472,8 @@ def open_source(mode: str, settings: SimpleNamespace) -> Source:
             print(f'warning: {name} = {getattr(settings, name)!r} now, but run {run.name} has {saved!r}, which is used')
             setattr(settings, name, saved)
     check_settings(vars(settings))
+    if settings.recipe == 'original' and any(getattr(settings, name) != value for name, value in ORIGINAL.items()):
+        raise SettingError(f"recipe='original': run {run.name} was made otherwise; set recipe='current'")
     return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
 
 
@@ -483,11 +526,15 @@ def train_autoencoder(
     if source:
         resume_optimizer(optimizer, source.autoencoder['optimizer_state_dict'])
     description = {'name': settings.model, 'n_channels': N_CHANNELS, 'n_times': n_times, 'settings': chosen}
+    loss = reconstruction_loss(settings.criterion, loss_weights(settings))
+    if settings.masking:
+        margin = hidden_margin(data.shape, settings.pulse_width, settings.sfreq)
+        loss = masked_loss(settings.criterion, loss_weights(settings), data.shape, margin)
     history = train(
         model,
         loaders['train'],
         loaders['validation'],
-        reconstruction_loss(settings.criterion, loss_weights(settings)),
+        loss,
         optimizer=optimizer,
         scheduler=scheduler,
         num_epochs=settings.num_epochs,
@@ -524,7 +571,21 @@ def windows_of_part(data: Data, part: str, settings: SimpleNamespace) -> torch.u
     return batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
 
 
-def train_classifier(run, mode, autoencoder, data: Data, source, settings, device):
+def measure_hidden(autoencoder, data: Data, settings, device) -> Hidden | None:
+    """What masking needs beside the autoencoder; filters are measured on windows that it was trained on."""
+    if not settings.masking:
+        return None
+    margin = hidden_margin(data.shape, settings.pulse_width, settings.sfreq)
+    if not CLASSIFIERS[settings.classifier].needs_filters:
+        return Hidden(margin)
+    rows = data.ae_table[data.ae_table['part'] == 'train']
+    chosen = np.unique(np.linspace(0, len(rows) - 1, N_MEASURED).astype(int))
+    some = WindowDataset(data.ae_patients, rows.iloc[chosen], zscore=zscored(settings.standardize))
+    loader = batches(some, batch_size=settings.batch_size)
+    return Hidden(margin, measure_filters(autoencoder, loader, data.shape, margin, device))
+
+
+def train_classifier(run, mode, autoencoder, data: Data, hidden: Hidden | None, source, settings, device):
     """Train the classifier on the sub-windows of the training part.
 
     Returns
@@ -535,7 +596,9 @@ def train_classifier(run, mode, autoencoder, data: Data, source, settings, devic
     levels = levels_of(settings.levels, len(loss_weights(settings)))
     for part in PARTS:
         loader = windows_of_part(data, part, settings)
-        inputs = classifier_inputs(autoencoder, loader, settings.classifier, data.shape, levels, device)
+        inputs = classifier_inputs(autoencoder, loader, settings.classifier, data.shape, levels, hidden, device)
+        blocks = data.subwindows[part].groupby(['subject', 'block']).ngroup().to_numpy()
+        inputs = beside_their_block(settings.classifier, inputs, blocks, hidden)
         examples[part] = Examples(inputs, data.subwindows[part]['test'].to_numpy())
     classifier = make_classifier(settings, device)
     if mode == 'ft' and settings.classifier == 'sfcn':
@@ -549,7 +612,9 @@ def train_classifier(run, mode, autoencoder, data: Data, source, settings, devic
     return classifier, history, {part: examples[part].inputs for part in ('validation', 'test')}
 
 
-def decide(run, classifier, inputs: dict[str, np.ndarray], autoencoder, data: Data, settings, device):
+def decide(
+    run, classifier, inputs: dict[str, np.ndarray], autoencoder, data: Data, hidden: Hidden | None, settings, device
+):
     """Calibrate and choose the threshold on validation, store both with the classifier, and apply them to the test.
 
     Returns
@@ -585,7 +650,11 @@ def decide(run, classifier, inputs: dict[str, np.ndarray], autoencoder, data: Da
         'policy': f'{asked} on the validation set',
         'reached': reached,
     }
-    classifier.save(run.checkpoint('best', settings.classifier), decision)
+    beside = {'decision': decision}
+    if hidden:
+        filters = None if hidden.filters is None else torch.from_numpy(hidden.filters)
+        beside |= {'margin': hidden.margin, 'filters': filters}
+    classifier.save(run.checkpoint('best', settings.classifier), beside)
     return with_predictions(tables['test'], proba['test'], threshold), decision
 
 
@@ -608,13 +677,14 @@ def train_and_test(run, command, mode, data: Data, source, settings, saved: dict
     print(f'\nautoencoder {settings.model}')
     autoencoder, ae_history = train_autoencoder(run, mode, data, source, settings, device)
     print(f'\nclassifier {settings.classifier}')
-    classifier, clf_history, inputs = train_classifier(run, mode, autoencoder, data, source, settings, device)
-    predictions, decision = decide(run, classifier, inputs, autoencoder, data, settings, device)
+    hidden = measure_hidden(autoencoder, data, settings, device)
+    classifier, clf_history, inputs = train_classifier(run, mode, autoencoder, data, hidden, source, settings, device)
+    predictions, decision = decide(run, classifier, inputs, autoencoder, data, hidden, settings, device)
     evaluation = evaluate(predictions, data.spikes['test'], settings)
     tested = Tested(run, evaluation, decision, data.tested_on, split)
     histories = {settings.model: ae_history, settings.classifier: clf_history}
     plot_losses(run, {name: history for name, history in histories.items() if history})
-    show_errors(tested, autoencoder, data, settings, device)
+    show_errors(tested, autoencoder, data, hidden, settings, device)
     write_out(tested, command, mode, [evaluation.result], settings, saved, facts_of(mode, split, settings))
     if mode != 'cv':
         save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
@@ -712,11 +782,14 @@ def facts_of(mode: str, split: dict, settings: SimpleNamespace) -> dict[str, str
     else:
         blocks = f' the {settings.nb_best_blocks} blocks of each patient,' if settings.nb_best_blocks else ''
         training = (
-            'on all windows. No spike annotation was used in training: the mean error is compared with a threshold. '
-            f'Annotations chose{blocks} who is trained, validated and tested on (unless listed), and, on validation '
-            'patients, the threshold and the calibration.'
+            'on all windows. No spike annotation was used in training: the size of the error is compared with a '
+            f'threshold. Annotations chose{blocks} who is trained, validated and tested on (unless listed), and, on '
+            'validation patients, the threshold and the calibration.'
         )
-    facts = {'autoencoder': f'{settings.model}, trained {training}'}
+    task = 'to foretell hidden stretches' if settings.masking else 'to reconstruct what it sees'
+    facts = {'autoencoder': f'{settings.model}, trained {task} {training}'}
+    if settings.recipe == 'original':
+        facts['recipe'] = "the original's choices"
     if split['started from']:
         facts['started from'] = f'run {split["started from"]}' + (
             ', trained further' if mode == 'ft' else ', whose autoencoder was taken as it is'
@@ -742,7 +815,7 @@ def summary_row(tested: Tested, mode: str, settings: SimpleNamespace) -> dict:
 
 
 # -------------------------------------------------------------------------------------------- pictures
-def show_errors(tested: Tested, autoencoder, data: Data, settings, device) -> None:
+def show_errors(tested: Tested, autoencoder, data: Data, hidden: Hidden | None, settings, device) -> None:
     """Pictures for which the windows are looked at again: errors beside labels, contrast, latent maps, topographies,
     and traces of hits, false alarms and misses."""
     run, evaluation = tested.run, tested.evaluation
@@ -761,7 +834,7 @@ def show_errors(tested: Tested, autoencoder, data: Data, settings, device) -> No
         start = round(rows['timing'][row] - n_times / 2)
         x = dataset.__getitems__([row])[0]
         with torch.no_grad():
-            errors = autoencoder.error_cards(x.to(device)).cpu().numpy()[0]
+            errors = shown_errors(autoencoder, x.to(device), data.shape, hidden).cpu().numpy()[0]
         return row, start, x[0, 0].numpy(), errors
 
     names = ctf275_info(settings.sfreq).ch_names
@@ -783,7 +856,7 @@ def show_errors(tested: Tested, autoencoder, data: Data, settings, device) -> No
         plot_error_maps(run, maps, names, settings.sfreq, tested.decision['threshold'])
 
     inner = slice(data.shape.border, data.shape.border + data.shape.n_sub * half)
-    extract = lambda model, x: model.error_cards(x).mean(dim=2)  # noqa: E731
+    extract = lambda model, x: shown_errors(model, x, data.shape, hidden).mean(dim=2)  # noqa: E731
     over_time = gather(autoencoder, windows_of_part(data, 'test', settings), extract, device, 'contrast')
     plot_contrast(run, over_time[:, :, inner], labels_t[:, inner].astype(bool), level_names(settings))
 

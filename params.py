@@ -50,6 +50,15 @@ spike_labels_exclude = ['detected_spike', 'bad*']
 # new file.
 reannot_labels = None
 
+# -------------------------------------------------------------------------------------------- recipe
+# 'current' takes the settings as they are. 'original' takes the original's choices whatever they say: standardize =
+# 'window', masking = None, classifier = 'sfcn', levels = 'all', window_size = 2.0, spike_spacing_from_border = 0.3,
+# subwindow_size = 0.2, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0, augmentation = 0.2, criterion = 'mse',
+# classifier_loss = 'bce' and positive_weight = 35.0. Every script prints which it changed; windows must be made with
+# recipe = 'original' too. Sizes of networks and batches, learning rates and epochs stay settings, whose defaults are
+# the original's.
+recipe = 'current'
+
 # -------------------------------------------------------------------------------------------- windows
 # Sampling rate of data_raw_NNN.pkl, in Hz. Original: 150.
 sfreq = 150
@@ -66,6 +75,7 @@ pulse_width = 0.1
 
 # Scaling of the stored windows: 'window' or True, by mean and std of each window (original);
 # 'block', by those of its block, which keeps a spike's amplitude; False, tesla as they are (z-scored when read).
+# masking = 'context' is meant for 'block'.
 standardize = 'block'
 
 # True drops windows that deviate by more than artefact_threshold block standard deviations from the block's
@@ -110,6 +120,10 @@ model = 'wavelets'
 # Modes auto and cv: number of the run directory to make, which must not exist; None takes the next free number.
 # Modes ft and clf: number of the run to start from; the new run takes the next free number.
 model_nb = None
+
+# What the autoencoder learns. None: to reconstruct what it sees (original). 'context': to foretell a stretch hidden
+# from it by what lies around; each sub-window is then judged by what the rest of its window does not foretell.
+masking = 'context'
 
 # Maps of the first convolution of AE1D, AE2D and their smaller versions, doubled from layer to layer. Original: 32.
 width = 32
@@ -182,14 +196,16 @@ num_epochs = 100
 n_epochs_stop = 10
 
 # ------------------------------------------------------------------------------------------ classifier
-# Spike classifier. 'sfcn': the group's convolutional network on error cards. 'hgb': gradient-boosted trees on
-# statistics of the errors per channel. 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted
-# trees on the latent maps. 'threshold': the mean error; the autoencoder then learns from all windows, so that training
-# uses no annotation.
-classifier = 'sfcn'
+# Spike classifier. 'sfcn': the group's convolutional network on error cards (original). 'hgb': gradient-boosted trees
+# on the field and time course at the peak of the error (without masking: on statistics of the errors per channel).
+# 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
+# 'threshold': the peak of the error over its median in the block (without masking: the mean error); the autoencoder
+# then learns from all windows, so that training uses no annotation.
+classifier = 'hgb'
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
-# wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0.
+# wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With
+# masking, hgb, svm and threshold always look at the signal.
 levels = 'all'
 
 # Length of the sub-windows that are judged, in s. Original: 0.2.

@@ -361,7 +361,7 @@ def plot_error_maps(run: RunDirectory, maps: list[tuple], names: list[str], sfre
         height_ratios=(4, 1),
         layout='constrained',
     )
-    top = np.quantile(np.concatenate([errors.ravel() for _, errors, _, _ in maps]), 0.995)
+    top = np.nanquantile(np.concatenate([errors.ravel() for _, errors, _, _ in maps]), 0.995)
     for (above, below), (title, errors, labels, (times, proba)) in zip(axes.T, maps, strict=True):
         end = len(labels) / sfreq
         image = above.imshow(errors, aspect='auto', cmap='viridis', vmin=0, vmax=top, extent=(0, end, len(names), 0))
@@ -485,7 +485,7 @@ def plot_topographies(run: RunDirectory, shown: list[tuple], info: mne.Info, hal
         return
     figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 3), squeeze=False, layout='constrained')
     for axis, (kind, title, _, errors, place, _) in zip(axes[0], shown, strict=True):
-        error = errors[:, max(place - half, 0) : place + half + 1].mean(axis=1)
+        error = np.nanmean(errors[:, max(place - half, 0) : place + half + 1], axis=1)
         image, _ = mne.viz.plot_topomap(error, info, axes=axis, show=False, cmap='viridis', vlim=(0, error.max()))
         axis.set_title(title.replace(f'{kind}: ', f'{kind}\n').replace(', block', ',\nblock'), fontsize=8)
         figure.colorbar(image, ax=axis, shrink=0.6, format='%.1f')
@@ -497,8 +497,10 @@ def plot_topographies(run: RunDirectory, shown: list[tuple], info: mne.Info, hal
 CAPTIONS = {
     'calibration': 'Of the sub-windows given a probability p, a share p should hold a spike.',
     'confusion_matrix': 'Sub-windows by annotation and decision, with shares of each row.',
-    'contrast': 'How much worse the autoencoder reconstructs signal around annotated spikes, per band.',
-    'error_maps': 'Where and when the reconstruction fails, with the annotation and the probability below.',
+    'contrast': 'How much worse the autoencoder reconstructs signal around annotated spikes, per band; with masking, '
+    'signal that was hidden from it.',
+    'error_maps': 'Where and when the reconstruction fails, with the annotation and the probability below. With '
+    'masking, each judged sub-window was hidden in turn, and nothing is shown outside them.',
     'events': 'Spikes found against false alarms, for every threshold.',
     'latent': 'What the autoencoder keeps of the signal, seen from its two main directions (left) and from the one '
     'that best separates spikes on training patients (right).',

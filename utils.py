@@ -135,6 +135,7 @@ RULES = {
     'spike_labels': _NAMES,
     'spike_labels_exclude': _NAMES,
     'reannot_labels': _or_none(_NAMES),
+    'recipe': _choice('current', 'original'),
     'sfreq': _number(above=0),
     'window_size': _number(above=0),
     'spike_spacing_from_border': _number(0),
@@ -153,6 +154,7 @@ RULES = {
     'balanced': _choice(True, False),
     'model': _choice('AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'),
     'model_nb': _or_none(_integer(0)),
+    'masking': _choice('context', None),
     'width': _integer(1),
     'filters': _FILTERS,
     'pywt_family': _WAVELET,
@@ -214,6 +216,22 @@ RULES = {
     'simulated_snr': _number(above=0),
     'annotation_jitter': _number(0),
     'annotation_missed': _number(0, 1),
+}
+
+# What recipe='original' takes, whatever the other settings say.
+ORIGINAL = {
+    'standardize': 'window',
+    'masking': None,
+    'classifier': 'sfcn',
+    'levels': 'all',
+    'window_size': 2.0,
+    'spike_spacing_from_border': 0.3,
+    'subwindow_size': 0.2,
+    **dict.fromkeys('abcde', 1.0),
+    'augmentation': 0.2,
+    'criterion': 'mse',
+    'classifier_loss': 'bce',
+    'positive_weight': 35.0,
 }
 
 
@@ -318,6 +336,11 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
             value = text
         settings[name] = _from_folder(value, Path.cwd()) if _holds_paths(name) else value
     check_settings(settings)
+    if settings['recipe'] == 'original':
+        changed = {name: value for name, value in ORIGINAL.items() if settings[name] != value}
+        print(f"recipe='original': {', '.join(f'{name}={value!r}' for name, value in changed.items()) or 'as set'}")
+        settings |= changed
+        check_settings(settings)
     return positional, types.SimpleNamespace(**settings)
 
 

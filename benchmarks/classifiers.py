@@ -4,7 +4,8 @@
 
 Simulates patients (settings simulated_*), makes their windows, trains every autoencoder once with `sfcn`, gives it to
 the other classifiers (mode clf), and trains it again without annotations for `threshold`. Prints a table and writes
-classifiers.csv into path_writing_data. Takes about 15 minutes on 2 cores with the narrow networks given here.
+classifiers.csv into path_writing_data. Takes about 15 minutes on 2 cores with the narrow networks given here and
+masking=None; with masking, longer: a window is then looked at once for each of its sub-windows.
 """
 
 import json

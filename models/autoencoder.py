@@ -1,8 +1,38 @@
-"""What every autoencoder shares: the error cards, and the convolutional family of AE1D and AE2D."""
+"""What every autoencoder shares: error cards, plain and of hidden stretches, and the family of AE1D and AE2D."""
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+
+def hide(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    """Hide the samples [first, last) of each window behind a straight line between the samples on either side.
+
+    Nothing of what they held is left. A line, because a network then has no jump to undo, and needs no other sign that
+    something is hidden: no signal is straight over so many samples.
+
+    Parameters
+    ----------
+    x : tensor (batch, 1, channels, times)
+    first, last : integer tensors (batch,)
+        At least one sample of each window must remain.
+    """
+    n_times = x.shape[-1]
+    times = torch.arange(n_times, device=x.device)
+    first, last = (bound.to(x.device)[:, None, None, None] for bound in (first, last))
+    rows = (*x.shape[:-1], 1)
+    # At the end of a window the line goes on level from the only side there is.
+    before = torch.where(first > 0, first - 1, last).expand(rows)
+    after = torch.where(last < n_times, last, first - 1).expand(rows)
+    before, after = x.gather(-1, before), x.gather(-1, after)
+    line = before + (after - before) * ((times - first + 1) / (last - first + 1))
+    return torch.where((times >= first) & (times < last), line, x)
+
+
+def at_full_length(values: torch.Tensor, n_times: int) -> torch.Tensor:
+    """Bring values of a pair to (batch, channels, n_times), the short bands of `wavelets` by nearest neighbour."""
+    values = values.reshape(len(values), -1, values.shape[-1])
+    return values if values.shape[-1] == n_times else F.interpolate(values, size=n_times, mode='nearest')
 
 
 class Autoencoder(nn.Module):
@@ -20,10 +50,42 @@ class Autoencoder(nn.Module):
         tensor (batch, n_pairs, channels, times)
             Pairs of another length are brought back to `times` by nearest neighbour.
         """
-        batch, _, channels, times = x.shape
-        errors = [(output - target).square().reshape(batch, channels, -1) for output, target in self(x)]
-        errors = [e if e.shape[-1] == times else F.interpolate(e, size=times, mode='nearest') for e in errors]
-        return torch.stack(errors, dim=1)
+        errors = [(output - target).square() for output, target in self(x)]
+        return torch.stack([at_full_length(error, x.shape[-1]) for error in errors], dim=1)
+
+    def masked_residuals(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
+        """What the context does not foretell: target minus reconstruction of every inner sub-window, hidden in turn.
+
+        A sub-window and `margin` samples on either side are hidden together from the network, which reconstructs them
+        from the rest of the window.
+
+        Parameters
+        ----------
+        x : tensor (batch, 1, channels, times)
+        shape : (border, n_sub, n_times)
+            The sub-windows, in samples: from `border` on, `n_sub` of `n_times`.
+        margin : int
+            At most `border`.
+
+        Returns
+        -------
+        tensor (batch, n_pairs, channels, n_sub, n_times + 2 margin)
+            Signed. Pairs of another length are brought back to that of the window by nearest neighbour.
+        """
+        border, n_sub, n_times = shape
+        stretches = []
+        for k in range(n_sub):
+            first = border + k * n_times - margin
+            last = first + n_times + 2 * margin
+            bounds = (torch.full((len(x),), bound) for bound in (first, last))
+            residuals = [target - output for output, target in self(hide(x, *bounds), x)]
+            cut = [at_full_length(residual, x.shape[-1])[..., first:last] for residual in residuals]
+            stretches.append(torch.stack(cut, dim=1))
+        return torch.stack(stretches, dim=3)
+
+    def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
+        """Squared errors of every inner sub-window, hidden in turn: (batch, n_pairs, channels, n_sub, n_times)."""
+        return self.masked_residuals(x, shape, margin)[..., margin : margin + shape[2]].square()
 
 
 class UpsampledConv2d(nn.Conv2d):

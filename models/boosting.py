@@ -78,10 +78,10 @@ class BoostedTrees:
             score += trees['value'][node]
         return expit(score)
 
-    def save(self, path: str | Path, decision: dict) -> None:
-        """Write the trees and the decision (calibration and threshold) that belongs to them."""
+    def save(self, path: str | Path, beside: dict) -> None:
+        """Write the trees, and what belongs to them, such as the decision (calibration and threshold)."""
         trees = {name: torch.from_numpy(array) for name, array in self.trees.items()}
-        save_checkpoint(path, {'trees': trees, 'decision': decision})
+        save_checkpoint(path, {'trees': trees} | beside)
 
     def load(self, path: str | Path) -> 'BoostedTrees':
         """Take over the trees of a checkpoint."""

@@ -1,4 +1,4 @@
-"""The mean reconstruction error as detector (classifier `threshold`): nothing is learnt from annotations."""
+"""The size of the reconstruction error as detector (classifier `threshold`): nothing is learnt from annotations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -35,9 +35,9 @@ class MeanError:
         """
         return expit((inputs[:, 0].astype(np.float64) - self.median) / self.spread / 10)
 
-    def save(self, path: str | Path, decision: dict) -> None:
-        """Write median and spread, and the decision (calibration and threshold) that belongs to them."""
-        save_checkpoint(path, {'median': self.median, 'spread': self.spread, 'decision': decision})
+    def save(self, path: str | Path, beside: dict) -> None:
+        """Write median and spread, and what belongs to them, such as the decision (calibration and threshold)."""
+        save_checkpoint(path, {'median': self.median, 'spread': self.spread} | beside)
 
     def load(self, path: str | Path) -> 'MeanError':
         """Take over median and spread of a checkpoint."""

@@ -181,9 +181,9 @@ class SfcnClassifier:
             ]
         return torch.sigmoid(torch.cat(logits).double()).numpy()
 
-    def save(self, path: str | Path, decision: dict) -> None:
-        """Write the best epoch's checkpoint with the decision (calibration and threshold) that belongs to it."""
-        save_checkpoint(path, self.state | {'decision': decision})
+    def save(self, path: str | Path, beside: dict) -> None:
+        """Write the best epoch's checkpoint, and what belongs to it, such as the decision (threshold, calibration)."""
+        save_checkpoint(path, self.state | beside)
 
     def load(self, path: str | Path) -> 'SfcnClassifier':
         """Take over the network and the optimizer's state of a checkpoint."""

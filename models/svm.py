@@ -67,10 +67,10 @@ class SupportVectors:
         scores = (inputs - m['mean']) / m['scale'] @ m['components'].T
         return expit(rbf_kernel(scores, m['vectors'], m['gamma'][0]) @ m['weights'] + m['intercept'][0])
 
-    def save(self, path: str | Path, decision: dict) -> None:
-        """Write the machine and the decision (calibration and threshold) that belongs to it."""
+    def save(self, path: str | Path, beside: dict) -> None:
+        """Write the machine, and what belongs to it, such as the decision (calibration and threshold)."""
         machine = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in self.machine.items()}
-        save_checkpoint(path, {'machine': machine, 'decision': decision})
+        save_checkpoint(path, {'machine': machine} | beside)
 
     def load(self, path: str | Path) -> 'SupportVectors':
         """Take over the machine of a checkpoint."""

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from classification import (
     CLASSIFIERS,
     Examples,
+    Hidden,
     best_f1_threshold,
     calibrate,
     error_cards,
@@ -27,7 +28,10 @@ from classification import (
     fit_calibration,
     gather,
     latent_statistics,
+    masked_cards,
     mean_error,
+    measure_filters,
+    shown_errors,
     subwindow_shape,
     subwindow_table,
     threshold_from_curve,
@@ -35,6 +39,7 @@ from classification import (
 )
 from loop import load_checkpoint
 from models.autoencoder import Autoencoder
+from models.features import spatial_filters
 from models.sfcn import spike_loss
 from timeseries_dataset import batches
 from utils import set_seed
@@ -69,7 +74,8 @@ class Zero(Autoencoder):
     """Its errors are the squared window and four times that; its latent maps the window by twos, and by fours."""
 
     def forward(self, x, target=None):
-        return [(torch.zeros_like(x), x), (torch.zeros_like(x), 2 * x)]
+        target = x if target is None else target
+        return [(torch.zeros_like(x), target), (torch.zeros_like(x), 2 * target)]
 
     def latent(self, x):
         return [x[..., ::2], x[:, 0, :3, ::4]]
@@ -134,6 +140,23 @@ def test_error_cards_are_cut_where_the_labels_are_and_zscored_over_the_inner_win
             np.testing.assert_allclose(cards[row, plane], expected, rtol=1e-3, atol=1e-5)
     np.testing.assert_array_equal(seen(error_cards, x, levels=[1]), cards[:, 1:])
     assert not zscore_planes(torch.ones(1, 1, 4, 4)).any()
+
+
+def test_errors_of_hidden_sub_windows_where_hiding_changes_nothing():
+    """The reconstruction is zero whatever is hidden: cards are the plain ones, and every hidden stretch is itself."""
+    x, hidden = windows(5), Hidden(margin=2)
+    np.testing.assert_array_equal(seen(functools.partial(masked_cards, hidden=hidden), x), seen(error_cards, x))
+    errors, plain = shown_errors(Zero(), x, SHAPE, hidden), shown_errors(Zero(), x, SHAPE, None)
+    assert torch.equal(errors[..., 4:34], plain[..., 4:34])
+    assert errors[..., :4].isnan().all()
+    assert errors[..., 34:].isnan().all()
+
+    filters = measure_filters(Zero(), batches(Windows(x), batch_size=2), SHAPE, hidden.margin, CPU)
+    signal = x[:, 0].double().numpy()
+    stretches = [signal[..., first - 2 : first + 12] for first in (4, 14, 24)]
+    each = [np.concatenate(list(part), axis=1) for part in (signal, np.concatenate(stretches, axis=2))]
+    expected = spatial_filters(*(rows @ rows.T / rows.shape[1] for rows in each), 8)
+    np.testing.assert_allclose(np.abs(filters), np.abs(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_statistics_of_the_errors():
@@ -207,7 +230,7 @@ def test_every_classifier_finds_what_is_there_and_survives_its_checkpoint(name, 
 
     decision = {'calibration': {'method': 'temperature', 'temperature': 2.0, 'offset': -1.0}, 'threshold': 0.25}
     path = tmp_path / 'saved.pth'
-    classifier.save(path, decision)
+    classifier.save(path, {'decision': decision})
     assert torch.load(path, weights_only=True)['decision'] == decision
     kind = CLASSIFIERS[name]
     again = kind.make(**{key: SETTINGS[key] for key in kind.settings}).load(path)

@@ -18,6 +18,8 @@ SIMULATION = [
     'simulated_distractor_rate=1',
 ]
 TRAINING = [
+    'masking=None',
+    'classifier=sfcn',
     'width=2',
     'batch_size=16',
     'num_epochs=3',

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import AUTOENCODERS, build_model
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, hide
 from models.sfcn import SFCN
 
 # Name: parameters at full size (AE1D and AE2D: REFERENCE figures; the others recorded), latent maps of 274 x 300.
@@ -222,6 +222,66 @@ def test_error_cards_repeat_the_errors_of_short_bands():
     cards = Bands().error_cards(x)
     np.testing.assert_array_equal(cards[0, 0, 0], np.ones(8))
     np.testing.assert_array_equal(cards[0, 1, 0], [0, 0, 0, 0, 16, 16, 16, 16])
+
+
+@pytest.mark.parametrize(('first', 'last'), [(3, 7), (0, 4), (5, 9), (4, 5), (1, 8), (3, 3)])
+def test_a_hidden_stretch_is_a_straight_line(first, last):
+    x = noise(2, 1, 3, 9)
+    # The first window hides the stretch, the second one other sample.
+    hidden = hide(x, torch.tensor([first, 2]), torch.tensor([last, 3]))
+    for channel in range(3):
+        expected = x[0, 0, channel].numpy().copy()
+        seen = [t for t in range(9) if not first <= t < last]
+        expected[first:last] = np.interp(np.arange(first, last), seen, expected[seen])
+        np.testing.assert_allclose(hidden[0, 0, channel], expected, atol=1e-6)
+    assert torch.equal(hidden[1, ..., [0, 1, 3, 4, 5, 6, 7, 8]], x[1, ..., [0, 1, 3, 4, 5, 6, 7, 8]])
+    torch.testing.assert_close(hidden[1, ..., 2], x[1, ..., [1, 3]].mean(dim=-1))
+
+
+@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('margin', [0, 3])
+def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin):
+    """What is hidden moves its residual by as much as itself: the reconstruction stays. What is around it does not."""
+    model = small(name).eval()
+    x, shape = noise(2, 1, 12, 40), (8, 3, 8)
+    with torch.no_grad():
+        before = model.masked_residuals(x, shape, margin)
+        assert before.shape == (2, 5 if name == 'wavelets' else 1, 12, 3, 8 + 2 * margin)
+        for k in range(3):
+            first, last = 8 + 8 * k - margin, 16 + 8 * k + margin
+            changed = x.clone()
+            changed[..., first:last] += 10 * noise(2, 1, 12, last - first, seed=3)
+            after = model.masked_residuals(changed, shape, margin)
+            moved = after[:, 0, :, k] - before[:, 0, :, k]
+            torch.testing.assert_close(moved, (changed - x)[:, 0, :, first:last], rtol=1e-4, atol=1e-4)
+            # The bands' targets move, their reconstructions do not.
+            bounds = torch.full((2,), first), torch.full((2,), last)
+            for (one, _), (other, _) in zip(model(hide(x, *bounds)), model(hide(changed, *bounds)), strict=True):
+                assert torch.equal(one, other)
+            # Both sides count.
+            for outside in (first - 1, last):
+                around = x.clone()
+                around[..., outside] += 10
+                assert not torch.equal(model.masked_residuals(around, shape, margin)[:, 0, :, k], before[:, 0, :, k])
+        torch.testing.assert_close(
+            model.masked_error_cards(x, shape), model.masked_residuals(x, shape).square(), rtol=0, atol=0
+        )
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_the_context_reaches_every_hidden_sample_of_a_default_window(name):
+    """200 ms and a margin of 8 samples hidden: no sample is so far from its context that nothing can be foretold."""
+    settings = SMALL[name] | ({'pywt_family': 'db5', 'pywt_mode': 'periodization'} if name == 'wavelets' else {})
+    model = build_model(name, 8, 300, **settings).double()
+    x = noise(1, 1, 8, 300).double().requires_grad_()
+    for middle in (118, 135, 151):
+        (slope,) = torch.autograd.grad(
+            model(hide(x, torch.tensor([112]), torch.tensor([158])))[0][0].reshape(8, 300)[:, middle].sum(), x
+        )
+        reached = torch.nonzero(slope[0, 0].abs().amax(dim=0)).flatten()
+        reached = reached[(reached < 112) | (reached >= 158)]
+        assert reached.min() < 111
+        assert reached.max() > 158
 
 
 def test_the_classifier_gives_a_logit_per_card():

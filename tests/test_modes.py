@@ -13,15 +13,19 @@ import torch
 
 import main_train
 from classification import load_run
+from data_processing import N_CHANNELS
 from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
+from models import build_model
 from saving_functions import RunDirectory, save_summary_row
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
-from utils import DataError, SettingError, read_pickle, write_pickle
+from utils import DataError, SettingError, read_pickle, set_seed, write_pickle
 
 N_PATIENTS, SPIKE_FREE = 6, 6
 TRAINING = {
+    'masking': None,
+    'classifier': 'sfcn',
     'width': 1,
     'batch_size': 16,
     'num_epochs': 2,
@@ -147,10 +151,10 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
         sorted(split['train'] + split['validation']),
     )
 
-    run('clf', 'AE1D_smaller', model_nb=1, classifier='hgb')
+    run('clf', 'AE1D_smaller', model_nb=1, classifier='svm')
     judged = RunDirectory(results / 'AE1D_smaller_3')
     assert judged.checkpoint('best').read_bytes() == first.checkpoint('best').read_bytes()
-    assert load_checkpoint(judged.checkpoint('best', 'hgb'))['decision']['policy'].startswith('best F1')
+    assert load_checkpoint(judged.checkpoint('best', 'svm'))['decision']['policy'].startswith('best F1')
     decision = load_checkpoint(first.checkpoint('best', 'sfcn'))['decision']
     assert json.loads(judged.params.read_text())['split']['test'] == split['test']
     assert decision['policy'] == 'at most 1 false alarms per minute on the validation set'
@@ -165,11 +169,12 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
         main_train.main(['compare', 'AE1D_smaller_1', 'AE1D_smaller_3', f'path_writing_data={results}'])
 
 
-@pytest.mark.parametrize('classifier', ['sfcn', 'latent'])
-def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier):
-    run('auto', 'wavelets', classifier=classifier, filters=[2, 2], num_epochs=1, calibration='isotonic',
-        latent_nodes=8, test_patients=[2, SPIKE_FREE])  # fmt: skip
+@pytest.mark.parametrize(('classifier', 'masking'), [('latent', None), ('sfcn', 'context'), ('hgb', 'context')])
+def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier, masking):
+    run('auto', 'wavelets', classifier=classifier, masking=masking, filters=[2, 2], num_epochs=1, latent_nodes=8,
+        calibration='isotonic', patient=[1, 2, 3, SPIKE_FREE], test_patients=[2, SPIKE_FREE])  # fmt: skip
     finished = RunDirectory(tmp_path / 'results' / 'wavelets_1')
+    assert 'No spike annotation was used' not in finished.report.read_text()
     predictions, results, _ = tables(finished)
     assert list(results)[:5] == ['accuracy', 'f1-score', 'specificity', 'sensitivity', 'confusion matrix']
     settings = json.loads(finished.params.read_text())['settings']
@@ -177,15 +182,49 @@ def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_p
         settings, finished.checkpoint('best'), finished.checkpoint('best', classifier), torch.device('cpu')
     )
     opened = open_directory(windows / 'windows_clf', 3, [2, SPIKE_FREE], {'sfreq': 150, 'window_size': 2.0})
-    proba = again.predict_proba(batches(WindowDataset(opened, id_table(opened), zscore=False), batch_size=16))
+    rows = id_table(opened)
+    blocks = np.repeat(rows.groupby(['subject', 'block']).ngroup(), again.shape.n_sub)
+    proba = again.predict_proba(batches(WindowDataset(opened, rows, zscore=False), batch_size=16), blocks)
     assert sorted(predictions['subject'].unique()) == [2, SPIKE_FREE]
     np.testing.assert_allclose(predictions['proba'], proba, rtol=1e-12)
     assert (predictions['pred'] == (proba >= again.decision['threshold'])).all()
+    # A block alone, in two pieces, as a recording is judged.
+    alone = rows[(rows['subject'] == 2) & (rows['block'] == 1)]
+    pieces = [batches(WindowDataset(opened, some, zscore=False), batch_size=16) for some in (alone[:5], alone[5:])]
+    proba = again.judge(np.concatenate([again.inputs(piece) for piece in pieces]))
+    of_block = (predictions['subject'] == 2) & (predictions['block'] == 1)
+    np.testing.assert_allclose(predictions['proba'][of_block], proba, rtol=1e-4, atol=1e-7)
 
 
-def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, tmp_path):
+def test_nothing_of_a_sub_window_reaches_its_own_reconstruction(windows):
+    """From the stored windows on; z-scored one by one, of which masking warns, the scale would tell of it."""
+    [opened] = open_directory(windows / 'windows_clf', 3, 2, {'sfreq': 150, 'window_size': 2.0})
+    set_seed(0)
+    model = build_model('AE1D_smaller', N_CHANNELS, 300, width=4).eval()
+    other = opened._replace(windows=np.array(opened.windows))
+    other.windows[:, :, 135:165] = 3 * other.windows[:, :, 165:195]  # sub-window 3
+
+    def foretold(one, zscore):
+        x, _ = WindowDataset([one], id_table([one]), zscore=zscore).__getitems__([0, 5])
+        with torch.no_grad():
+            residuals = model.masked_residuals(x, (45, 7, 30), 8)[:, 0].numpy()
+        return hidden_stretches(x[:, 0].numpy(), (45, 7, 30), 8) - residuals
+
+    for zscore in (False, True):
+        difference = np.abs(foretold(other, zscore) - foretold(opened, zscore)).max(axis=(0, 1, 3))
+        assert (difference[3] < 1e-5) != zscore
+        assert (difference[[2, 4]] > 1e-4).all()
+
+
+def hidden_stretches(x, shape, margin):
+    starts = [shape[0] + k * shape[2] - margin for k in range(shape[1])]
+    return np.stack([x[..., start : start + shape[2] + 2 * margin] for start in starts], axis=2)
+
+
+@pytest.mark.parametrize('masking', [None, 'context'])
+def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, tmp_path, masking):
     """Other annotations of the training patients change neither the networks nor the order of the test."""
-    patients = {'training_patients': [1, 2, 3], 'validation_patients': [4], 'test_patients': [5]}
+    patients = {'training_patients': [1, 2, 3], 'validation_patients': [4], 'test_patients': [5], 'masking': masking}
     run('auto', 'AE1D_smaller', classifier='threshold', **patients)
     other = tmp_path / 'other'
     shutil.copytree(windows / 'windows_clf', other / 'windows_clf')
@@ -201,9 +240,6 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
     report = first.report.read_text()
     assert 'No spike annotation was used in training' in report
     assert 'Annotations chose the 3 blocks of each patient, who is trained' in report
-
-    run('auto', 'AE1D_smaller', classifier='svm', num_epochs=1, **patients)
-    assert 'No spike annotation was used' not in (tmp_path / 'results' / 'AE1D_smaller_3' / 'report.html').read_text()
 
 
 def source(folder, **split):
@@ -240,6 +276,10 @@ def test_what_does_not_fit_ends_before_anything_is_written(run, windows, tmp_pat
         run('cv', 'AE1D', test_patients=[2])
     with pytest.raises(DataError, match='6 patients are too few for n_splits = 7'):
         run('cv', 'AE1D', n_splits=7)
+    with pytest.raises(SettingError, match="masking='context' needs signal around the inner part"):
+        run('auto', 'AE1D', masking='context', spike_spacing_from_border=0)
+    with pytest.raises(SettingError, match="made with standardize = 'block', but standardize is 'window' now"):
+        run('auto', 'AE1D', recipe='original')
     with pytest.raises(SettingError, match='balanced=True chooses by annotations'):
         run('auto', 'AE1D', classifier='threshold', balanced=True)
     with pytest.raises(SettingError, match=r'subwindow_size = 0\.003 is less than a sample'):

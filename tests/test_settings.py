@@ -9,7 +9,7 @@ import pytest
 import main_train
 import utils
 from classification import CLASSIFIERS
-from utils import RULES, SettingError, read_command
+from utils import ORIGINAL, RULES, SettingError, read_command
 
 ROOT = Path(utils.__file__).parent
 SOURCE = (ROOT / 'params.py').read_text()
@@ -58,6 +58,18 @@ def test_overrides_are_literals_or_else_strings():
     assert positional == ['auto']
     assert (settings.patient, settings.standardize, settings.split) == ([1, 2], 'block', 'patient')
     assert (settings.sfreq, settings.model_nb) == (300.5, None)
+
+
+def test_the_original_recipe_overrules_other_settings_and_says_so(capsys):
+    _, settings = read_command(['recipe=original', 'masking=context', 'width=4', 'augmentation=0.5'])
+    chosen = (settings.standardize, settings.masking, settings.classifier, settings.augmentation, settings.width)
+    assert chosen == ('window', None, 'sfcn', 0.2, 4)
+    said = "recipe='original': standardize='window', masking=None, classifier='sfcn', augmentation=0.2\n"
+    assert capsys.readouterr().out == said
+    documented = ' '.join(SOURCE.split('\nrecipe = ')[0].rsplit('\n\n', 1)[1].replace('#', ' ').split())
+    for name, value in ORIGINAL.items():
+        assert getattr(settings, name) == value
+        assert f'{name} = {value!r}' in documented
 
 
 def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_params(tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from loop import (
     checkpoint_saver,
     load_checkpoint,
     make_optimizer,
+    masked_loss,
     reconstruction_loss,
     resume_optimizer,
     train,
@@ -88,6 +89,73 @@ def test_a_few_windows_are_learnt_by_heart(name):
     weights = [1.0] * len(model(windows(1)))
     history = fit(model, Pairs(windows(8)), epochs=60, weights=weights)
     assert history[-1]['training loss'] < history[0]['training loss'] / 10
+
+
+class Seen(Autoencoder):
+    """Reconstructs its input as it is, in a signal and a band, and remembers it."""
+
+    def forward(self, x, target=None):
+        self.x = x
+        return [(x[:, 0], target[:, 0]), (x[:, 0, :, ::2], target[:, 0, :, ::2])]
+
+
+def test_the_masked_loss_is_the_error_where_the_input_was_hidden():
+    """By brute force, from what the network saw: the hidden samples are those in which its input is not the target."""
+    torch.manual_seed(0)
+    model, x, lengths, firsts = Seen(), torch.randn(40, 1, 3, 60), [], []
+    for criterion in ('mse', 'mae'):
+        loss = masked_loss(criterion, [3.0, 1.0], (10, 4, 10), margin=2)
+        for _ in range(20):
+            value = loss(model, x, x)
+            difference = (model.x - x)[:, 0]  # (batch, channels, times)
+            hidden = (difference != 0).any(dim=1)
+            errors = difference.square() if criterion == 'mse' else difference.abs()
+            signal = errors.transpose(1, 2)[hidden].mean()
+            band = errors[..., ::2].repeat_interleave(2, dim=-1).transpose(1, 2)[hidden].mean()
+            assert value.item() == pytest.approx((0.75 * signal + 0.25 * band).item(), rel=1e-5)
+            assert not hidden[:, :8].any()
+            assert not hidden[:, 52:].any()
+            lengths += hidden.sum(dim=1).tolist()
+            firsts += hidden.int().argmax(dim=1).tolist()
+    assert (min(lengths), max(lengths)) == (7, 28)
+    assert set(range(8, 52 - 7)) <= set(firsts)  # every place, the last ones for short stretches only
+
+
+def test_validation_hides_the_sub_windows_in_turn():
+    model, x = Seen().eval(), torch.randn(9, 1, 3, 60, generator=torch.Generator().manual_seed(0))
+    masked_loss('mse', [1.0, 1.0], (10, 4, 10), margin=2)(model, x, x)
+    for window, hidden in enumerate((model.x != x)[:, 0].any(dim=1)):
+        first = 10 + 10 * (window % 4)
+        assert torch.nonzero(hidden).flatten().tolist() == list(range(first - 2, first + 12))
+
+
+@pytest.mark.parametrize('name', ['AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'])
+def test_every_architecture_learns_to_foretell_hidden_signal(name):
+    """Half a cycle of a rhythm is hidden: the line through it leaves more error than the network does."""
+    set_seed(0)
+    settings = {'filters': [8, 8, 8], 'pywt_mode': 'periodization'} if name == 'wavelets' else {'width': 4}
+    model, shape = build_model(name, 6, 48, **settings), (12, 3, 8)
+    phase = 2 * np.pi * (np.arange(48) / 16 + np.random.default_rng(0).random((16, 1, 1, 1)))
+    x = torch.from_numpy((np.cos(phase) * np.linspace(0.5, 1.5, 6)[:, None]).astype(np.float32))
+    loss = masked_loss('mse', [1.0] * len(model(x)), shape)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        value = loss(model, x, x)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+    with torch.no_grad():
+        error = model.eval().masked_error_cards(x, shape)[:, 0].mean()
+    line = np.mean([straight_line_error(x, 12 + 8 * k, 20 + 8 * k) for k in range(3)])
+    assert error < 0.5 * line
+
+
+def straight_line_error(x, first, last):
+    """Mean squared error of NumPy's interpolation over the samples [first, last)."""
+    seen = [t for t in range(x.shape[-1]) if not first <= t < last]
+    hidden = np.arange(first, last)
+    errors = [np.interp(hidden, seen, row[seen]) - row[hidden] for row in x.numpy().reshape(-1, x.shape[-1])]
+    return np.square(errors).mean()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,155 @@
+"""What tells a spike from other signal in a masked window: its power, time course and field at the residual's peak."""
+
+import numpy as np
+
+# Samples around the peak at which time courses are read: at 150 Hz, 0.3 s either side, which holds the slow wave.
+_AROUND = np.arange(-45, 46, 3)
+_AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45])
+_IN_RESIDUAL = np.arange(-12, 13, 2)
+_N_POWERS = 5  # the first features are logs of power
+
+
+def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_components: int) -> np.ndarray:
+    """Filters (n_components, channels): principal components of the signal, each scaled to a residual of variance 1.
+
+    A spike of a weak source then weighs as much as the unforeseen part of a strong rhythm.
+
+    Parameters
+    ----------
+    covariance, residual_covariance : arrays (channels, channels)
+        Of windows, and of what their context did not foretell.
+    n_components : int
+        The strongest ones; at most the number of channels.
+    """
+    _, vectors = np.linalg.eigh(covariance)
+    filters = vectors[:, ::-1][:, :n_components].T
+    variance = np.einsum('ic,cd,id->i', filters, residual_covariance, filters)
+    return filters / np.sqrt(np.maximum(variance, 1e-12 * variance.max() + 1e-30))[:, None]
+
+
+def peak_score(x: np.ndarray, residuals: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """Log of the largest power of the residual in a sub-window over the mean power of its window: no annotation needed.
+
+    Parameters
+    ----------
+    x : array (batch, channels, times)
+    residuals : array (batch, channels, n_sub, n_hidden)
+    filters : array (n_components, channels)
+        From `spatial_filters`.
+
+    Returns
+    -------
+    float32 array (batch * n_sub,)
+    """
+    around = np.square(filters @ x).mean(axis=(1, 2))  # (batch,)
+    peak = _power(_filtered(residuals, filters)).max(axis=-1)
+    return np.log((peak + 1e-12) / (around[:, None] + 1e-12)).ravel().astype(np.float32)
+
+
+def spike_features(
+    x: np.ndarray, residuals: np.ndarray, filters: np.ndarray, shape: tuple[int, int, int], margin: int
+) -> np.ndarray:
+    """Features of every sub-window at the peak of its residual.
+
+    The field of the residual at its peak is the pattern whose time course is followed in the signal around it. So the
+    features do not depend on where in the head a spike comes from, nor on its polarity.
+
+    Parameters
+    ----------
+    x : array (batch, channels, times)
+    residuals : array (batch, channels, n_sub, n_times + 2 margin)
+        From `masked_residuals`, of the signal.
+    filters : array (n_components, channels)
+        From `spatial_filters`.
+    shape : (border, n_sub, n_times)
+        The sub-windows, in samples.
+    margin : int
+
+    Returns
+    -------
+    float32 array (batch * n_sub, n_features)
+    """
+    border, n_sub, n_times = shape
+    batch = len(x)
+    signal = filters @ x  # (batch, components, times)
+    hidden = _filtered(residuals, filters)  # (batch, n_sub, components, n_hidden)
+    n_components, n_hidden = hidden.shape[2:]
+    power = _power(hidden)
+    peak = power.argmax(axis=-1)  # (batch, n_sub)
+    height = power.max(axis=-1)
+    usual = np.median(np.square(signal).mean(axis=1), axis=1)[:, None]  # of the window
+    inside = power[..., margin : n_hidden - margin]
+
+    pattern = np.take_along_axis(hidden, peak[..., None, None], axis=-1)[..., 0]  # (batch, n_sub, components)
+    pattern /= np.linalg.norm(pattern, axis=-1, keepdims=True) + 1e-12
+    # Time courses (batch, n_sub, times) of the pattern in the whole window and in the hidden stretch.
+    course = pattern @ signal / np.sqrt(n_components)
+    hidden_course = (pattern[:, :, None] @ hidden)[:, :, 0] / np.sqrt(n_components)
+    at = border + n_times * np.arange(n_sub) - margin + peak
+    polarity = np.sign(_read(course, at[..., None]))
+    size = np.sqrt(height + 1e-12)[..., None]
+    field = np.sqrt(np.square(signal).mean(axis=1))[:, None].repeat(n_sub, axis=1)
+    outside = np.pad(hidden_course, ((0, 0), (0, 0), (12, 12)))
+    channels = np.abs(np.take_along_axis(residuals.swapaxes(1, 2), peak[..., None, None], axis=-1)[..., 0])
+    channels = channels / (np.linalg.norm(channels, axis=-1, keepdims=True) + 1e-12)
+    alone = [
+        np.log(height + 1e-12),
+        np.log((height + 1e-12) / (usual + 1e-12)),
+        np.log(power.mean(axis=-1) + 1e-12),
+        np.log(inside.mean(axis=-1) + 1e-12),
+        np.log(inside.max(axis=-1) + 1e-12),
+        peak - margin,
+        np.abs(peak - (n_hidden - 1) / 2),
+        # How much of the residual the pattern holds, and how few channels the pattern.
+        np.square(hidden_course).sum(axis=-1) / (np.square(hidden).mean(axis=2).sum(axis=-1) + 1e-12),
+        channels.max(axis=-1),
+        (channels**4).sum(axis=-1),
+    ]
+    features = [
+        np.stack(alone, axis=-1),
+        _read(course, at[..., None] + _AROUND) * polarity / size,
+        _read(outside, peak[..., None] + 12 + _IN_RESIDUAL) / size,
+        np.log(_read(field, at[..., None] + _AROUND_FIELD) / np.sqrt(usual[..., None] + 1e-12) + 1e-6),
+    ]
+    return np.concatenate(features, axis=-1).reshape(batch * n_sub, -1).astype(np.float32)
+
+
+def beside_block(features: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
+    """Append the features of power less their median over the block: what is large in one recording is not in another.
+
+    Parameters
+    ----------
+    features : array (n, n_features)
+        From `spike_features`.
+    blocks : array (n,)
+        What tells the recordings apart, such as numbers of (subject, block).
+    usual : bool array (n,), optional
+        The rows that the medians are taken of; all where not given.
+    """
+    return np.concatenate([features, less_block_median(features[:, :_N_POWERS], blocks, usual)], axis=1)
+
+
+def less_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
+    """Values (n, ...) less the median of the `usual` ones (bool, n; or all) of the block that `blocks` (n,) says."""
+    usual = np.ones(len(values), dtype=bool) if usual is None else usual
+    relative = np.empty_like(values)
+    for block in np.unique(blocks):
+        rows = blocks == block
+        relative[rows] = values[rows] - np.median(values[rows & usual], axis=0)
+    return relative
+
+
+def _filtered(residuals, filters):
+    """Residuals (batch, channels, n_sub, n_hidden) to (batch, n_sub, components, n_hidden)."""
+    return np.matmul(filters, residuals.swapaxes(1, 2))
+
+
+def _power(hidden):
+    """Mean power over the components (batch, n_sub, components, times) to (batch, n_sub, times), mean of 3 samples."""
+    power = np.pad(np.square(hidden).mean(axis=2), ((0, 0), (0, 0), (1, 1)))
+    return (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3
+
+
+def _read(courses, at):
+    """Values of time courses (..., times) at samples (..., n), those beyond an end read at the end."""
+    return np.take_along_axis(courses, at.clip(0, courses.shape[-1] - 1), axis=-1)

@@ -1,0 +1,73 @@
+"""What the classifier sees of a masked window."""
+
+import numpy as np
+import pytest
+
+from models.features import beside_block, peak_score, spatial_filters, spike_features
+
+SHAPE, MARGIN = (45, 7, 30), 8
+N_CHANNELS = 12
+
+
+@pytest.fixture
+def planted():
+    """Windows of noise with a wave of one field in sub-window 3 of the first; the residual is the signal itself."""
+    rng = np.random.default_rng(0)
+    x = 0.1 * rng.standard_normal((3, N_CHANNELS, 300))
+    wave = np.exp(-0.5 * ((np.arange(300) - 151) / 4) ** 2) - 0.4 * np.exp(-0.5 * ((np.arange(300) - 175) / 10) ** 2)
+    x[0] -= 5 * rng.standard_normal((N_CHANNELS, 1)) * wave
+    return x, hidden_parts(x), wave
+
+
+def hidden_parts(x):
+    starts = [SHAPE[0] + k * SHAPE[2] - MARGIN for k in range(SHAPE[1])]
+    return np.stack([x[..., start : start + SHAPE[2] + 2 * MARGIN] for start in starts], axis=2)
+
+
+def test_filters_are_principal_components_with_a_residual_of_variance_1():
+    rng = np.random.default_rng(0)
+    x, residuals = rng.standard_normal((2, 6, 6)) @ rng.standard_normal((2, 6, 500))
+    filters = spatial_filters(x @ x.T / 500, residuals @ residuals.T / 500, 4)
+    np.testing.assert_allclose(np.square(filters @ residuals).mean(axis=1), 1)
+    components = np.linalg.svd(x, full_matrices=False)[0].T[:4]
+    cosines = np.abs((filters * components).sum(axis=1)) / np.linalg.norm(filters, axis=1)
+    np.testing.assert_allclose(cosines, 1)
+
+
+def test_the_wave_is_found_where_it_is_and_followed(planted):
+    x, residuals, wave = planted
+    features = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
+    score = peak_score(x, residuals, np.eye(N_CHANNELS))
+    assert features.shape[0] == len(score) == 21
+    assert np.argmax(score) == np.argmax(features[:, 0]) == 3
+    assert features[3, 5] == 151 - (45 + 3 * 30)  # the peak, from the sub-window's start
+    # Its neighbour on the left hides the flank up to sample 143, but not the peak.
+    assert features[2, 5] == 30 + MARGIN - 2
+    at = 151 + np.arange(-45, 46, 3)
+    course = features[3, 10 : 10 + len(at)]
+    np.testing.assert_allclose(course / course[15], wave[at] / wave[151], atol=0.1)
+    height = np.square(x[0, :, 150:153]).mean()
+    assert features[3, 0] == pytest.approx(np.log(height), rel=1e-4)
+    assert score[3] == pytest.approx(np.log(height / np.square(x[0]).mean()), rel=1e-4)
+
+
+def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
+    x, residuals, _ = planted
+    features = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
+    np.testing.assert_allclose(spike_features(-x, -residuals, np.eye(N_CHANNELS), SHAPE, MARGIN), features, atol=1e-5)
+    order = np.random.default_rng(1).permutation(N_CHANNELS)
+    moved = spike_features(x[:, order], residuals[:, order], np.eye(N_CHANNELS), SHAPE, MARGIN)
+    np.testing.assert_allclose(moved, features, atol=1e-5)
+
+
+def test_flat_windows_have_finite_features():
+    x = np.zeros((1, N_CHANNELS, 300))
+    assert np.isfinite(spike_features(x, hidden_parts(x), np.eye(N_CHANNELS), SHAPE, MARGIN)).all()
+    assert np.isfinite(peak_score(x, hidden_parts(x), np.eye(N_CHANNELS))).all()
+
+
+def test_power_is_compared_within_a_block():
+    features = np.arange(32.0).reshape(4, 8)
+    both = beside_block(features, np.array([0, 1, 0, 0]))
+    np.testing.assert_array_equal(both[:, :8], features)
+    np.testing.assert_array_equal(both[:, 8:], np.repeat([[-16.0], [0.0], [0.0], [8.0]], 5, axis=1))
