@@ -31,10 +31,6 @@ TRAINING = {
     'width': 1,
     'batch_size': 16,
     'num_epochs': 2,
-    'classifier_width': 2,
-    'classifier_batch_size': 32,
-    'classifier_learning_rate': 3e-3,
-    'classifier_num_epochs': 6,
     'bootstrap_samples': 20,
 }
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
@@ -100,7 +96,7 @@ def apply(trained, monkeypatch):
 
 def loaded(trained):
     settings = json.loads(trained.run.params.read_text())['settings']
-    best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'sfcn')
+    best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'hgb')
     return load_run(settings, *best, torch.device('cpu'))
 
 
@@ -245,7 +241,7 @@ def test_the_page_and_the_record_say_where_it_all_comes_from(trained, apply, tmp
     assert (record['threshold'], record['policy']) == (decision['threshold'], decision['policy'])
     for name, value in record['checkpoints'].items():
         assert hashlib.sha256((trained.run.path / name).read_bytes()).hexdigest() == value
-    assert set(record['checkpoints']) == {'best_AE1D_smaller_1.pth', 'best_sfcn_1.pth'}
+    assert set(record['checkpoints']) == {'best_AE1D_smaller_1.pth', 'best_hgb_1.pth'}
     assert record['settings']['low_pass'] == 50
     assert record['sampling rate'] == SFREQ
     assert record['interpolated channels'] == []
@@ -274,9 +270,9 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
     shutil.copytree(trained.run.path, run)
     for which in ('best', 'last'):
         (run / f'{which}_AE1D_smaller_1.pth').rename(run / f'{which}_AE1D_smaller_9.pth')
-    state = torch.load(run / 'best_sfcn_1.pth', weights_only=True)
+    state = torch.load(run / 'best_hgb_1.pth', weights_only=True)
     state['decision']['threshold'] = 1.1
-    torch.save(state, run / 'best_sfcn_9.pth')
+    torch.save(state, run / 'best_hgb_9.pth')
     apply(tmp_path / 'quiet_raw.fif', pictures=True, run=run)
     folder = tmp_path / 'quiet_raw_detections'
     assert (folder / 'detections.csv').read_text() == 'onset,duration,probas\n'
@@ -373,15 +369,15 @@ def only_folds(run):
         (lambda run: (run / 'params.json').unlink(), r'params\.json: not the settings of a run'),
         (lambda run: (run / 'metrics.json').unlink(), 'not finished, metrics.json is missing'),
         (lambda run: (run / 'best_AE1D_smaller_1.pth').unlink(), r'best_AE1D_smaller_1\.pth: no such file'),
-        (lambda run: (run / 'best_sfcn_1.pth').unlink(), r'best_sfcn_1\.pth: no such file'),
-        (lambda run: (run / 'best_sfcn_1.pth').write_bytes(b'x'), r'best_sfcn_1\.pth: not a checkpoint'),
+        (lambda run: (run / 'best_hgb_1.pth').unlink(), r'best_hgb_1\.pth: no such file'),
+        (lambda run: (run / 'best_hgb_1.pth').write_bytes(b'x'), r'best_hgb_1\.pth: not a checkpoint'),
         (
-            lambda run: shutil.copyfile(run / 'best_sfcn_1.pth', run / 'best_AE1D_smaller_1.pth'),
+            lambda run: shutil.copyfile(run / 'best_hgb_1.pth', run / 'best_AE1D_smaller_1.pth'),
             r'best_AE1D_smaller_1\.pth: not an autoencoder',
         ),
         (
-            lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_sfcn_1.pth'),
-            r'best_sfcn_1\.pth: not a sfcn',
+            lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_hgb_1.pth'),
+            r'best_hgb_1\.pth: not a hgb',
         ),
         (only_folds, 'a cross-validation; take one of its folds, such as AE1D_smaller_1/fold_1'),
     ],
