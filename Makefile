@@ -14,8 +14,9 @@ demo: .venv/installed
 	$(PY) create_windows_clf.py $(DEMO_PATHS)
 	$(PY) main_train.py auto wavelets $(DEMO_PATHS) $(DEMO_TRAINING)
 
+# Two files of tests at a time, with one thread each.
 test: .venv/installed lint
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(PY) -m ruff check .
