@@ -482,9 +482,10 @@ def scale_block(signal: np.ndarray, mean: float, std: float) -> np.ndarray:
     A whole block at once, because its windows overlap. A constant block has no std and becomes zeros.
     """
     scaled, deviation = np.zeros(signal.shape, '<f4'), np.empty(signal.shape[1])
-    for row, place in zip(signal, scaled, strict=True):
-        np.subtract(row, mean, out=deviation)
-        np.divide(deviation, std, out=place, where=std > 0, casting='same_kind')
+    if std > 0:
+        for row, place in zip(signal, scaled, strict=True):
+            np.subtract(row, mean, out=deviation)
+            np.divide(deviation, std, out=place, casting='same_kind')
     return scaled
 
 
