@@ -7,6 +7,7 @@ thread, is what other work on the machine changes least; it includes the start o
 of 274 channels at 1200 Hz and, given a CTF recording for its header, a .ds whose absent channels are interpolated.
 """
 
+import itertools
 import re
 import shutil
 import struct
@@ -38,21 +39,26 @@ def main(words: list[str]) -> None:
         raise SettingError('usage: python benchmarks/detection.py [REC.ds]')
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        make_run(folder / 'wavelets_1')
+        runs = {masking: folder / f'wavelets_{number}' for number, masking in enumerate((None, 'context'))}
+        for masking, run in runs.items():
+            make_run(run, masking)
         signal, spikes = simulate()
         recordings = [write_fif(folder / 'simulated_raw.fif', signal, spikes)]
         if words:
             recordings.append(write_ds(folder / 'simulated.ds', signal, Path(words[0])))
         del signal
-        print('\n| recording | times real time | reading | detection | writing | processor time | largest memory |')
-        print('|---|---|---|---|---|---|---|')
-        for path in recordings:
-            detect = [sys.executable, str(ROOT / 'detect.py'), str(folder / 'wavelets_1'), str(path)]
+        print(
+            '\n| recording | masking | times real time | reading | detection | writing | processor time |'
+            ' largest memory |'
+        )
+        print('|---|---|---|---|---|---|---|---|')
+        for path, (masking, run) in itertools.product(recordings, runs.items()):
+            detect = [sys.executable, str(ROOT / 'detect.py'), str(run), str(path), f'output={folder / run.name}_found']
             ended = subprocess.run([sys.executable, '-c', MEASURE, *detect], capture_output=True, text=True, check=True)
             seconds, kilobytes = ended.stdout.split('\n')[-2].split()
             cells = list(re.search(FIGURES, ended.stdout).groups())
             cells += [f'{float(seconds):.1f} s', f'{int(kilobytes) / 1e6:.2f} GB']
-            print(f'| {path.suffix} | {" | ".join(cells)} |', flush=True)
+            print(f'| {path.suffix} | {masking} | {" | ".join(cells)} |', flush=True)
 
 
 FIGURES = r'([\d.]+) times .* reading ([\d.]+ s), detection ([\d.]+ s), writing ([\d.]+ s)'
@@ -65,9 +71,9 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
-def make_run(path):
-    """A run directory with the default settings and networks as they are before training."""
-    _, settings = read_command([])
+def make_run(path, masking):
+    """A run directory with networks as they are before training, and the default settings but for the classifier."""
+    _, settings = read_command(['classifier=sfcn', f'masking={masking}'])
     set_seed(0)
     run = RunDirectory(path)
     path.mkdir()
@@ -81,7 +87,8 @@ def make_run(path):
     judge._build(len(settings.filters) + 2, N_CHANNELS, 30)
     judge.state = {'model_state_dict': judge.network.state_dict(), 'network': judge.description}
     calibration = {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}
-    judge.save(run.checkpoint('best', 'sfcn'), {'calibration': calibration, 'threshold': 0.5, 'policy': 'none'})
+    decision = {'calibration': calibration, 'threshold': 0.5, 'policy': 'none'}
+    judge.save(run.checkpoint('best', 'sfcn'), {'decision': decision, 'margin': 8, 'filters': None})
     write_json(run.params, {'command': '', 'settings': vars(settings) | {'path_raw_data': str(path)}, 'split': {}})
     write_json(run.metrics, {})
 
