@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import WINDOWS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,19 +24,7 @@ from tests.data.make_old_pickles import content as old_content
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory, place_of_windows
 from utils import DataError, SettingError
 
-OPTIONS = {
-    'normal_only': False,
-    'patient': False,
-    'nb_best_blocks': 3,
-    'include_spike_free': False,
-    'sfreq': 150,
-    'window_size': 2.0,
-    'spike_spacing_from_border': 0.3,
-    'pulse_width': 0.1,
-    'standardize': 'block',
-    'reject_artefacts': False,
-    'artefact_threshold': 20.0,
-}
+OPTIONS = WINDOWS | {'normal_only': False}
 MADE_WITH = {name: OPTIONS[name] for name in ('sfreq', 'window_size', 'standardize')}
 
 
