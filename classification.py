@@ -187,7 +187,7 @@ def masked_peak(
     Of the strongest components alone: where no annotation says what matters, the weak ones are noise.
     """
     residuals = model.masked_residuals(x, shape, hidden.margin)[:, 0].cpu().numpy()
-    return torch.from_numpy(peak_score(x[:, 0].cpu().numpy(), residuals, hidden.filters[:N_STRONGEST]))[:, None]
+    return torch.from_numpy(peak_score(residuals, hidden.filters[:N_STRONGEST]))[:, None]
 
 
 def shown_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, hidden: Hidden | None) -> torch.Tensor:

@@ -27,12 +27,11 @@ def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_c
     return filters / np.sqrt(np.maximum(variance, 1e-12 * variance.max() + 1e-30))[:, None]
 
 
-def peak_score(x: np.ndarray, residuals: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Log of the largest power of the residual in a sub-window over the mean power of its window: no annotation needed.
+def peak_score(residuals: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """Log of the largest power of the residual in a sub-window and the margins hidden with it: no annotation needed.
 
     Parameters
     ----------
-    x : array (batch, channels, times)
     residuals : array (batch, channels, n_sub, n_hidden)
     filters : array (n_components, channels)
         From `spatial_filters`.
@@ -41,9 +40,7 @@ def peak_score(x: np.ndarray, residuals: np.ndarray, filters: np.ndarray) -> np.
     -------
     float32 array (batch * n_sub,)
     """
-    around = np.square(filters @ x).mean(axis=(1, 2))  # (batch,)
-    peak = _power(_filtered(residuals, filters)).max(axis=-1)
-    return np.log((peak + 1e-12) / (around[:, None] + 1e-12)).ravel().astype(np.float32)
+    return np.log(_power(_filtered(residuals, filters)).max(axis=-1) + 1e-12).ravel().astype(np.float32)
 
 
 def spike_features(

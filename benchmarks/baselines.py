@@ -1,0 +1,185 @@
+"""What a user would pick instead of the autoencoder: detectors of spikes, from field power to networks."""
+
+import numpy as np
+import pandas as pd
+import torch
+from cohorts import PATIENTS, Cohort, in_subwindows
+from sklearn.ensemble import IsolationForest
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
+
+from data_processing import N_CHANNELS
+from models.sfcn import SFCN, spike_loss
+from utils import set_seed
+
+CONTEXT = 75  # samples on either side from which the ridge predictor foretells
+N_COMPONENTS = 20
+EPOCHS, RATE, WIDTH = 8, 1e-3, 8  # of the networks
+
+
+def baselines(cohort: Cohort, seed: int, device: torch.device):
+    """Yield the name and {part: scores} of every detector; the parts are validation and test."""
+    raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PATIENTS}
+    tested = ('validation', 'test')
+    labels = cohort.train.annotated
+
+    yield 'field power, peak over median', {name: field_peak(raw[name], getattr(cohort, name)) for name in tested}
+    features = {name: classic_features(raw[name]) for name in raw}
+    forest = IsolationForest(n_estimators=200, random_state=seed).fit(features['train'])
+    yield 'isolation forest', {name: -forest.score_samples(features[name]) for name in tested}
+    ann = feature_network(features['train'], labels, seed)
+    yield 'feature network', {name: ann.predict_proba(features[name])[:, 1] for name in tested}
+
+    covariance = covariance_of(cohort.train.windows[..., ::3])
+    components = np.linalg.eigh(covariance)[1][:, : -N_COMPONENTS - 1 : -1].astype(np.float32)
+    yield 'PCA reconstruction error', {name: pca_error(raw[name], components) for name in tested}
+    errors = ridge_errors(cohort, components)
+    for how, measure in (('mean', np.mean), ('peak', np.max)):
+        yield (
+            f'ridge predictor, {how}',
+            {name: np.log(measure(np.square(errors[name]).mean(axis=1), axis=1)) for name in tested},
+        )
+
+    for name, network in (
+        ('SFCN on raw windows', SFCN(1, N_CHANNELS, cohort.sub.n_times, width=WIDTH)),
+        ('EMS-Net on raw windows', EMSNet()),
+    ):
+        train_network(network, raw['train'], labels, seed, device)
+        yield name, {part: network_scores(network, raw[part], device) for part in tested}
+
+
+def field_peak(raw, part):
+    """Largest global field power (std over channels) in a sub-window over the median of its block."""
+    power = np.log(raw.std(axis=1))
+    usual = pd.Series(np.median(power, axis=1)).groupby(part.block).transform('median').to_numpy()
+    return power.max(axis=1) - usual
+
+
+def classic_features(raw):
+    """Peak-to-peak, steepest upslope, std and mean absolute slope of each channel, in logs."""
+    slope = np.diff(raw, axis=2)
+    shapes = (np.ptp(raw, axis=2), slope.max(axis=2), raw.std(axis=2), np.abs(slope).mean(axis=2))
+    return np.log(np.concatenate(shapes, axis=1).clip(1e-6))
+
+
+def feature_network(features, labels, seed):
+    """A network of one hidden layer on the features, spikes repeated until there is one for every five others."""
+    spikes = np.flatnonzero(labels)
+    again = np.random.default_rng(seed).choice(spikes, len(labels) // 5)
+    rows = np.concatenate([np.arange(len(labels)), again])
+    network = MLPClassifier((32,), alpha=1.0, max_iter=60, early_stopping=True, random_state=seed)
+    return make_pipeline(StandardScaler(), network).fit(features[rows], labels[rows])
+
+
+def pca_error(raw, components):
+    """Squared error of each sub-window behind the strongest principal components over channels."""
+    return np.square(raw).sum(axis=(1, 2)) - np.square(components.T @ raw).sum(axis=(1, 2))
+
+
+def ridge_errors(cohort, components):
+    """Foretell each sub-window of each principal component from `CONTEXT` samples on either side, by ridge regression.
+
+    Gives the errors (n * n_sub, components, n_times) of every part, each component scaled to errors of variance 1 in
+    training.
+    """
+    hidden = cohort.sub.n_times
+
+    def stretches(part):
+        pieces = []
+        for signal in part.signals:
+            series = np.pad(components.T @ signal, ((0, 0), (CONTEXT, CONTEXT + hidden)), mode='edge')
+            hop = cohort.sub.n_sub * hidden
+            n = ((signal.shape[1] - part.windows.shape[2]) // hop + 1) * cohort.sub.n_sub
+            starts = cohort.sub.border + hidden * np.arange(n)
+            cut = np.lib.stride_tricks.sliding_window_view(series, hidden + 2 * CONTEXT, axis=1)[:, starts]
+            pieces.append(cut.swapaxes(0, 1))
+        cut = np.concatenate(pieces)
+        return np.concatenate([cut[..., :CONTEXT], cut[..., -CONTEXT:]], axis=2), cut[..., CONTEXT:-CONTEXT]
+
+    context, wanted = stretches(cohort.train)
+    weights = []
+    for i in range(components.shape[1]):
+        gram = context[:, i].T @ context[:, i]
+        gram += 1e-3 * np.trace(gram) / len(gram) * np.eye(len(gram), dtype=gram.dtype)
+        weights.append(np.linalg.solve(gram, context[:, i].T @ wanted[:, i]))
+
+    errors = {}
+    for name in PATIENTS:
+        context, wanted = stretches(getattr(cohort, name))
+        errors[name] = wanted - np.einsum('nic,ich->nih', context, np.stack(weights), optimize=True)
+    usual = np.sqrt(np.square(errors['train']).mean(axis=(0, 2)))[:, None]
+    return {name: error / usual for name, error in errors.items()}
+
+
+class EMSNet(nn.Module):
+    """A network after EMS-Net's idea: features of each channel, and of all channels together, weighed at the end.
+
+    Built from a description of one sentence: one small 1D network, the same for every channel, makes the local
+    features; a 2D network over channels and local features makes the global ones. Layers, widths and training are this
+    project's, so that its figures are not those of the published network.
+
+    References
+    ----------
+    Zheng et al., "EMS-Net: a deep learning method for autodetecting epileptic magnetoencephalography spikes", IEEE
+    Transactions on Medical Imaging 39, 2020.
+    """
+
+    def __init__(self, width: int = 16):
+        super().__init__()
+
+        def stage(kind, norm, n_in, n_out, pool, stride=1):
+            return [kind(n_in, n_out, 3, stride, 1), norm(n_out), nn.ReLU(), pool(2)]
+
+        one = nn.Conv1d, nn.BatchNorm1d
+        two = nn.Conv2d, nn.BatchNorm2d
+        self.local = nn.Sequential(
+            *stage(*one, 1, width, nn.MaxPool1d), *stage(*one, width, width, nn.MaxPool1d),
+            *stage(*one, width, width, nn.AdaptiveMaxPool1d)[:-1], nn.AdaptiveMaxPool1d(1),
+        )  # fmt: skip
+        self.overall = nn.Sequential(
+            *stage(*two, 1, width, nn.MaxPool2d, (2, 1)), *stage(*two, width, 2 * width, nn.MaxPool2d),
+            *stage(*two, 2 * width, 2 * width, nn.MaxPool2d)[:-1], nn.AdaptiveMaxPool2d(1),
+        )  # fmt: skip
+        self.output = nn.Sequential(nn.Dropout(0.5), nn.Linear(3 * width, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (batch,) of sub-windows (batch, 1, channels, times)."""
+        local = self.local(x.flatten(0, 2)[:, None]).reshape(len(x), 1, x.shape[2], -1)
+        return self.output(torch.cat([self.overall(local).flatten(1), local.amax(dim=(1, 2))], dim=1))[:, 0]
+
+
+def train_network(network, raw, labels, seed, device, flip=True):
+    """Train on sub-windows, spikes weighted so that both kinds count alike; with `flip`, either polarity alike."""
+    set_seed(seed)
+    network.to(device).train()
+    rng = np.random.default_rng(seed)
+    n_batches = len(raw) // 64
+    optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
+    scheduler = OneCycleLR(optimizer, 3 * RATE, total_steps=EPOCHS * n_batches)
+    loss = spike_loss('bce', (1 - labels.mean()) / labels.mean(), focal_gamma=0.0)
+    for _ in range(EPOCHS):
+        for chosen in np.array_split(rng.permutation(len(raw))[: n_batches * 64], n_batches):
+            sign = rng.choice([-1, 1], (len(chosen), 1, 1)).astype(np.float32) if flip else np.float32(1)
+            x = torch.from_numpy(raw[chosen] * sign)[:, None].to(device)
+            value = loss(network, x, torch.from_numpy(labels[chosen].astype(np.float32)).to(device))
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            scheduler.step()
+
+
+def network_scores(network, raw, device):
+    """Logits of sub-windows."""
+    network.eval()
+    with torch.no_grad():
+        logits = [network(torch.from_numpy(x)[:, None].to(device)).cpu() for x in np.array_split(raw, 16)]
+    return torch.cat(logits).numpy()
+
+
+def covariance_of(windows):
+    """Covariance over channels (channels, channels) of windows (n, channels, times)."""
+    rows = windows.swapaxes(0, 1).reshape(windows.shape[1], -1)
+    return (rows @ rows.T / rows.shape[1]).astype(np.float64)

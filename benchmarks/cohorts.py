@@ -1,0 +1,250 @@
+"""Simulated cohorts to try detectors on: patients of two simulations, their windows, annotations and true spikes.
+
+What is found on one simulation may be a property of that simulation. So every other patient comes from a second one,
+with other fields, other background and other spikes than simulate_data_raw.py.
+"""
+
+import functools
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pandas as pd
+from scipy.signal import lfilter
+
+from classification import SubwindowShape, subwindow_shape
+from data_processing import N_CHANNELS, ctf275_info, cut_block, time_labels, window_shape
+from simulate_data_raw import band_pass, draw_times, hann, simulate_patient
+
+# Patients of a cohort: the first so many train, the next validate, the last test.
+PATIENTS = {'train': 6, 'validation': 2, 'test': 4}
+N_BLOCKS, BLOCK_SECONDS = 2, 70
+SPIKE_RATE = 5.0  # per minute: 2 to 3 % of the sub-windows hold a part of a spike
+
+# The second simulation.
+N_SOURCES = 60
+SPIKE_DISTANCE = 0.6  # s, least distance between two spikes
+BORDER = 1.0  # s without spikes at both ends of a block
+TESLA = 3e-13  # std of the background
+
+
+class Part(NamedTuple):
+    """The windows of some patients of a cohort, in recording order.
+
+    Attributes
+    ----------
+    windows : float32 array (n, 274, n_times)
+    signals : list of float32 arrays (274, n_samples)
+        The blocks, scaled as the windows are.
+    annotated, truth : int arrays (n * n_sub,)
+        Whether a sub-window holds a part of a spike: to the annotation, in fact.
+    block, patient : int arrays (n * n_sub,)
+    places : DataFrame
+        subject, block, timing, field and peak of every sub-window, see `evaluation.merge_events`.
+    spikes : DataFrame
+        subject, block and sample of the true spikes that lie in a sub-window.
+    """
+
+    windows: np.ndarray
+    signals: list[np.ndarray]
+    annotated: np.ndarray
+    truth: np.ndarray
+    block: np.ndarray
+    patient: np.ndarray
+    places: pd.DataFrame
+    spikes: pd.DataFrame
+
+
+class Cohort(NamedTuple):
+    """Three sets of patients, and how their windows are cut."""
+
+    train: Part
+    validation: Part
+    test: Part
+    sub: SubwindowShape
+    margin: int
+
+
+def simulate_cohort(snr: float, seed: int, settings: SimpleNamespace, scaling: str = 'block') -> Cohort:
+    """Simulate patients who differ in rate and strength of their spikes, in other transients and in annotation.
+
+    `scaling` says whose mean and std the windows are scaled by: 'block', 'window' or 'patient' (whose std is that of
+    all blocks about their means).
+    """
+    shape = window_shape(
+        window_size=settings.window_size,
+        spike_spacing_from_border=settings.spike_spacing_from_border,
+        pulse_width=settings.pulse_width,
+        sfreq=settings.sfreq,
+    )
+    sub = subwindow_shape(shape.n_times, shape.border, round(settings.subwindow_size * settings.sfreq))
+    made, subject = [], 0
+    for n_patients in PATIENTS.values():
+        rows = {name: [] for name in Part._fields}
+        for _ in range(n_patients):
+            subject += 1
+            rng = np.random.default_rng([seed, subject, 1])
+            options = {
+                'subject': subject,
+                'n_blocks': N_BLOCKS,
+                'block_seconds': BLOCK_SECONDS,
+                'spike_rate': SPIKE_RATE * rng.lognormal(0, 0.2),
+                'snr': snr * rng.lognormal(0, 0.25),
+                'distractor_rate': rng.uniform(1, 7),
+                'annotation_jitter': rng.uniform(0.005, 0.025),
+                'annotation_missed': rng.uniform(0.05, 0.3),
+                'sfreq': settings.sfreq,
+                'seed': seed,
+            }
+            is_other = subject % 2 == 0
+            data, truth = other_patient(**options) if is_other else simulate_patient(**options, spike_free=False)
+            spread = np.sqrt(np.mean([signal.var() for signal in data['meg']]))
+            for block, (signal, events) in enumerate(zip(data['meg'], data['events'], strict=True)):
+                cut, _ = cut_block(
+                    signal, events, shape, normal_only=False,
+                    standardize='window' if scaling == 'window' else 'block',
+                    reject_artefacts=False, artefact_threshold=np.inf,
+                )  # fmt: skip
+                windows = cut.windows * np.float32(signal.std() / spread if scaling == 'patient' else 1)
+                n = len(windows) * sub.n_sub
+                samples = truth.loc[truth['block'] == block, 'sample'].to_numpy()
+                samples = samples[(samples >= sub.border) & (samples < sub.border + n * sub.n_times)]
+                for name, marked in (
+                    ('annotated', cut.labels_t),
+                    ('truth', time_labels(len(windows), samples, shape)),
+                ):
+                    inner = marked[:, sub.border : sub.border + sub.n_sub * sub.n_times]
+                    rows[name].append(inner.reshape(-1, sub.n_times).any(axis=1).astype(int))
+                first = sub.border + sub.n_times * np.arange(n)
+                field = in_subwindows(windows, sub).std(axis=1)
+                place = {'timing': first + sub.n_times / 2, 'field': field.max(axis=1)}
+                place['peak'] = first + field.argmax(axis=1)
+                rows['places'].append(pd.DataFrame({'subject': subject, 'block': block} | place))
+                rows['spikes'].append(pd.DataFrame({'subject': subject, 'block': block, 'sample': samples}))
+                rows['windows'].append(windows)
+                rows['signals'].append(((signal - signal.mean()) / signal.std()).astype(np.float32))
+                rows['block'].append(np.full(n, subject * N_BLOCKS + block))
+                rows['patient'].append(np.full(n, subject))
+        join = {'signals': list} | dict.fromkeys(('places', 'spikes'), functools.partial(pd.concat, ignore_index=True))
+        made.append(Part(**{name: join.get(name, np.concatenate)(values) for name, values in rows.items()}))
+    return Cohort(*made, sub, shape.half_pulse)
+
+
+def in_subwindows(windows: np.ndarray, sub: SubwindowShape) -> np.ndarray:
+    """(n * n_sub, 274, n_times): the sub-windows of windows (n, 274, times) as they are."""
+    inner = windows[..., sub.border : sub.border + sub.n_sub * sub.n_times]
+    pieces = inner.reshape(len(inner), N_CHANNELS, sub.n_sub, sub.n_times)
+    return pieces.swapaxes(1, 2).reshape(-1, N_CHANNELS, sub.n_times)
+
+
+# ---------------------------------------------------------------------------------- the second simulation
+def other_patient(
+    *, subject, n_blocks, block_seconds, spike_rate, snr, distractor_rate, annotation_jitter, annotation_missed,
+    sfreq, seed,
+):  # fmt: skip
+    """Simulate a patient; arguments and result are those of `simulate_data_raw.simulate_patient`.
+
+    Fields are two blobs of opposite sign on the helmet. The background is a sum of resonances between 3 and 30 Hz,
+    which wax and wane, over random walks, with sensor noise of a strength of its own per channel. Spikes have one to
+    three phases, some run in pairs, half of the foci have no slow wave. Other transients are damped oscillations and
+    jumps of a single channel.
+    """
+    rng = np.random.default_rng([seed, subject, 2])
+    places = np.array([channel['loc'][:3] for channel in ctf275_info(sfreq)['chs']])
+    n_times = round(block_seconds * sfreq)
+    times = np.arange(n_times) / sfreq
+    fields = draw_fields(rng, places, N_SOURCES)
+    strength = rng.lognormal(0, 0.6, N_SOURCES)
+    frequency = rng.uniform(3, 30, N_SOURCES)
+    damping = rng.uniform(0.9, 0.985, N_SOURCES)
+    sensor = rng.uniform(0.1, 0.3) * rng.lognormal(0, 0.3, (len(places), 1))
+    foci = [(draw_fields(rng, places, 1)[:, 0], draw_morphology(rng)) for _ in range(rng.integers(1, 4))]
+    place = {'rng': rng, 'seconds': block_seconds, 'distance': SPIKE_DISTANCE, 'border': BORDER}
+
+    data, rows = {'meg': [], 'events': [], 'reannot': [], 'file': []}, []
+    for block in range(n_blocks):
+        background = fields @ (strength[:, None] * resonances(rng, frequency / sfreq, damping, n_times))
+        background /= background.std()
+        background = band_pass(background + sensor * rng.standard_normal(background.shape), sfreq)
+        spikes = np.zeros_like(background)
+        starts = draw_times(rate=spike_rate * rng.gamma(4, 1 / 4), **place)
+        for start in starts:
+            field, morphology = foci[rng.integers(len(foci))]
+            spikes += np.outer(field, rng.lognormal(0, 0.3) * spike(morphology, times - start))
+        spikes = band_pass(spikes, sfreq)
+        near = np.round(starts * sfreq).astype(np.int64)[:, None] + np.arange(-8, 9)
+        power = spikes.std(axis=0)[near]
+        peaks = near[np.arange(len(near)), power.argmax(axis=1)]
+        gain = snr * background.std() / power.max(axis=1).mean() if len(peaks) else 0.0
+        signal = background + gain * spikes
+        for start in draw_times(rate=distractor_rate, **place):
+            height = snr * background.std() * rng.lognormal(0, 0.4)
+            signal += height * band_pass(transient(rng, places, times - start), sfreq)
+        seen = peaks[rng.random(len(peaks)) >= annotation_missed]
+        annotated = np.round(seen + rng.normal(0, annotation_jitter * sfreq, len(seen))).astype(np.int64)
+        data['meg'].append((TESLA * signal).astype(np.float32))
+        data['events'].append(np.unique(annotated.clip(0, n_times - 1)))
+        data['reannot'].append(np.array([], dtype=np.int64))
+        data['file'].append(f'other_{subject:03d}_block_{block:02d}.ds')
+        rows += [(subject, block, peak, TESLA * gain * np.abs(spikes[:, peak]).max()) for peak in peaks]
+    return data, pd.DataFrame(rows, columns=['subject', 'block', 'sample', 'amplitude'])
+
+
+def draw_fields(rng, places, n_fields):
+    """Fields (n_channels, n_fields) of std 1 over channels: two blobs of opposite sign a few centimetres apart."""
+    fields = []
+    for _ in range(n_fields):
+        middle = places[rng.integers(len(places))]
+        apart = rng.normal(size=3)
+        apart *= rng.uniform(0.02, 0.04) / np.linalg.norm(apart)
+        blobs = [np.exp(-np.square(places - middle - sign * apart).sum(axis=1) / 2 / 0.035**2) for sign in (1, -1)]
+        fields.append(blobs[0] - blobs[1])
+    return np.stack(fields, axis=1) / np.std(fields, axis=1)
+
+
+def resonances(rng, frequency, damping, n_times):
+    """Time courses (n_sources, n_times) of std 1: resonances of a frequency per sample, and a slow random walk."""
+    courses = []
+    for f, radius in zip(frequency, damping, strict=True):
+        ringing = lfilter([1], [1, -2 * radius * np.cos(2 * np.pi * f), radius**2], rng.standard_normal(n_times))
+        walk = lfilter([1], [1, -0.98], rng.standard_normal(n_times))
+        knots = np.arange(0, n_times + 600, 600)
+        waxing = np.interp(np.arange(n_times), knots, rng.lognormal(0, 0.6, len(knots)))
+        course = ringing / ringing.std() * waxing + rng.uniform(0.5, 1.5) * walk / walk.std()
+        courses.append(course / course.std())
+    return np.array(courses)
+
+
+def draw_morphology(rng):
+    """How the spikes of a focus look: duration (s), number of phases, whether in pairs, height of the slow wave."""
+    return {
+        'duration': rng.uniform(0.04, 0.09),
+        'phases': rng.integers(1, 4),
+        'pair': rng.random() < 0.3,
+        'slow': rng.choice([0.0, rng.uniform(0.3, 0.8)]),
+    }
+
+
+def spike(morphology, t):
+    """A spike around t = 0 (s), of height 1."""
+    width = morphology['duration']
+    wave = hann(t, width)
+    for phase in range(1, morphology['phases']):
+        wave = wave - 0.6 / phase * hann(t - (1.5 - phase) * width, width)
+    if morphology['pair']:
+        wave = wave + 0.7 * hann(t - 1.8 * width, width)
+    return wave - morphology['slow'] * hann(t - 0.2 - width, 0.25)
+
+
+def transient(rng, places, t):
+    """A transient that is no spike (n_channels, n_times): a damped oscillation, or a jump of one channel."""
+    if rng.random() < 0.7:
+        decay = np.where(t > 0, np.exp(-t.clip(0) / rng.uniform(0.08, 0.2)), 0)
+        return np.outer(draw_fields(rng, places, 1)[:, 0], decay * np.sin(2 * np.pi * rng.uniform(5, 15) * t))
+    field = np.zeros(len(places))
+    field[rng.integers(len(places))] = 8.0
+    return np.outer(field, t > 0) * (t < 0.5)
