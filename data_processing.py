@@ -420,8 +420,8 @@ def cut_block(
     chosen = ~labels_t.any(axis=1) if normal_only else np.ones(n_windows, dtype=bool)
 
     needs_block = standardize == 'block' or reject_artefacts
-    mean, std = block_statistics(signal) if needs_block else (None, None)
-    scaled = scale_block(signal, mean, std) if standardize == 'block' and n_windows else None
+    deviations = np.empty(signal.shape, '<f4') if standardize == 'block' else None
+    offset, mean, std = block_statistics(signal, deviations) if needs_block else (None, None, None)
     windows = np.empty((1 if stream else np.count_nonzero(chosen), len(signal), shape.n_times), '<f4')
     kept, n_flat = [], 0
     for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
@@ -436,7 +436,7 @@ def cut_block(
         if flat and standardize is not False:
             place[:] = 0
         elif standardize == 'block':
-            place[:] = scaled[:, samples]
+            scale(deviations[:, samples], offset, mean, std, out=place)
         else:
             place[:] = window if standardize is False else scale_window(window)
         if stream:
@@ -463,29 +463,38 @@ def cut_block(
     return cut_windows, counts
 
 
-def block_statistics(signal: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation over all channels and samples of a block, in float64, reading it once."""
-    # Sums about a value near the mean lose no digits to it.
-    near = signal[:, :100].mean(dtype=np.float64)
-    deviation, total, square = np.empty(signal.shape[1]), 0.0, 0.0
-    for row in signal:
-        np.subtract(row, near, out=deviation)
-        total += deviation.sum()
-        square += deviation.dot(deviation)
-    mean = total / signal.size
-    return near + mean, np.sqrt(max(square / signal.size - mean**2, 0.0))
+def block_statistics(signal: np.ndarray, deviations: np.ndarray | None = None) -> tuple[float, float, float]:
+    """Offset, mean and standard deviation of a block over all channels and samples, in float64, reading it once.
 
+    Parameters
+    ----------
+    signal : array (channels, samples)
+    deviations : float32 array (channels, samples), optional
+        Receives signal - offset, from which `scale` goes on.
 
-def scale_block(signal: np.ndarray, mean: float, std: float) -> np.ndarray:
-    """(signal - mean) / std of a block (channels, samples), computed in float64, as float32.
-
-    A whole block at once, because its windows overlap. A constant block has no std and becomes zeros.
+    Returns
+    -------
+    offset, mean, std : floats
+        The offset is a value near the mean: sums about it lose no digits, nor do deviations from it as float32.
     """
-    scaled, deviation = np.zeros(signal.shape, '<f4'), np.empty(signal.shape[1])
-    if std > 0:
-        for row, place in zip(signal, scaled, strict=True):
-            np.subtract(row, mean, out=deviation)
-            np.divide(deviation, std, out=place, casting='same_kind')
+    offset = signal[:, :100].mean(dtype=np.float64)
+    deviation, total, square = np.empty(signal.shape[1]), 0.0, 0.0
+    for k, row in enumerate(signal):
+        np.subtract(row, offset, out=deviation)
+        total += deviation.sum()
+        square += np.einsum('i,i->', deviation, deviation)  # a BLAS product would keep every core busy to no gain
+        if deviations is not None:
+            deviations[k] = deviation
+    mean = total / signal.size
+    return offset, offset + mean, np.sqrt(max(square / signal.size - mean**2, 0.0))
+
+
+def scale(deviations: np.ndarray, offset: float, mean: float, std: float, out: np.ndarray | None = None) -> np.ndarray:
+    """(signal - mean) / std as float32, of deviations = signal - offset as float32; zeros where std is 0."""
+    if std == 0:
+        return np.multiply(deviations, np.float32(0), out=out)
+    scaled = np.multiply(deviations, np.float32(1 / std), out=out)
+    scaled -= np.float32((mean - offset) / std)
     return scaled
 
 

@@ -46,7 +46,7 @@ from create_data_raw import (
     read_recording,
     sphere_centre,
 )
-from data_processing import block_statistics, ctf275_info, read_data_raw, scale_block, scale_window
+from data_processing import block_statistics, ctf275_info, read_data_raw, scale, scale_window
 from evaluation import merge_events
 from main_train import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
@@ -346,7 +346,8 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
     signal, standardize, sfreq = block.meg, settings['standardize'], settings['sfreq']
     samples, table = place_windows(block.layout.lengths(sfreq).tolist(), shape, round(settings['window_size'] * sfreq))
     if standardize == 'block':
-        signal = scale_block(signal, *block_statistics(signal))
+        deviations = np.empty(signal.shape, '<f4')
+        signal = scale(deviations, *block_statistics(signal, deviations))
     inputs, peaks = [], []
     for first in range(0, len(samples), CHUNK):
         shown = samples[first : first + CHUNK]
