@@ -1,26 +1,35 @@
 """The training loop and the validation loop, the same for every network, and the checkpoints they leave."""
 
+import contextlib
 import copy
+import datetime
 import io
+import json
 import math
+import os
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.autoencoder import at_full_length, hide
-from utils import DataError, SettingError, writing
+from utils import DataError, Interrupted, SettingError, asked_to_end, check_interruption, finishing_steps, writing
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
 
-# Gives the mean loss of a batch (input, target) and takes (network, input, target).
-Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
+# Gives the mean loss of a batch (input, target) and takes (network, input, target). Where several processes share the
+# batch, it takes `part` besides, see `Batches.part`, and gives this part's share of the mean over the whole batch.
+Loss = Callable[..., torch.Tensor]
 
 
 def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
@@ -33,12 +42,15 @@ def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
     weights : list of float
         One per (reconstruction, target) pair; divided by their sum.
     """
-    compare = CRITERIA[criterion]()
+    compare = CRITERIA[criterion](reduction='sum')
     shares = [weight / sum(weights) for weight in weights]
 
-    def loss(model, x, target):
-        pairs = zip(shares, model(x, target), strict=True)
-        return sum(share * compare(reconstruction, wanted) for share, (reconstruction, wanted) in pairs)
+    def loss(model, x, target, part=None):
+        n_windows = len(x) if part is None else part[2]
+        total = 0.0
+        for share, (reconstruction, wanted) in zip(shares, model(x, target), strict=True):
+            total = total + share * compare(reconstruction, wanted) / (n_windows * math.prod(wanted.shape[1:]))
+        return total
 
     return loss
 
@@ -70,33 +82,175 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
     begin, end = border - margin, border + n_sub * n_times + margin
     judged = n_times + 2 * margin
 
-    def loss(model, x, target):
+    def loss(model, x, target, part=None):
+        # Drawn for the whole batch, whatever part of it this is.
+        mine, n_windows = (slice(None), len(x)) if part is None else (slice(*part[:2]), part[2])
         if model.training:
-            length = torch.randint(max(judged // 2, 1), min(2 * judged, end - begin) + 1, (len(x),))
-            first = begin + (torch.rand(len(x)) * (end - begin - length + 1)).long()
+            length = torch.randint(max(judged // 2, 1), min(2 * judged, end - begin) + 1, (n_windows,))
+            first = begin + (torch.rand(n_windows) * (end - begin - length + 1)).long()
         else:
-            length = torch.full((len(x),), judged)
-            first = begin + torch.arange(len(x)) % n_sub * n_times
+            length = torch.full((n_windows,), judged)
+            first = begin + torch.arange(n_windows) % n_sub * n_times
+        n_hidden, length, first = int(length.sum()), length[mine], first[mine]
         pairs = model(hide(x, first, first + length), target)
         times = torch.arange(x.shape[-1])
         hidden = ((times >= first[:, None]) & (times < (first + length)[:, None])).to(x.device)  # (batch, times)
         total = 0.0
         for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
             errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
-            total = total + share * (errors * hidden).sum() / hidden.sum()
+            total = total + share * (errors * hidden).sum() / n_hidden
         return total
 
     return loss
 
 
-def _mean_loss(model, loader, loss, device, optimizer=None, description='validate'):
-    """Mean loss over the loader's items; with an optimizer, a step after every batch."""
-    total, count = 0.0, 0
-    bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch')
+# ------------------------------------------------------------------------------------ several processes
+class Processes:
+    """The processes that train one network together: this one alone, or those that torchrun started, one per GPU.
+
+    Attributes
+    ----------
+    rank, size : int
+        Which of how many this is. The first alone reads and writes run directories.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, store: distributed.Store | None = None):
+        self.rank, self.size, self._store = rank, size, store
+        self._n_answers = self._n_groups = 0
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the first process, or the only one."""
+        return self.rank == 0
+
+    def once(self, act: Callable[[], Any]) -> Any:
+        """Act in the first process alone, and give all of them the result, which JSON must be able to hold.
+
+        The others look for it from time to time, however long it takes, so that signals still reach them.
+        """
+        if self.size == 1:
+            return act()
+        self._n_answers += 1
+        key = f'answer {self._n_answers}'
+        if self.first:
+            result = act()
+            self._store.set(key, json.dumps(result))
+            return result
+        while not self._store.check([key]):
+            time.sleep(0.05)
+        return json.loads(self._store.get(key))
+
+    @contextlib.contextmanager
+    def training(self, model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+        """Within this block, give the model whose gradients are those of all processes together."""
+        if self.size == 1:
+            yield model
+            return
+        self._n_groups += 1
+        if device.type == 'cuda':
+            torch.cuda.set_device(device)
+        distributed.init_process_group(
+            'nccl' if device.type == 'cuda' else 'gloo',
+            store=distributed.PrefixStore(f'group {self._n_groups}', self._store),
+            rank=self.rank,
+            world_size=self.size,
+            timeout=datetime.timedelta(hours=1),
+        )
+        try:
+            # Buffers are the same everywhere already, because batch norm takes its statistics from the whole batch.
+            yield DistributedDataParallel(_with_shared_statistics(model, device), broadcast_buffers=False)
+        finally:
+            distributed.destroy_process_group()
+
+    def sum(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Sum of a tensor over the processes."""
+        if self.size > 1:
+            distributed.all_reduce(numbers)
+        return numbers
+
+
+ALONE = Processes()
+
+
+def started_together() -> Processes:
+    """The processes that torchrun started with this one, by its environment variables; or this one alone."""
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        return ALONE
+    store, rank, size = next(distributed.rendezvous('env://'))
+    return Processes(rank, size, store)
+
+
+def _with_shared_statistics(model, device):
+    """Have batch norm take its statistics from the parts of all processes."""
+    if device.type == 'cuda':
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = _SharedBatchNorm2d
+    return model
+
+
+class _SharedBatchNorm2d(nn.BatchNorm2d):
+    """What nn.SyncBatchNorm does, which is for GPUs only: batch norm over the parts of all processes."""
+
+    def forward(self, maps):
+        if not self.training:
+            return super().forward(maps)
+        over, shape = (0, 2, 3), (1, -1, 1, 1)
+        n_values = maps.new_full((1,), maps.numel() / maps.shape[1])
+        *sums, n_values = _Summed.apply(torch.cat([maps.sum(over), n_values]))
+        mean = torch.stack(sums) / n_values
+        centred = maps - mean.view(shape)
+        variance = _Summed.apply(centred.square().sum(over)) / n_values
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * n_values / (n_values - 1), self.momentum)
+        scaled = centred * (variance + self.eps).rsqrt().view(shape)
+        return scaled * self.weight.view(shape) + self.bias.view(shape)
+
+
+class _Summed(torch.autograd.Function):
+    """Sum over the processes, of values on the way forth and of gradients on the way back."""
+
+    @staticmethod
+    def forward(ctx, values):
+        values = values.clone()
+        distributed.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.clone()
+        distributed.all_reduce(gradient)
+        return gradient
+
+
+# ------------------------------------------------------------------------------------------ the epochs
+def _start_of_epoch():
+    """Where an epoch is: batches done, the sums of their losses and windows, and the seconds they took."""
+    return {'batches': 0, 'total': 0.0, 'windows': 0, 'seconds': 0.0}
+
+
+def _mean_loss(model, loader, loss, device, processes, place, optimizer=None, description='validate'):
+    """Mean loss over the loader's items; with an optimizer, a step after every batch. Keeps `place` up to date.
+
+    Raises
+    ------
+    Interrupted
+        A signal came, to whichever process; a step is finished first.
+    """
+    loader.batch_sampler.first = place['batches']
+    bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch', initial=place['batches'])
+    start = time.perf_counter() - place['seconds']
     for x, target in bar:
         x, target = x.to(device, non_blocking=True), target.to(device, non_blocking=True)
-        value = loss(model, x, target)
-        number = value.item()
+        n_windows, part = len(x), {}
+        if processes.size > 1:
+            part['part'] = loader.batch_sampler.part(place['batches'])
+            n_windows = part['part'][2]
+        value = loss(model, x, target, **part)
+        number, asked = processes.sum(torch.stack([value.detach(), value.new_tensor(asked_to_end())])).tolist()
         if not math.isfinite(number):
             raise SettingError(
                 f'{description}: the loss is {number}: lower learning_rate (of the classifier: '
@@ -104,18 +258,25 @@ def _mean_loss(model, loader, loss, device, optimizer=None, description='validat
             )
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            (value * processes.size).backward()  # several processes take the mean of their gradients
             optimizer.step()
-        total, count = total + number * len(x), count + len(x)
-        bar.set_postfix(loss=f'{total / count:.4g}')
-    return total / count
+        place['batches'] += 1
+        place['total'] += number * n_windows
+        place['windows'] += n_windows
+        place['seconds'] = time.perf_counter() - start
+        bar.set_postfix(loss=f'{place["total"] / place["windows"]:.4g}')
+        if asked:
+            raise Interrupted('a signal')
+    return place['total'] / place['windows']
 
 
-def validate(model: nn.Module, loader: DataLoader, loss: Loss, device: torch.device) -> float:
+def validate(
+    model: nn.Module, loader: DataLoader, loss: Loss, device: torch.device, processes: Processes = ALONE
+) -> float:
     """Mean loss over the items of a loader, in evaluation mode and without gradients."""
     model.eval()
     with torch.no_grad():
-        return _mean_loss(model, loader, loss, device)
+        return _mean_loss(model, loader, loss, device, processes, _start_of_epoch())
 
 
 def train(
@@ -131,6 +292,8 @@ def train(
     device: torch.device,
     save: Callable[[str, dict], None],
     validate_first: bool = False,
+    state: dict | None = None,
+    processes: Processes = ALONE,
 ) -> list[dict]:
     """Train until `num_epochs`, or until the validation loss has not fallen for `n_epochs_stop` epochs.
 
@@ -141,14 +304,21 @@ def train(
     model : Module
         On `device`.
     train_loader, validation_loader : DataLoader
-        Of (input, target); the training dataset's attribute `epoch` is set before every epoch.
+        Of (input, target), see `timeseries_dataset.batches`; the training dataset's attribute `epoch` is set before
+        every epoch.
     loss : callable
-        (model, input, target) to the mean loss of the batch.
+        (model, input, target) to the mean loss of the batch, see `Loss`.
     save : callable
-        Called with 'best' or 'last', and the state: the original's six keys, `scheduler_state_dict` and `history`.
+        Called with 'best' or 'last', and the state: the original's six keys, `scheduler_state_dict` and `history`; in
+        'last', also `best_model_state_dict`, the `place` within the epoch that is under way, and the state of all
+        random numbers.
     validate_first : bool
         Count the weights at the start as epoch 0: for a model that is trained further, which may already be at its
         best.
+    state : dict, optional
+        The 'last' of a training that was interrupted: it goes on from there, and ends as if it had not been.
+    processes : Processes
+        That train together, each with its part of every batch.
 
     Returns
     -------
@@ -159,55 +329,105 @@ def train(
     ------
     SettingError
         The loss is no longer finite.
+    Interrupted
+        A signal came. The step was finished, and 'last' saved.
     """
-    history, best, best_weights = [], math.inf, None
+    history, best_weights, place = [], None, _start_of_epoch()
+    figures = {'epoch': 0, 'training loss': math.nan, 'validation loss': math.nan}
+    figures['learning rate'] = optimizer.param_groups[0]['lr']
+    if state:
+        model.load_state_dict(state['model_state_dict'])
+        optimizer.load_state_dict(state['optimizer_state_dict'])
+        scheduler.load_state_dict(state['scheduler_state_dict'])
+        figures, history, place = ({name: state[name] for name in figures}, state['history'], state['place'])
+        best_weights = state['best_model_state_dict']
+        set_random_state(state['random'])
 
-    def record(epoch, training_loss, validation_loss, rate, seconds):
-        nonlocal best, best_weights
-        figures = {
-            'epoch': epoch,
-            'training loss': training_loss,
-            'validation loss': validation_loss,
-            'learning rate': rate,
-        }
-        history.append(figures | {'seconds': seconds})
-        state = figures | {
+    def save_state(which):
+        content = figures | {
             'model_state_dict': model.state_dict(),
             'optimizer_state_dict': optimizer.state_dict(),
             'scheduler_state_dict': scheduler.state_dict(),
             'history': history,
         }
-        improved = validation_loss < best
+        if which == 'last':
+            content |= {'best_model_state_dict': best_weights, 'place': place, 'random': random_state()}
+        save(which, content)
+
+    def best():
+        return min(history, key=lambda h: h['validation loss'])['epoch']
+
+    def end_epoch(training_loss, validation_loss, rate, seconds):
+        nonlocal best_weights
+        figures.update({'training loss': training_loss, 'validation loss': validation_loss, 'learning rate': rate})
+        history.append(figures | {'seconds': seconds})
+        place.update(_start_of_epoch())
+        improved = best() == figures['epoch']
         if improved:
-            best, best_weights = validation_loss, copy.deepcopy(model.state_dict())
-            save('best', state)
-        save('last', state)
+            best_weights = copy.deepcopy(model.state_dict())
+        # In this order: if the second is never written, the first still says what it holds.
+        save_state('last')
+        if improved:
+            save_state('best')
         return improved
 
-    if validate_first:
-        loss_at_start = validate(model, validation_loader, loss, device)
-        record(0, math.nan, loss_at_start, optimizer.param_groups[0]['lr'], 0.0)
-        tqdm.write(f'  at the start   validation loss {loss_at_start:.5f}')
-    for epoch in range(1, num_epochs + 1):
-        start = time.perf_counter()
-        train_loader.dataset.epoch = epoch
-        rate = optimizer.param_groups[0]['lr']
-        model.train()
-        training_loss = _mean_loss(model, train_loader, loss, device, optimizer, f'epoch {epoch}')
-        training_seconds = time.perf_counter() - start
-        validation_loss = validate(model, validation_loader, loss, device)
-        scheduler.step(*[validation_loss] * isinstance(scheduler, ReduceLROnPlateau))
-        improved = record(epoch, training_loss, validation_loss, rate, time.perf_counter() - start)
-        speed = len(train_loader.dataset) / training_seconds
-        tqdm.write(
-            f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}'
-            f'{"  best" if improved else "      "}  {speed:.0f} items/s'
-        )
-        if epoch - min(history, key=lambda h: h['validation loss'])['epoch'] >= n_epochs_stop:
-            tqdm.write(f'  no better validation loss for {n_epochs_stop} epochs: stopped')
-            break
+    with finishing_steps(), processes.training(model, device) as shared:
+        if history and best() == figures['epoch'] and not place['batches']:
+            save_state('best')
+        try:
+            if validate_first and not history:
+                loss_at_start = validate(model, validation_loader, loss, device, processes)
+                end_epoch(math.nan, loss_at_start, figures['learning rate'], 0.0)
+                tqdm.write(f'  at the start   validation loss {loss_at_start:.5f}')
+            while figures['epoch'] < num_epochs and not (history and figures['epoch'] - best() >= n_epochs_stop):
+                epoch = figures['epoch'] + 1
+                train_loader.dataset.epoch = epoch
+                rate = optimizer.param_groups[0]['lr']
+                model.train()
+                description = f'epoch {epoch}'
+                training_loss = _mean_loss(shared, train_loader, loss, device, processes, place, optimizer, description)
+                start = time.perf_counter()
+                training_seconds = place['seconds']
+                validation_loss = validate(model, validation_loader, loss, device, processes)
+                scheduler.step(*[validation_loss] * isinstance(scheduler, ReduceLROnPlateau))
+                figures['epoch'] = epoch
+                seconds = training_seconds + time.perf_counter() - start
+                improved = end_epoch(training_loss, validation_loss, rate, seconds)
+                speed = len(train_loader.dataset) / training_seconds
+                tqdm.write(
+                    f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}'
+                    f'{"  best" if improved else "      "}  {speed:.0f} items/s'
+                )
+        except Interrupted:
+            save_state('last')
+            processes.sum(torch.zeros(1, device=device))  # no process ends before the first has written
+            check_interruption()
+            raise
+    if figures['epoch'] - best() >= n_epochs_stop:
+        tqdm.write(f'  no better validation loss for {n_epochs_stop} epochs: stopped')
     model.load_state_dict(best_weights)
     return history
+
+
+def random_state() -> dict:
+    """The state of the random numbers of Python, NumPy and torch, as plain values and tensors."""
+    name, keys, *rest = np.random.get_state()
+    state = {
+        'python': random.getstate(),
+        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        'torch': torch.get_rng_state(),
+    }
+    return state | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+
+
+def set_random_state(state: dict) -> None:
+    """Go on with the random numbers from what `random_state` gave."""
+    random.setstate(state['python'])
+    name, keys, *rest = state['numpy']
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state['torch'])
+    if 'cuda' in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state['cuda'])
 
 
 def make_optimizer(

@@ -109,6 +109,10 @@ test_patients = None
 # Folds of mode cv, over patients with about as many spikes in each; -1 leaves one patient out at a time.
 n_splits = 5
 
+# Mode cv: None trains every fold that is not finished, then makes the tables above them. A number from 1 on trains this
+# fold alone; model_nb must be given, which jobs that train other folds of the same run share.
+fold = None
+
 # True keeps only as many spike-free training windows of the classifier as there are with spikes.
 balanced = False
 
@@ -117,9 +121,14 @@ balanced = False
 # before this setting.
 model = 'wavelets'
 
-# Modes auto and cv: number of the run directory to make, which must not exist; None takes the next free number.
-# Modes ft and clf: number of the run to start from; the new run takes the next free number.
+# Modes auto and cv: number of the run directory to make; None takes the next free number. Modes ft and clf: number of
+# the run to start from; the new run takes the next free number. In every mode, the number of an unfinished run goes on
+# with that run, see resume.
 model_nb = None
+
+# True goes on with the run model_nb where it is unfinished, with its own settings, whatever this file says by now.
+# False refuses a number that is taken.
+resume = True
 
 # What the autoencoder learns. None: to reconstruct what it sees (original). 'context': to foretell a stretch hidden
 # from it by what lies around; each sub-window is then judged by what the rest of its window does not foretell.

@@ -5,16 +5,18 @@ import json
 import math
 import os
 import re
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_processing import LABEL_FILES, N_CHANNELS, as_numbers, channel_names, chosen_patients, window_stem
-from utils import DataError, SettingError, read_pickle
+from utils import SIGNALS, DataError, SettingError, read_pickle
 
 PARTS = ('train', 'validation', 'test')
 
@@ -447,8 +449,9 @@ def place_of_windows(n_bytes: int, preload: str | bool, device: torch.device) ->
             )
         return device
     if preload == 'auto':
+        processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # of torchrun, which share the machine's memory
         for place in (device, torch.device('cpu')):
-            if n_bytes <= free_memory(place) / 4:
+            if n_bytes * (processes if place.type == 'cpu' else 1) <= free_memory(place) / 4:
                 return place
     return None
 
@@ -514,20 +517,23 @@ class WindowDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once, where the windows are held, or else from the files."""
         if self.held is None:
-            clean = torch.from_numpy(self._read(np.asarray(indices)))
+            clean = torch.from_numpy(self._read(np.asarray(indices, dtype=np.int64)))
         elif self.held.is_cuda:
-            clean = self.held[torch.as_tensor(indices, device=self.held.device)]
+            clean = self.held[torch.as_tensor(indices, dtype=torch.int64, device=self.held.device)]
         else:
             clean = torch.from_numpy(self.held.numpy()[indices])  # one thread, which other work does not hold up
         clean = clean[:, None]
         if not self.noise:
             return clean, clean
-        # One stream per batch, not one for all: workers then give the same noise as none. The first index tells the
-        # batches of an epoch apart.
-        stream = np.random.SeedSequence([self.seed, self.epoch, int(indices[0])]).generate_state(1)
-        generator = torch.Generator(clean.device).manual_seed(int(stream[0]))
-        noisy = torch.randn(clean.shape, generator=generator, device=clean.device).mul_(self.noise).add_(clean)
-        return noisy, clean
+        # Streams of their own, not one for all: the noise is then the same whoever reads the batch, and in whatever
+        # pieces. On a GPU, where a stream per window would cost more than its numbers, one per batch.
+        noisy = torch.empty_like(clean)
+        whole = [slice(None)] if clean.is_cuda else [slice(i, i + 1) for i in range(len(clean))]
+        for some, first in zip(whole, indices, strict=False):
+            stream = np.random.SeedSequence([self.seed, self.epoch, int(first)]).generate_state(1)
+            generator = torch.Generator(clean.device).manual_seed(int(stream[0]))
+            torch.randn(noisy[some].shape, generator=generator, device=clean.device, out=noisy[some])
+        return noisy.mul_(self.noise).add_(clean), clean
 
     def _read(self, indices):
         """Windows from the files, in the order of the files, each read and scaled straight into its place."""
@@ -569,10 +575,55 @@ class ShuffledEveryEpoch(Sampler):
         return iter(rng.permutation(len(self.dataset)).tolist())
 
 
+class Batches(Sampler):
+    """Batches of an order of indices; of several processes, each gets its part of the same batches.
+
+    Parameters
+    ----------
+    order : iterable of int
+        With a length.
+    batch_size : int
+        Of one process: together, `size` processes take batches of `size` times as many.
+    rank, size : int
+        Which of how many processes this is.
+
+    Attributes
+    ----------
+    first : int
+        The batch to begin with, when an interrupted epoch goes on.
+    """
+
+    def __init__(self, order: Iterable[int], batch_size: int, rank: int = 0, size: int = 1):
+        self.order, self.whole = order, batch_size * size
+        self.rank, self.size = rank, size
+        self.first = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.whole)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.order)
+        for number in range(self.first, len(self)):
+            begin, end, _ = self.part(number)
+            yield order[number * self.whole :][begin:end]
+
+    def part(self, number: int) -> tuple[int, int, int]:
+        """Which windows of batch `number` are this process's: begin, end (excluded), and size of the whole batch."""
+        total = min(self.whole, len(self.order) - number * self.whole)
+        return self.rank * total // self.size, (self.rank + 1) * total // self.size, total
+
+
 def batches(
-    dataset: Dataset, *, batch_size: int, shuffle: bool = False, seed: int = 0, num_workers: int = 0
+    dataset: Dataset,
+    *,
+    batch_size: int,
+    shuffle: bool = False,
+    seed: int = 0,
+    num_workers: int = 0,
+    rank: int = 0,
+    size: int = 1,
 ) -> DataLoader:
-    """Loader of whole batches from a dataset with `__getitems__`; the last batch of an epoch may be smaller.
+    """Loader of whole batches from a dataset with `__getitems__`, see `Batches`; the last of an epoch may be smaller.
 
     Windows held on a GPU are gathered there by the main process: `num_workers` has no effect on them.
     """
@@ -581,12 +632,20 @@ def batches(
     order = ShuffledEveryEpoch(dataset, seed) if shuffle else range(len(dataset))
     return DataLoader(
         dataset,
-        batch_sampler=BatchSampler(order, batch_size, drop_last=False),
+        batch_sampler=Batches(order, batch_size, rank, size),
         collate_fn=_as_it_is,  # __getitems__ gives whole batches
         num_workers=0 if on_gpu else num_workers,
         pin_memory=torch.cuda.is_available() and not on_gpu,
+        worker_init_fn=_leave_signals,
+        generator=torch.Generator(),  # or else every epoch would take a number from the stream of the training
     )
 
 
 def _as_it_is(batch):
     return batch
+
+
+def _leave_signals(worker):
+    """Leave to the main process the signals that end a script, which all its processes get."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)

@@ -12,6 +12,7 @@ import pickle
 import random
 import re
 import resource
+import signal
 import sys
 import tempfile
 import types
@@ -35,6 +36,57 @@ class DataError(Exception):
 
 class SettingError(Exception):
     """The command or a setting is at fault: the script ends with status 2."""
+
+
+class Interrupted(BaseException):
+    """A signal has ended the script, which can go on where it was: status 75. No `except Exception` catches it."""
+
+
+# Exit status of what should be tried again (EX_TEMPFAIL of sysexits.h), by which job scripts know an interrupted run.
+INTERRUPTED = 75
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_asked = {'by': None, 'deferred': False}
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Within this block SIGTERM, SIGUSR1 (Slurm's warning before the time limit) and SIGINT (Ctrl-C) raise
+    `Interrupted`."""
+
+    def handle(number, frame):
+        _asked['by'] = signal.Signals(number).name
+        if not _asked['deferred']:
+            check_interruption()
+
+    _asked.update(by=None, deferred=False)
+    earlier = {one: signal.signal(one, handle) for one in SIGNALS}
+    try:
+        yield
+    finally:
+        for one, handler in earlier.items():
+            signal.signal(one, handler)
+
+
+@contextlib.contextmanager
+def finishing_steps() -> Iterator[None]:
+    """Within this block a signal waits: `check_interruption` raises it, or the end of the block."""
+    _asked['deferred'] = True
+    try:
+        yield
+    finally:
+        _asked['deferred'] = False
+    check_interruption()
+
+
+def asked_to_end() -> bool:
+    """Whether a signal has asked the script to end."""
+    return _asked['by'] is not None
+
+
+def check_interruption() -> None:
+    """Raise `Interrupted` if a signal has asked the script to end."""
+    if asked_to_end():
+        raise Interrupted(_asked['by'])
 
 
 # ------------------------------------------------------------------------------------------- settings
@@ -151,9 +203,11 @@ RULES = {
     'validation_patients': _LISTED,
     'test_patients': _LISTED,
     'n_splits': Rule(lambda v: v == -1 or _integer(2).accepts(v), 'an integer of at least 2, or -1'),
+    'fold': _or_none(_integer(1)),
     'balanced': _choice(True, False),
     'model': _choice('AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'),
     'model_nb': _or_none(_integer(0)),
+    'resume': _choice(True, False),
     'masking': _choice('context', None),
     'width': _integer(1),
     'filters': _FILTERS,
@@ -345,7 +399,8 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
 
 
 def run_script(main: Callable[[list[str]], None], description: str) -> None:
-    """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting."""
+    """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting;
+    75 interrupted, and can go on."""
     words = sys.argv[1:]
     if {'-h', '--help'} & set(words):
         print(description.strip())
@@ -358,6 +413,8 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
         message, status = f'{fault.filename or "input or output"}: {fault.strerror or fault}', 1
     except KeyboardInterrupt:
         message, status = 'interrupted', 130
+    except Interrupted as fault:
+        message, status = f'interrupted by {fault}: the same command with model_nb= goes on', INTERRUPTED
     else:
         sys.exit(0)
     print('error: ' + ' '.join(message.split()), file=sys.stderr)
@@ -553,6 +610,10 @@ def choose_device(name: str) -> 'torch.device':
 
     if name == 'auto':
         name = 'cuda' if torch.cuda.is_available() else 'cpu'
+    if 'LOCAL_RANK' in os.environ and name != 'cpu':  # started by torchrun: each process takes a GPU of its own
+        if ':' in name:
+            raise SettingError(f"device = {name!r}: several processes need a GPU each: set 'auto', 'cuda' or 'cpu'")
+        name = f'cuda:{os.environ["LOCAL_RANK"]}'
     number = int(name.partition(':')[2] or 0)
     if name != 'cpu' and number >= torch.cuda.device_count():
         raise SettingError(f"device = {name!r}: no such GPU on this machine; device='auto' takes what there is")
