@@ -10,16 +10,25 @@ MODE   auto: train and validate the autoencoder, then train, validate and test t
        compare: paired difference of two finished runs, given by name (AE1D_3) or path
 MODEL  AE1D, AE2D, AE1D_smaller, AE2D_smaller or wavelets (default: the setting model)
 
+SIGTERM, SIGUSR1 and Ctrl-C end a run after the step under way, with exit status 75. The same command with model_nb=N,
+the run's number, goes on with it as if nothing had happened, also after SIGKILL. A Slurm job that is started again goes
+on by itself. Several GPUs: torchrun --nproc-per-node=N main_train.py ...; batch_size is then that of each.
+
 Reads   path_extracted_data[0] and [1]: the windows made by create_windows_ae.py and create_windows_clf.py
 Writes  path_writing_data/<MODEL>_<nb>/: params.json, checkpoints, loss curves, predictions and results CSVs,
-        metrics.json, figures/, report.html; with cv a sub-directory fold_<k> each. A row of
+        metrics.json (the last), figures/, report.html; with cv a sub-directory fold_<k> each. A row of
         path_writing_data/summary.csv. compare writes path_writing_data/compare_<RUN_A>_<RUN_B>.csv.
 """
 
+import contextlib
 import functools
+import json
+import os
 import shlex
 import shutil
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -60,12 +69,14 @@ from evaluation import (
     with_predictions,
 )
 from loop import (
+    Processes,
     checkpoint_saver,
     load_checkpoint,
     make_optimizer,
     masked_loss,
     reconstruction_loss,
     resume_optimizer,
+    started_together,
     train,
 )
 from models import AUTOENCODERS, build_model
@@ -74,6 +85,7 @@ from saving_functions import (
     RunDirectory,
     find_run,
     load_params,
+    load_predictions,
     load_tested,
     new_run_directory,
     plot_contrast,
@@ -83,9 +95,11 @@ from saving_functions import (
     plot_losses,
     plot_topographies,
     plot_traces,
+    run_of_job,
     save_comparison,
     save_evaluation,
     save_params,
+    save_peaks,
     save_summary_row,
     write_report,
 )
@@ -108,14 +122,19 @@ from utils import (
     SettingError,
     check_settings,
     choose_device,
+    interruptible,
     read_command,
     run_script,
     set_seed,
     write_json,
+    writing,
 )
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
+
+# What may change while a run is unfinished, because it does not change what comes out; and what it is called by.
+FREE_SETTINGS = ('path_writing_data', 'device', 'preload', 'num_workers', 'n_jobs', 'model_nb', 'resume', 'fold')
 
 # Most training windows that the spatial filters are measured on.
 N_MEASURED = 256
@@ -138,38 +157,162 @@ def main(words: list[str]) -> None:
     if len(positional) == 2:
         settings.model = positional[1]
     check_settings(vars(settings))
+    if settings.fold is not None and (mode != 'cv' or settings.model_nb is None):
+        raise SettingError(f'fold = {settings.fold}: needs mode cv, and model_nb, the number that all folds share')
+    with contextlib.ExitStack() as stack:
+        processes = started_together()
+        if not processes.first:  # it would say the same
+            sys.stdout = stack.enter_context(open(os.devnull, 'w'))
+            stack.callback(setattr, sys, 'stdout', sys.__stdout__)
+        stack.enter_context(interruptible())
+        train_run(mode, words, command, settings, processes)
+
+
+def train_run(mode: str, words: list[str], command: str, settings: SimpleNamespace, processes: Processes) -> None:
+    """Begin a run, or go on with one, and finish it; of several processes, the others only train the autoencoder."""
     started = time.perf_counter()
-    source = open_source(mode, settings) if mode in ('ft', 'clf') else None
+    path, taken, source_nb = processes.once(lambda: unfinished_run(mode, words, command, settings))
+    for name, value in taken.items():
+        setattr(settings, name, value)
+    if path == 'finished':
+        return
+    continued = RunDirectory(path) if path else None
+    source = None
+    if mode in ('ft', 'clf'):
+        source = open_source(mode, settings, settings.model_nb if source_nb is None else source_nb)
     device = choose_device(settings.device)
     shape = subwindows_of(settings)
-    opened = open_windows(settings)
-    folds = shared_out(opened, mode, source, settings, shape)
+    folds = shared_out(open_windows(settings), mode, source, settings, shape)
+    if settings.fold is not None and settings.fold > len(folds):
+        raise SettingError(f'fold = {settings.fold}: n_splits = {settings.n_splits} makes the folds 1 to {len(folds)}')
 
-    number = None if source else settings.model_nb
-    run = new_run_directory(settings.path_writing_data, settings.model, number)
-    saved = vars(settings) | {'model_nb': run.number, 'device': str(device)}
-    print(f'{run.name}: in {run.path}, on {device}')
+    fold_alone = settings.fold is not None
+
+    def make():
+        number = None if source else settings.model_nb
+        # A process that was killed before it wrote anything leaves an empty directory.
+        empty = (
+            settings.resume
+            and not (Path(settings.path_writing_data) / f'{settings.model}_{number}' / 'params.json').is_file()
+        )
+        shared = number is not None and (fold_alone or empty)
+        return str(new_run_directory(settings.path_writing_data, settings.model, number, shared=shared).path)
+
+    run = continued or RunDirectory(processes.once(make))
+    saved = vars(settings) | {'model_nb': run.number, 'device': str(device), 'fold': None}
+    print(f'{run.name}: in {run.path}, on {device}' + (', going on' if continued else ''))
+    job = Job(mode, command, source, settings, saved, device, processes)
     try:
-        if mode == 'cv':
-            save_params(run, command, saved, {})
-            tested = []
-            for fold, data in enumerate(folds, start=1):
-                print(f'\nfold {fold} of {len(folds)}')
-                sub = run.fold(fold)
-                tested.append(train_and_test(sub, command, mode, data, source, settings, saved, device))
-            gather_folds(run, command, mode, tested, settings, saved)
-        else:
-            train_and_test(run, command, mode, folds[0], source, settings, saved, device)
+        with run.held() if processes.first and not fold_alone else contextlib.nullcontext():
+            if mode != 'cv':
+                train_and_test(run, folds[0], job)
+            elif processes.first and not run.params.is_file():
+                save_params(run, command, saved, {}, mode=mode, processes=processes.size)
+            for fold, data in enumerate(folds if mode == 'cv' else [], start=1):
+                if settings.fold in (None, fold):
+                    train_fold(run, fold, len(folds), data, job)
+            if mode == 'cv' and processes.first and not fold_alone:
+                gather_folds(run, [tested_fold(run.fold(k), data, job) for k, data in enumerate(folds, start=1)], job)
     except (torch.OutOfMemoryError, MemoryError) as fault:
-        run.discard_without_checkpoint()
+        discard(run, continued, job)
         raise SettingError(
             f'{device} has too little memory: lower batch_size or classifier_batch_size, or take fewer levels, blocks '
             'or patients'
         ) from fault
     except BaseException:
-        run.discard_without_checkpoint()
+        discard(run, continued, job)
         raise
     print(f'results in {run.path}, after {time.perf_counter() - started:.0f} s')
+
+
+class Job(NamedTuple):
+    """What a call of this script is to do, the same for every fold.
+
+    Attributes
+    ----------
+    mode, command : str
+    source : Source or None
+    settings : namespace
+    saved : dict
+        The settings as params.json holds them.
+    device : torch.device
+    processes : Processes
+    """
+
+    mode: str
+    command: str
+    source: 'Source | None'
+    settings: SimpleNamespace
+    saved: dict
+    device: torch.device
+    processes: Processes
+
+
+def discard(run: RunDirectory, continued: RunDirectory | None, job: Job) -> None:
+    """Remove what a run that failed has made, if that is nothing of use."""
+    if job.processes.first and not continued:
+        if job.settings.fold is None:
+            run.discard_without_checkpoint()
+        elif (run.path / f'fold_{job.settings.fold}').is_dir():
+            run.fold(job.settings.fold).discard_without_checkpoint()
+
+
+def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNamespace) -> tuple:
+    """The unfinished run that a command goes on with, if there is one.
+
+    Returns
+    -------
+    path : str or None
+        Of the run directory; 'finished' where nothing is left to do.
+    taken : dict
+        Its settings, in the place of those that are said now.
+    source_nb : int or None
+        Number of the run that it started from.
+
+    Raises
+    ------
+    SettingError
+        It was begun in another way.
+    """
+    run = None
+    if settings.model_nb is not None:
+        run = RunDirectory(Path(settings.path_writing_data) / f'{settings.model}_{settings.model_nb}')
+    # A job that Slurm starts again says model_nb=None again, or the number of its source.
+    restarted = run_of_job(settings.path_writing_data, settings.model, command) if settings.resume else None
+    run = restarted or run
+    if run is None or not run.params.is_file():
+        return None, {}, None  # nothing, or the empty directory of a process that was killed at once
+    fold = run.path / f'fold_{settings.fold}'
+    if (run.finished and restarted) or (settings.fold is not None and RunDirectory(fold, run.name).finished):
+        print(f'{run.name}: finished before, in {run.path}')
+        return 'finished', {}, None
+    if run.finished:
+        return None, {}, None  # the source of ft and clf; the others cannot make its directory again
+    if not settings.resume and (settings.fold is None or fold.is_dir()):
+        raise SettingError(f'model_nb = {run.number}: {run.path} is unfinished: take another number, or resume=True')
+    begun = load_params(run)
+    if begun['mode'] != mode:
+        raise SettingError(
+            f'model_nb = {run.number}: {run.path} is unfinished, of mode {begun["mode"]}: finish it with python '
+            f'main_train.py {begun["mode"]} {settings.model} model_nb={run.number}, or take another run'
+        )
+    now, said = json.loads(json.dumps(vars(settings))), {word.partition('=')[0] for word in words}
+    taken = {name: value for name, value in begun['settings'].items() if name in now and name not in FREE_SETTINGS}
+    for name, value in taken.items():
+        if value != now[name] and name in said:
+            raise SettingError(
+                f'{name} = {now[name]!r}: run {run.name} was begun with {value!r}: leave the word out to finish it so, '
+                'or take another model_nb'
+            )
+        if value != now[name]:
+            print(f'warning: {name} = {now[name]!r} now, but run {run.name} was begun with {value!r}, which is used')
+    if begun['threads'] != torch.get_num_threads():
+        print(
+            f'warning: run {run.name} was begun with {begun["threads"]} threads, now there are '
+            f'{torch.get_num_threads()}: its figures may differ in the last digits (OMP_NUM_THREADS)'
+        )
+    started_from = begun['split'].get('started from')
+    return str(run.path), taken, started_from and int(started_from.rpartition('_')[2])
 
 
 # --------------------------------------------------------------------------------------------- the data
@@ -455,11 +598,11 @@ def split_of(mode: str, data: Data, source: Source | None, settings: SimpleNames
     }
 
 
-def open_source(mode: str, settings: SimpleNamespace) -> Source:
+def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> Source:
     """Open run `model_nb`, and take over the settings that must match; says which differ from params.py."""
-    if settings.model_nb is None:
+    if model_nb is None:
         raise SettingError(f'model_nb: mode {mode} starts from a finished run: give its number')
-    run = find_run(settings.path_writing_data, f'{settings.model}_{settings.model_nb}')
+    run = find_run(settings.path_writing_data, f'{settings.model}_{model_nb}')
     params = load_params(run)
     must_match = [*WINDOW_SETTINGS, 'subwindow_size', 'masking', *AUTOENCODERS[settings.model][1]]
     if mode == 'ft':
@@ -478,15 +621,15 @@ def open_source(mode: str, settings: SimpleNamespace) -> Source:
 
 
 # --------------------------------------------------------------------------------------- the autoencoder
-def train_autoencoder(
-    run: RunDirectory, mode: str, data: Data, source: Source | None, settings: SimpleNamespace, device: torch.device
-) -> tuple[torch.nn.Module, list[dict]]:
-    """Train the autoencoder, train that of the source further (ft), or take it as it is (clf).
+def train_autoencoder(run: RunDirectory, data: Data, job: Job) -> tuple[torch.nn.Module, list[dict]]:
+    """Train the autoencoder, train that of the source further (ft), or take it as it is (clf). Goes on with a training
+    that was interrupted.
 
     Returns
     -------
     The model at its best epoch, and the history of its training.
     """
+    source, settings, device, processes = job.source, job.settings, job.device, job.processes
     n_times = data.clf_patients[0].windows.shape[2]
     chosen = {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]}
     model = build_model(settings.model, N_CHANNELS, n_times, **chosen).to(device)
@@ -495,9 +638,10 @@ def train_autoencoder(
             model.load_state_dict(source.autoencoder['model_state_dict'])
         except (KeyError, RuntimeError) as fault:
             raise DataError(f'{source.run.checkpoint("best")}: no weights of this model in it ({fault})') from fault
-    if mode == 'clf':
-        for which in ('best', 'last'):
-            shutil.copyfile(source.run.checkpoint(which), run.checkpoint(which))
+    if job.mode == 'clf':
+        for which in ('best', 'last') if processes.first else ():
+            with writing(run.checkpoint(which)) as temporary:
+                shutil.copyfile(source.run.checkpoint(which), temporary)
         return model, load_checkpoint(source.run.checkpoint('last'))['history']
     loaders = {}
     for part, noise in (('train', settings.augmentation), ('validation', 0.0)):
@@ -516,6 +660,8 @@ def train_autoencoder(
             shuffle=part == 'train',
             seed=settings.seed,
             num_workers=settings.num_workers,
+            rank=processes.rank,
+            size=processes.size,
         )
     optimizer, scheduler = make_optimizer(
         model,
@@ -530,6 +676,8 @@ def train_autoencoder(
     if settings.masking:
         margin = hidden_margin(data.shape, settings.pulse_width, settings.sfreq)
         loss = masked_loss(settings.criterion, loss_weights(settings), data.shape, margin)
+    interrupted = processes.once(run.checkpoint('last').is_file)
+    save = checkpoint_saver(run.checkpoint, description)
     history = train(
         model,
         loaders['train'],
@@ -540,8 +688,10 @@ def train_autoencoder(
         num_epochs=settings.num_epochs,
         n_epochs_stop=settings.n_epochs_stop,
         device=device,
-        save=checkpoint_saver(run.checkpoint, description),
+        save=save if processes.first else lambda which, state: None,
         validate_first=source is not None,
+        state=load_checkpoint(run.checkpoint('last')) if interrupted else None,
+        processes=processes,
     )
     return model, history
 
@@ -585,13 +735,14 @@ def measure_hidden(autoencoder, data: Data, settings, device) -> Hidden | None:
     return Hidden(margin, measure_filters(autoencoder, loader, data.shape, margin, device))
 
 
-def train_classifier(run, mode, autoencoder, data: Data, hidden: Hidden | None, source, settings, device):
+def train_classifier(run, autoencoder, data: Data, hidden: Hidden | None, job: Job):
     """Train the classifier on the sub-windows of the training part.
 
     Returns
     -------
     The classifier, its history, and the inputs of the validation and test parts.
     """
+    settings, device = job.settings, job.device
     examples = {}
     levels = levels_of(settings.levels, len(loss_weights(settings)))
     for part in PARTS:
@@ -601,10 +752,10 @@ def train_classifier(run, mode, autoencoder, data: Data, hidden: Hidden | None, 
         inputs = beside_their_block(settings.classifier, inputs, blocks, hidden)
         examples[part] = Examples(inputs, data.subwindows[part]['test'].to_numpy())
     classifier = make_classifier(settings, device)
-    if mode == 'ft' and settings.classifier == 'sfcn':
+    if job.mode == 'ft' and settings.classifier == 'sfcn':
         classifier.classifier_learning_rate *= settings.fine_tuning_rate
-        classifier.load(source.run.checkpoint('best', 'sfcn'))
-    elif mode == 'ft':
+        classifier.load(job.source.run.checkpoint('best', 'sfcn'))
+    elif job.mode == 'ft':
         print(f'  {settings.classifier} cannot be trained further: it is trained anew on these patients')
     history = classifier.fit(
         examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
@@ -628,6 +779,7 @@ def decide(
     for part in ('validation', 'test'):
         extract = lambda model, x: field_peaks(x, data.shape)  # noqa: E731
         field, peak = gather(autoencoder, windows_of_part(data, part, settings), extract, device, 'field').T
+        field = field.astype(np.float64)  # which a table gives back as it was
         table = data.subwindows[part]
         first = table['timing'].to_numpy() - data.shape.n_times / 2
         tables[part] = table.assign(field=field, peak=np.round(first + peak).astype(np.int64))
@@ -669,26 +821,76 @@ class Tested(NamedTuple):
     split: dict
 
 
-def train_and_test(run, command, mode, data: Data, source, settings, saved: dict, device) -> Tested:
-    """Train both networks, test, and write everything into the run's directory."""
+def train_and_test(run: RunDirectory, data: Data, job: Job) -> None:
+    """Train both networks, test, and write everything into the run's directory; go on with what is there."""
+    mode, settings, device = job.mode, job.settings, job.device
+    split = split_of(mode, data, job.source, settings)
+    if job.processes.first and run.params.is_file():
+        check_begun(run, split, job.processes)
+    elif job.processes.first:
+        save_params(run, job.command, job.saved, split, mode=mode, processes=job.processes.size)
     set_seed(settings.seed)
-    split = split_of(mode, data, source, settings)
-    save_params(run, command, saved, split)
     print(f'\nautoencoder {settings.model}')
-    autoencoder, ae_history = train_autoencoder(run, mode, data, source, settings, device)
+    autoencoder, ae_history = train_autoencoder(run, data, job)
+    if not job.processes.first:
+        return
+    set_seed(settings.seed)  # again, because an autoencoder that was trained before has taken no random numbers
     print(f'\nclassifier {settings.classifier}')
     hidden = measure_hidden(autoencoder, data, settings, device)
-    classifier, clf_history, inputs = train_classifier(run, mode, autoencoder, data, hidden, source, settings, device)
+    classifier, clf_history, inputs = train_classifier(run, autoencoder, data, hidden, job)
     predictions, decision = decide(run, classifier, inputs, autoencoder, data, hidden, settings, device)
     evaluation = evaluate(predictions, data.spikes['test'], settings)
     tested = Tested(run, evaluation, decision, data.tested_on, split)
     histories = {settings.model: ae_history, settings.classifier: clf_history}
     plot_losses(run, {name: history for name, history in histories.items() if history})
     show_errors(tested, autoencoder, data, hidden, settings, device)
-    write_out(tested, command, mode, [evaluation.result], settings, saved, facts_of(mode, split, settings))
-    if mode != 'cv':
-        save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
-    return tested
+    if mode == 'cv':
+        save_peaks(run, predictions)
+    write_out(tested, [evaluation.result], job, summary=mode != 'cv')
+
+
+def check_begun(run: RunDirectory, split: dict, processes: Processes) -> None:
+    """Make sure that a run goes on with the windows and the number of processes that it was begun with."""
+    begun = load_params(run)
+    if begun['split'] != json.loads(json.dumps(split)):
+        raise DataError(
+            f'{run.params}: the windows have changed since the run was begun: its parts hold other patients now; put '
+            'the windows back, or take another model_nb'
+        )
+    if begun['processes'] != processes.size:
+        raise SettingError(
+            f'model_nb = {run.number}: {run.path} was begun by {begun["processes"]} processes (torchrun), not '
+            f'{processes.size}: take as many, or another model_nb'
+        )
+
+
+def train_fold(top: RunDirectory, fold: int, n_folds: int, data: Data, job: Job) -> None:
+    """Train and test a fold of a cross-validation, if that is not done."""
+    print(f'\nfold {fold} of {n_folds}')
+    run = RunDirectory(job.processes.once(lambda: str(top.fold(fold).path)), top.name)
+    if job.processes.once(lambda: run.finished):
+        print('  finished before')
+        return
+    with run.held() if job.processes.first else contextlib.nullcontext():
+        train_and_test(run, data, job)
+
+
+def tested_fold(run: RunDirectory, data: Data, job: Job) -> Tested:
+    """What a finished fold leaves, from its directory.
+
+    Raises
+    ------
+    DataError
+        It was tested on other windows.
+    """
+    predictions = load_predictions(run)
+    columns = ['subject', 'block', 'timing', 'test']
+    tested_on = data.subwindows['test'].sort_values(columns[:3], ignore_index=True)[columns]
+    if not predictions[columns].equals(tested_on):
+        raise DataError(f'{run.predictions}: of other windows; put them back, or remove {run.path}')
+    evaluation = evaluate(predictions, data.spikes['test'], job.settings)
+    decision = load_checkpoint(run.checkpoint('best', job.settings.classifier))['decision']
+    return Tested(run, evaluation, decision, data.tested_on, load_params(run)['split'])
 
 
 def evaluate(predictions: pd.DataFrame, spikes: pd.DataFrame, settings: SimpleNamespace) -> Evaluation:
@@ -703,9 +905,9 @@ def evaluate(predictions: pd.DataFrame, spikes: pd.DataFrame, settings: SimpleNa
     )
 
 
-def write_out(tested: Tested, command: str, mode: str, rows: list[dict], settings, saved: dict, facts: dict) -> None:
+def write_out(tested: Tested, rows: list[dict], job: Job, *, summary: bool) -> None:
     """Write tables, pictures of the figures, and the report of a run or fold; print the main figures."""
-    run, evaluation = tested.run, tested.evaluation
+    run, evaluation, mode, settings = tested.run, tested.evaluation, job.mode, job.settings
     result = evaluation.result
     interval = intervals(evaluation, settings.bootstrap_samples, settings.seed)
     metrics = {
@@ -723,7 +925,7 @@ def write_out(tested: Tested, command: str, mode: str, rows: list[dict], setting
     save_evaluation(run, evaluation, rows)
     plot_figures(run, evaluation)
     subjects = ', '.join(map(str, metrics['test patients']))
-    facts = facts | {
+    facts = facts_of(mode, tested.split, settings) | {
         'classifier': f'{settings.classifier}, {settings.subwindow_size:g} s sub-windows',
         'tested on': f'{tested.tested_on}: {subjects}',
         'threshold': f'{tested.decision["policy"]}: '
@@ -734,7 +936,9 @@ def write_out(tested: Tested, command: str, mode: str, rows: list[dict], setting
     }
     words = [f'{name}={value!r}' for name, value in vars(settings).items() if name != 'model']
     whole = shlex.join(['python', 'main_train.py', mode, settings.model, *words])
-    write_report(run, (command, whole), saved, facts, metrics, evaluation, rows)
+    write_report(run, (job.command, whole), job.saved, facts, metrics, evaluation, rows)
+    if summary:
+        save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
     write_json(run.metrics, metrics)  # last: a run with this file is finished
 
     print(f'\ntest on {tested.tested_on}: {result["spike sub-windows"]} of {result["sub-windows"]} sub-windows with a '
@@ -754,7 +958,7 @@ def fold_summary(rows: list[dict]) -> dict:
             for name in MAIN_FIGURES}  # fmt: skip
 
 
-def gather_folds(run: RunDirectory, command: str, mode: str, folds: list[Tested], settings, saved: dict) -> None:
+def gather_folds(run: RunDirectory, folds: list[Tested], job: Job) -> None:
     """Pool the tests of all folds, and write tables, pictures and the report above them."""
     predictions = pd.concat([fold.evaluation.predictions for fold in folds])
     spikes = pd.concat([fold.evaluation.spikes for fold in folds]).drop(columns='hit')
@@ -767,10 +971,8 @@ def gather_folds(run: RunDirectory, command: str, mode: str, folds: list[Tested]
             print(f'warning: fold {row["fold"]}: undefined, and left out of means: {", ".join(undefined)}')
     own = 'its own in every fold'
     decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': own, 'reached': own}
-    tested = Tested(run, evaluate(predictions, spikes, settings), decision, folds[0].tested_on, folds[0].split)
-    facts = facts_of(mode, folds[0].split, settings)
-    write_out(tested, command, mode, rows, settings, saved, facts)
-    save_summary_row(settings.path_writing_data, summary_row(tested, mode, settings))
+    tested = Tested(run, evaluate(predictions, spikes, job.settings), decision, folds[0].tested_on, folds[0].split)
+    write_out(tested, rows, job, summary=True)
 
 
 def facts_of(mode: str, split: dict, settings: SimpleNamespace) -> dict[str, str]:

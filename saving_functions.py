@@ -1,13 +1,17 @@
 """Everything a run leaves behind: its directory, params.json, checkpoints, tables, pictures and the report."""
 
+import contextlib
 import fcntl
 import html
 import importlib.metadata
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
@@ -53,6 +57,7 @@ class RunDirectory:
         self.patients = self.path / f'{self.name}_patients.csv'
         self.events = self.path / f'{self.name}_events.csv'
         self.metrics = self.path / 'metrics.json'
+        self.peaks = self.path / 'peaks.csv'
         self.report = self.path / 'report.html'
         self.figures = self.path / 'figures'
 
@@ -67,16 +72,46 @@ class RunDirectory:
         path.mkdir(exist_ok=True)
         return RunDirectory(path, self.name)
 
+    @property
+    def finished(self) -> bool:
+        """Whether all of it is there: metrics.json is written last."""
+        return self.metrics.is_file()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within this block, keep other processes out. A killed process holds nothing.
+
+        Raises
+        ------
+        SettingError
+            Another process holds it.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as fault:
+                    raise SettingError(
+                        f'{self.path}: another process is working on this run; wait for its end, or take another number'
+                    ) from fault
+            yield
+        finally:
+            os.close(descriptor)
+
     def discard_without_checkpoint(self) -> None:
-        """Remove the directory of a run that failed before its first epoch ended, so that its number is free again."""
+        """Remove the directory of a run that failed before anything was trained, so that its number is free again."""
         if not any(self.path.rglob('*.pth')):
             shutil.rmtree(self.path)
 
 
-def new_run_directory(path_writing_data: str | Path, model: str, model_nb: int | None) -> RunDirectory:
+def new_run_directory(
+    path_writing_data: str | Path, model: str, model_nb: int | None, *, shared: bool = False
+) -> RunDirectory:
     """Make the directory of a new run: number `model_nb`, or where None the number after the last one there.
 
-    Making a directory succeeds for one process only, so two jobs never get the same number.
+    Making a directory succeeds for one process only, so two jobs never get the same number; unless it is `shared`, by
+    jobs that train other folds.
 
     Raises
     ------
@@ -85,12 +120,11 @@ def new_run_directory(path_writing_data: str | Path, model: str, model_nb: int |
     """
     parent = Path(path_writing_data)
     parent.mkdir(parents=True, exist_ok=True)
-    numbers = [int(m[1]) for m in (re.fullmatch(rf'{model}_(\d+)', path.name) for path in parent.iterdir()) if m]
-    number = model_nb if model_nb is not None else max(numbers, default=0) + 1
+    number = model_nb if model_nb is not None else max(_numbers(parent, model), default=0) + 1
     while True:
         path = parent / f'{model}_{number}'
         try:
-            path.mkdir()
+            path.mkdir(exist_ok=shared)
         except FileExistsError as fault:
             if model_nb is not None:
                 raise SettingError(f'model_nb = {model_nb}: {path} exists; take another number, or None') from fault
@@ -115,9 +149,34 @@ def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
     if not re.fullmatch(r'.+_\d+', top.name):
         raise DataError(f'{path}: not a run directory <MODEL>_<nb>')
     run = RunDirectory(path, top.name)
-    if not run.metrics.is_file():
+    if not run.finished:
         raise DataError(f'{path}: not finished, metrics.json is missing; finish it, or take another run')
     return run
+
+
+def run_of_job(path_writing_data: str | Path, model: str, command: str) -> RunDirectory | None:
+    """The run that this command began before Slurm started its job again (after preemption, or as the job asked)."""
+    job = slurm_job()
+    if job is None or os.environ.get('SLURM_RESTART_COUNT', '0') == '0':
+        return None
+    for number in _numbers(Path(path_writing_data), model):
+        run = RunDirectory(Path(path_writing_data) / f'{model}_{number}')
+        with contextlib.suppress(DataError):
+            begun = load_params(run)
+            if (begun['job'], begun['command']) == (job, command):
+                return run
+    return None
+
+
+def _numbers(parent, model):
+    """Numbers of the runs of a model."""
+    names = (re.fullmatch(rf'{model}_(\d+)', path.name) for path in parent.glob(f'{model}_*'))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def slurm_job() -> str | None:
+    """Number of this Slurm job, which it keeps when it is started again; None outside Slurm."""
+    return os.environ.get('SLURM_JOB_ID')
 
 
 def load_params(run: RunDirectory) -> dict:
@@ -130,22 +189,26 @@ def load_params(run: RunDirectory) -> dict:
     """
     try:
         params = json.loads(run.params.read_text())
-        return {name: params[name] for name in ('settings', 'split')}
+        needed = {name: params[name] for name in ('settings', 'split')}
+        return needed | {name: params.get(name) for name in ('command', 'mode', 'threads', 'processes', 'job')}
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
 
 
-def save_params(run: RunDirectory, command: str, settings: dict, split: dict) -> None:
-    """Write params.json: the command, every effective setting, who was trained, validated and tested on, the versions
-    of the packages, the git revision."""
+def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *, mode: str, processes: int = 1) -> None:
+    """Write params.json: the command, every effective setting, who was trained, validated and tested on, how many
+    processes trained together, the versions of the packages, the git revision."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
         run.params,
         {
             'command': command,
+            'mode': mode,
             'settings': settings,
             'split': split,
             'threads': torch.get_num_threads(),
+            'processes': processes,
+            'job': slurm_job(),
             'versions': {'python': sys.version.split()[0], **versions},
             'git revision': git_revision(),
         },
@@ -181,6 +244,30 @@ def save_evaluation(run: RunDirectory, evaluation: Evaluation, rows: list[dict])
     _save_table(run.figures / 'events.csv', evaluation.curve)
 
 
+def save_peaks(run: RunDirectory, predictions: pd.DataFrame) -> None:
+    """Write what, of the predictions of a fold, is not in their table, and what the summary above it needs."""
+    _save_table(run.peaks, predictions[['field', 'peak']])
+
+
+def load_predictions(run: RunDirectory) -> pd.DataFrame:
+    """Predictions of a finished fold, number for number as they were, see `evaluation.merge_events`.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged.
+    """
+    tables = []
+    for path in (run.predictions, run.peaks):
+        try:
+            tables.append(pd.read_csv(path))
+        except (OSError, ValueError) as fault:
+            raise DataError(
+                f'{path}: cannot be read as a table ({fault}); remove {run.path} and train it again'
+            ) from fault
+    return pd.concat(tables, axis=1)
+
+
 def load_tested(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predictions and patients of a finished run, as `evaluation.compare` takes them.
 
@@ -212,7 +299,8 @@ def save_comparison(path_writing_data: str | Path, a: RunDirectory, b: RunDirect
 def save_summary_row(path_writing_data: str | Path, row: dict) -> None:
     """Append a run's row to summary.csv; jobs that end at once wait for each other.
 
-    A table with other columns, of an older version, is kept as summary_old_<n>.csv.
+    A table with other columns, of an older version, is kept as summary_old_<n>.csv. The very same row is not written
+    again: a run that was killed right after it writes it twice.
     """
     path = Path(path_writing_data) / 'summary.csv'
     with path.with_name('.summary.lock').open('w') as lock:
@@ -221,7 +309,9 @@ def save_summary_row(path_writing_data: str | Path, row: dict) -> None:
         if path.is_file() and path.stat().st_size:
             found = path.read_text().split('\n', 1)[0]
             if found == ','.join(table.columns):
-                table = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False), table.astype(object)])
+                earlier = pd.read_csv(path, dtype=str, keep_default_na=False)
+                new = pd.read_csv(io.StringIO(table.to_csv(index=False)), dtype=str, keep_default_na=False)
+                table = pd.concat([earlier, new]).drop_duplicates()
             else:
                 number = len(list(path.parent.glob('summary_old_*.csv'))) + 1
                 path.rename(path.with_name(f'summary_old_{number}.csv'))

@@ -126,7 +126,8 @@ class SfcnClassifier:
         Parameters
         ----------
         checkpoint : callable
-            From 'best' or 'last' to the path of the checkpoint to leave.
+            From 'best' or 'last' to the path of the checkpoint to leave. Where 'last' is there, of a training that was
+            interrupted, it goes on.
 
         Returns
         -------
@@ -153,6 +154,7 @@ class SfcnClassifier:
         )
         if self.state:
             resume_optimizer(optimizer, self.state['optimizer_state_dict'])
+        interrupted = checkpoint('last').is_file()
         size = self.classifier_batch_size
         history = train(
             self.network,
@@ -166,6 +168,7 @@ class SfcnClassifier:
             device=self.device,
             save=checkpoint_saver(checkpoint, self.description),
             validate_first=self.state is not None,
+            state=load_checkpoint(checkpoint('last')) if interrupted else None,
         )
         self.state = load_checkpoint(checkpoint('best'))
         return history
