@@ -1,0 +1,268 @@
+"""Runs that are killed and go on, and folds that are trained apart: the same files as of a run left alone."""
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import loop
+import main_train
+from loop import load_checkpoint
+from saving_functions import RunDirectory, new_run_directory
+from simulate_data_raw import simulate_patient
+from utils import asked_to_end, set_seed, write_pickle
+
+TRAINING = {
+    'masking': None,
+    'classifier': 'sfcn',
+    'width': 1,
+    'batch_size': 4,
+    'num_epochs': 3,
+    'n_epochs_stop': 2,
+    'classifier_width': 2,
+    'classifier_batch_size': 128,
+    'classifier_learning_rate': 1e-3,
+    'classifier_num_epochs': 3,
+    'bootstrap_samples': 20,
+    'scheduler': 'plateau',
+    'plateau_patience': 0,
+}
+
+
+@pytest.fixture(scope='module')
+def windows(tmp_path_factory, make_windows):
+    """Windows of four simulated patients: a folder with windows_ae and windows_clf."""
+    folder = tmp_path_factory.mktemp('windows')
+    for subject in range(1, 5):
+        data, _ = simulate_patient(
+            subject=subject,
+            n_blocks=2,
+            block_seconds=24,
+            spike_rate=20.0,
+            snr=8.0,
+            distractor_rate=1.0,
+            annotation_jitter=0.0,
+            annotation_missed=0.0,
+            spike_free=False,
+            sfreq=150,
+            seed=0,
+        )
+        write_pickle(folder / 'raw' / f'data_raw_{subject:03d}.pkl', data)
+    make_windows(folder / 'raw', folder)
+    return folder
+
+
+@pytest.fixture
+def run(windows, tmp_path, monkeypatch):
+    """Run main_train.py in a process of its own, on the windows, without pictures; `kill=(signal, k)` sends it a signal
+    in the k-th batch of its training or validation. Gives its exit status."""
+    for name in ('plot_losses', 'plot_figures', 'show_errors', 'write_report'):
+        monkeypatch.setattr(main_train, name, lambda *arguments: None)
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    # One thread: a process forked from one that has used several may wait for the others for ever.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    set_seed(0)  # loads a part of torch that would otherwise be loaded by every child
+
+    def in_child(words, kill):
+        batches = 0
+
+        def asked():
+            nonlocal batches
+            batches += 1
+            if kill and batches == kill[1]:
+                os.kill(os.getpid(), kill[0])
+            return asked_to_end()
+
+        loop.asked_to_end = asked
+        sys.argv = ['main_train.py', *words]
+        sys.stdout, sys.stderr = (open(tmp_path / name, 'w') for name in ('said', 'faults'))  # noqa: SIM115
+        main_train.run_script(main_train.main, '')
+
+    def start(*positional, kill=None, results='results', **settings):
+        settings = TRAINING | {'path_writing_data': str(tmp_path / results)} | settings
+        paths = [str(windows / 'windows_ae'), str(windows / 'windows_clf')]
+        words = [*positional, f'path_extracted_data={paths}', *(f'{name}={value}' for name, value in settings.items())]
+        child = multiprocessing.get_context('fork').Process(target=in_child, args=(words, kill))
+        child.start()
+        child.join(120)
+        return child.exitcode
+
+    yield start
+    torch.set_num_threads(threads)
+
+
+def contents(folder):
+    """What a run directory holds, by file: bytes of tables, values of checkpoints without the seconds they took."""
+    found = {}
+    for path in sorted(folder.rglob('*')):
+        name = str(path.relative_to(folder))
+        if path.suffix == '.csv' or path.name == 'metrics.json':
+            found[name] = path.read_bytes()
+        elif path.suffix == '.pth':
+            found |= {f'{name} {key}': value for key, value in flat(load_checkpoint(path)) if 'seconds' not in key}
+        elif path.is_file():
+            assert path.name == 'params.json'
+    return found
+
+
+def flat(value, key=''):
+    """Numbers, names and tensors of nested dicts and lists, each with its place."""
+    if isinstance(value, dict):
+        value = value.items()
+    elif isinstance(value, list | tuple):
+        value = enumerate(value)
+    else:
+        return [(key, value.numpy().tobytes() if isinstance(value, torch.Tensor) else repr(value))]
+    return [pair for name, item in value for pair in flat(item, f'{key} {name}')]
+
+
+def assert_same(first, second):
+    first, second = contents(first), contents(second)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_a_run_killed_again_and_again_ends_as_one_left_alone(run, tmp_path):
+    masking = {'masking': 'context', 'model_nb': 1}
+    assert run('auto', 'AE1D_smaller', results='alone', **masking) == 0
+    rng = np.random.default_rng(0)
+    signals = [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, signal.SIGINT]
+    statuses = []
+    while not statuses or statuses[-1]:
+        number = signals[len(statuses) % 4]
+        statuses.append(run('auto', 'AE1D_smaller', kill=(number, int(rng.integers(1, 14))), **masking))
+        assert statuses[-1] in (0, -9 if number == signal.SIGKILL else 75), (tmp_path / 'faults').read_text()
+    assert len(statuses) > 4
+    assert_same(tmp_path / 'alone' / 'AE1D_smaller_1', tmp_path / 'results' / 'AE1D_smaller_1')
+    summary = (tmp_path / 'results' / 'summary.csv').read_bytes()
+    assert summary == (tmp_path / 'alone' / 'summary.csv').read_bytes()
+    assert not list((tmp_path / 'results').rglob('*.tmp*'))
+
+
+def test_a_step_is_finished_and_at_most_one_epoch_is_done_again(run, tmp_path):
+    """Five batches of training and some of validation make an epoch."""
+    path = tmp_path / 'results' / 'AE1D_smaller_1' / 'last_AE1D_smaller_1.pth'
+    assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGUSR1, 2)) == 75
+    state = load_checkpoint(path)
+    assert (state['epoch'], state['place']['batches'], state['history']) == (0, 2, [])
+    assert (tmp_path / 'faults').read_text() == (
+        'error: interrupted by SIGUSR1: the same command with model_nb= goes on\n'
+    )
+    assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 1)) == 75
+    assert load_checkpoint(path)['place']['batches'] == 3
+    assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGKILL, 10)) == -signal.SIGKILL
+    state = load_checkpoint(path)
+    assert (state['epoch'], state['place']['batches'], len(state['history'])) == (1, 0, 1)
+
+
+def test_interrupted_between_the_networks_and_while_the_results_are_written(run, tmp_path, monkeypatch):
+    assert run('auto', 'AE1D_smaller', results='alone', model_nb=1) == 0
+    for name in ('measure_hidden', 'save_evaluation', 'save_summary_row', 'write_json'):
+
+        def killed(*arguments, **settings):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(main_train, name, killed)
+            assert run('auto', 'AE1D_smaller', model_nb=1) == 75
+    assert not (tmp_path / 'results' / 'AE1D_smaller_1' / 'metrics.json').exists()
+    assert run('auto', 'AE1D_smaller', model_nb=1) == 0
+    assert_same(tmp_path / 'alone' / 'AE1D_smaller_1', tmp_path / 'results' / 'AE1D_smaller_1')
+    assert len((tmp_path / 'results' / 'summary.csv').read_text().splitlines()) == 2
+    assert run('auto', 'AE1D_smaller', model_nb=1) == 2
+    assert 'model_nb = 1: ' in (tmp_path / 'faults').read_text()
+
+
+def test_folds_trained_apart_and_a_killed_cross_validation_make_the_same_tables(run, tmp_path):
+    settings = {'n_splits': 2, 'model_nb': 3, 'num_epochs': 2, 'classifier': 'threshold'}
+    assert run('cv', 'AE1D_smaller', results='alone', **settings) == 0
+    for fold in (2, 1):
+        assert run('cv', 'AE1D_smaller', results='apart', fold=fold, **settings) == 0
+    assert run('cv', 'AE1D_smaller', results='apart', fold=2, **settings) == 0
+    assert 'finished before' in (tmp_path / 'said').read_text()
+    assert run('cv', 'AE1D_smaller', results='apart', **settings) == 0
+    assert_same(tmp_path / 'alone' / 'AE1D_smaller_3', tmp_path / 'apart' / 'AE1D_smaller_3')
+
+    # The second fold is killed; the first is not trained again.
+    assert run('cv', 'AE1D_smaller', kill=(signal.SIGTERM, 20), **settings) == 75
+    assert not (tmp_path / 'results' / 'AE1D_smaller_3' / 'fold_2' / 'metrics.json').exists()
+    first = tmp_path / 'results' / 'AE1D_smaller_3' / 'fold_1' / 'metrics.json'
+    written = first.stat().st_mtime_ns
+    assert run('cv', 'AE1D_smaller', **settings) == 0
+    assert first.stat().st_mtime_ns == written
+    assert_same(tmp_path / 'alone' / 'AE1D_smaller_3', tmp_path / 'results' / 'AE1D_smaller_3')
+
+    assert run('cv', 'AE1D_smaller', fold=3, results='none', **settings) == 2
+    assert 'fold = 3: n_splits = 2 makes the folds 1 to 2' in (tmp_path / 'faults').read_text()
+    assert run('auto', 'AE1D_smaller', fold=1, results='none', **settings) == 2
+    assert not (tmp_path / 'none').exists()
+
+
+def test_fine_tuning_and_the_classifier_alone_go_on_by_their_own_number(run, tmp_path):
+    for results in ('alone', 'results'):
+        assert run('auto', 'AE1D_smaller', results=results) == 0
+    for nb, mode, kill in ((2, 'ft', (signal.SIGTERM, 5)), (3, 'clf', (signal.SIGKILL, 3))):
+        assert run(mode, 'AE1D_smaller', results='alone', model_nb=1) == 0
+        assert run(mode, 'AE1D_smaller', model_nb=1, kill=kill) in (75, -9)
+        # Other settings by now: the run keeps its own.
+        assert run(mode, 'AE1D_smaller', model_nb=nb) == 0
+        assert_same(tmp_path / 'alone' / f'AE1D_smaller_{nb}', tmp_path / 'results' / f'AE1D_smaller_{nb}')
+
+
+def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(run, tmp_path, monkeypatch):
+    assert run('auto', 'AE1D_smaller', kill=(signal.SIGUSR1, 8)) == 75
+    monkeypatch.setenv('SLURM_JOB_ID', '8')
+    assert run('auto', 'AE1D_smaller', kill=(signal.SIGUSR1, 8)) == 75  # another job, another run
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    assert run('auto', 'AE1D_smaller') == 0
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    assert run('auto', 'AE1D_smaller') == 0
+    assert_same(tmp_path / 'results' / 'AE1D_smaller_1', tmp_path / 'results' / 'AE1D_smaller_2')
+    assert run('auto', 'AE1D_smaller') == 0
+    assert 'AE1D_smaller_1: finished before' in (tmp_path / 'said').read_text()
+    assert len(list((tmp_path / 'results').glob('AE1D_smaller_*'))) == 2
+
+
+def test_an_unfinished_run_keeps_its_settings(run, tmp_path, monkeypatch):
+    assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 3)) == 75
+    said = tmp_path / 'faults'
+    assert run('auto', 'AE1D_smaller', model_nb=1, num_epochs=9) == 2
+    assert 'num_epochs = 9: run AE1D_smaller_1 was begun with 3: leave the word out' in said.read_text()
+    assert run('auto', 'AE1D_smaller', model_nb=1, resume=False) == 2
+    assert 'is unfinished: take another number, or resume=True' in said.read_text()
+    assert run('cv', 'AE1D_smaller', model_nb=1) == 2
+    assert 'is unfinished, of mode auto: finish it with python main_train.py auto AE1D_smaller' in said.read_text()
+    with RunDirectory(tmp_path / 'results' / 'AE1D_smaller_1').held():
+        assert run('auto', 'AE1D_smaller', model_nb=1) == 2
+    assert 'another process is working on this run' in said.read_text()
+    # What params.py says by now does not count.
+    monkeypatch.delitem(TRAINING, 'n_epochs_stop')
+    assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 3)) == 75
+    assert (
+        'n_epochs_stop = 10 now, but run AE1D_smaller_1 was begun with 2, which is used'
+        in (tmp_path / 'said').read_text()
+    )
+    params = tmp_path / 'results' / 'AE1D_smaller_1' / 'params.json'
+    begun = json.loads(params.read_text())
+    begun['split']['train'], begun['split']['test'] = begun['split']['test'], begun['split']['train']
+    params.write_text(json.dumps(begun))
+    assert run('auto', 'AE1D_smaller', model_nb=1) == 1
+    assert 'the windows have changed since the run was begun' in said.read_text()
+
+
+def make_runs(arguments):
+    folder, n_runs = arguments
+    return [new_run_directory(folder, 'AE1D', None).number for _ in range(n_runs)]
+
+
+def test_no_two_processes_get_the_same_run_number(tmp_path):
+    with multiprocessing.get_context('fork').Pool(8) as pool:
+        numbers = pool.map(make_runs, [(tmp_path, 25)] * 8, chunksize=1)
+    assert sorted(itertools.chain(*numbers)) == list(range(1, 201))
