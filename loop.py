@@ -9,6 +9,7 @@ import math
 import os
 import random
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -157,8 +158,10 @@ class Processes:
             timeout=datetime.timedelta(hours=1),
         )
         try:
+            # A word about speed, of a thousandth: gradients of weights that are laid out channels last.
+            warnings.filterwarnings('ignore', message='Grad strides do not match bucket view')
             # Buffers are the same everywhere already, because batch norm takes its statistics from the whole batch.
-            yield DistributedDataParallel(_with_shared_statistics(model, device), broadcast_buffers=False)
+            yield DistributedDataParallel(_with_shared_statistics(model, device), forward_sync_buffers=False)
         finally:
             distributed.destroy_process_group()
 
@@ -389,7 +392,10 @@ def train(
                 start = time.perf_counter()
                 training_seconds = place['seconds']
                 validation_loss = validate(model, validation_loader, loss, device, processes)
-                scheduler.step(*[validation_loss] * isinstance(scheduler, ReduceLROnPlateau))
+                with warnings.catch_warnings():
+                    # Where the epoch goes on after its last step, this optimizer has made none itself.
+                    warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
+                    scheduler.step(*[validation_loss] * isinstance(scheduler, ReduceLROnPlateau))
                 figures['epoch'] = epoch
                 seconds = training_seconds + time.perf_counter() - start
                 improved = end_epoch(training_loss, validation_loss, rate, seconds)

@@ -31,7 +31,7 @@ def hide(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tens
 
 def at_full_length(values: torch.Tensor, n_times: int) -> torch.Tensor:
     """Bring values of a pair to (batch, channels, n_times), the short bands of `wavelets` by nearest neighbour."""
-    values = values.reshape(len(values), -1, values.shape[-1])
+    values = values.flatten(1, -2)
     return values if values.shape[-1] == n_times else F.interpolate(values, size=n_times, mode='nearest')
 
 
@@ -111,7 +111,11 @@ class UpsampledConv2d(nn.Conv2d):
 
 def _convolution(n_in, n_out, kernel, *, activation=True, upsampled=False):
     kind = UpsampledConv2d if upsampled else nn.Conv2d
-    layers = [kind(n_in, n_out, kernel, padding='same'), nn.BatchNorm2d(n_out)]
+    convolution = kind(n_in, n_out, kernel, padding='same')
+    # Batch norm takes the bias out again, so that its gradient is zero but for rounding. Adam would make whole steps of
+    # that, of another direction for every number of threads or processes, which the running means then lag behind.
+    convolution.bias.register_hook(torch.zeros_like)
+    layers = [convolution, nn.BatchNorm2d(n_out)]
     return layers + [nn.LeakyReLU(0.2, inplace=True)] * activation
 
 
