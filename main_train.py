@@ -119,6 +119,7 @@ from timeseries_dataset import (
 from utils import (
     ORIGINAL,
     DataError,
+    Interrupted,
     SettingError,
     check_settings,
     choose_device,
@@ -219,6 +220,10 @@ def train_run(mode: str, words: list[str], command: str, settings: SimpleNamespa
             f'{device} has too little memory: lower batch_size or classifier_batch_size, or take fewer levels, blocks '
             'or patients'
         ) from fault
+    except Interrupted as fault:
+        discard(run, continued, job)
+        way_out = f'model_nb={run.number} goes on with the run' if run.params.is_file() else 'nothing was saved yet'
+        raise Interrupted(f'{fault}: {way_out}') from fault
     except BaseException:
         discard(run, continued, job)
         raise

@@ -414,7 +414,7 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
     except KeyboardInterrupt:
         message, status = 'interrupted', 130
     except Interrupted as fault:
-        message, status = f'interrupted by {fault}: the same command with model_nb= goes on', INTERRUPTED
+        message, status = f'interrupted by {fault}', INTERRUPTED
     else:
         sys.exit(0)
     print('error: ' + ' '.join(message.split()), file=sys.stderr)

@@ -151,9 +151,8 @@ def test_a_step_is_finished_and_at_most_one_epoch_is_done_again(run, tmp_path):
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGUSR1, 2)) == 75
     state = load_checkpoint(path)
     assert (state['epoch'], state['place']['batches'], state['history']) == (0, 2, [])
-    assert (tmp_path / 'faults').read_text() == (
-        'error: interrupted by SIGUSR1: the same command with model_nb= goes on\n'
-    )
+    said = (tmp_path / 'faults').read_text()
+    assert said == 'error: interrupted by SIGUSR1: model_nb=1 goes on with the run\n'
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 1)) == 75
     assert load_checkpoint(path)['place']['batches'] == 3
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGKILL, 10)) == -signal.SIGKILL
