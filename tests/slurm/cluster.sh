@@ -3,7 +3,7 @@
 #
 #   cluster.sh install        install Slurm and munge with apt (as root), if they are not there
 #   cluster.sh start FOLDER   start it; then `export SLURM_CONF=FOLDER/slurm.conf` and use sbatch, squeue, ...
-#   cluster.sh stop FOLDER    stop what `start` has started, and nothing else
+#   cluster.sh stop FOLDER    stop what `start` has started, jobs and all, and nothing else
 set -euo pipefail
 PATH="$PATH:/usr/sbin:/sbin"
 ctld_port=26817
@@ -69,6 +69,12 @@ END
 
 stop() {
     local folder="$1" name pid
+    export SLURM_CONF="$folder/slurm.conf"
+    squeue --noheader --format=%i 2>/dev/null | xargs --no-run-if-empty scancel || true
+    for _ in $(seq 20); do
+        [ -n "$(squeue --noheader 2>/dev/null)" ] || break
+        sleep 1
+    done
     for name in slurmd slurmctld munged; do
         [ -s "$folder/$name.pid" ] || continue
         pid="$(cat "$folder/$name.pid")"
