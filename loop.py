@@ -14,10 +14,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.autoencoder import at_full_length, hide
-from utils import DataError, SettingError, writing
+from utils import DataError, SettingError, without_waiting, writing
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
+
+# On a GPU, batches from one look at the loss to the next: a look waits for all that has been asked of it.
+LOOK_EVERY = 50
 
 # Gives the mean loss of a batch (input, target) and takes (network, input, target).
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -77,9 +80,10 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
         else:
             length = torch.full((len(x),), judged)
             first = begin + torch.arange(len(x)) % n_sub * n_times
-        pairs = model(hide(x, first, first + length), target)
-        times = torch.arange(x.shape[-1])
-        hidden = ((times >= first[:, None]) & (times < (first + length)[:, None])).to(x.device)  # (batch, times)
+        first, last = without_waiting(torch.stack([first, first + length]), x.device)
+        pairs = model(hide(x, first, last), target)
+        times = torch.arange(x.shape[-1], device=x.device)
+        hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
         total = 0.0
         for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
             errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
@@ -91,24 +95,26 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
 
 def _mean_loss(model, loader, loss, device, optimizer=None, description='validate'):
     """Mean loss over the loader's items; with an optimizer, a step after every batch."""
-    total, count = 0.0, 0
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    look_every = LOOK_EVERY if device.type == 'cuda' else 1
     bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch')
-    for x, target in bar:
+    for number, (x, target) in enumerate(bar, start=1):
         x, target = x.to(device, non_blocking=True), target.to(device, non_blocking=True)
         value = loss(model, x, target)
-        number = value.item()
-        if not math.isfinite(number):
-            raise SettingError(
-                f'{description}: the loss is {number}: lower learning_rate (of the classifier: '
-                'classifier_learning_rate)'
-            )
+        total, count = total + value.detach().double() * len(x), count + len(x)
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
-        total, count = total + number * len(x), count + len(x)
-        bar.set_postfix(loss=f'{total / count:.4g}')
-    return total / count
+        if number % look_every == 0 or number == len(loader):
+            mean = total.item() / count  # of all batches: one loss that is not finite shows in every later look
+            if not math.isfinite(mean):
+                raise SettingError(
+                    f'{description}: the loss is {mean}: lower learning_rate (of the classifier: '
+                    'classifier_learning_rate)'
+                )
+            bar.set_postfix(loss=f'{mean:.4g}')
+    return mean
 
 
 def validate(model: nn.Module, loader: DataLoader, loss: Loss, device: torch.device) -> float:
@@ -237,7 +243,9 @@ def make_optimizer(
     groups = [{'params': decayed}]
     if others := [p for p in model.parameters() if getattr(p, 'no_decay', False)]:
         groups.append({'params': others, 'weight_decay': 0.0})
-    made = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay)
+    # One kernel for all weights, where there is a GPU.
+    fused = next(model.parameters()).is_cuda or None
+    made = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     if scheduler == 'plateau':
         return made, ReduceLROnPlateau(made, factor=gammaLR, patience=plateau_patience)
     return made, StepLR(made, step_size=stepLR, gamma=gammaLR)

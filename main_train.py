@@ -108,6 +108,7 @@ from utils import (
     SettingError,
     check_settings,
     choose_device,
+    choose_precision,
     read_command,
     run_script,
     set_seed,
@@ -116,6 +117,9 @@ from utils import (
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
+
+# Steps of training from which on compiling it, a minute's work, takes less time than it saves.
+WORTH_COMPILING = 500
 
 # Most training windows that the spatial filters are measured on.
 N_MEASURED = 256
@@ -141,6 +145,7 @@ def main(words: list[str]) -> None:
     started = time.perf_counter()
     source = open_source(mode, settings) if mode in ('ft', 'clf') else None
     device = choose_device(settings.device)
+    settings.precision = choose_precision(settings.precision, device)
     shape = subwindows_of(settings)
     opened = open_windows(settings)
     folds = shared_out(opened, mode, source, settings, shape)
@@ -490,6 +495,7 @@ def train_autoencoder(
     n_times = data.clf_patients[0].windows.shape[2]
     chosen = {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]}
     model = build_model(settings.model, N_CHANNELS, n_times, **chosen).to(device)
+    model.precision = settings.precision
     if source:
         try:
             model.load_state_dict(source.autoencoder['model_state_dict'])
@@ -530,6 +536,9 @@ def train_autoencoder(
     if settings.masking:
         margin = hidden_margin(data.shape, settings.pulse_width, settings.sfreq)
         loss = masked_loss(settings.criterion, loss_weights(settings), data.shape, margin)
+    n_steps = settings.num_epochs * (len(loaders['train'].dataset) // settings.batch_size)
+    if device.type == 'cuda' and settings.precision == 'bfloat16' and n_steps >= WORTH_COMPILING:
+        model.compile_training((settings.batch_size, 1, N_CHANNELS, n_times))
     history = train(
         model,
         loaders['train'],

@@ -272,6 +272,12 @@ seed = 0
 # 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
 device = 'auto'
 
+# Precision of the networks' convolutions and matrix products. 'bfloat16': faster on GPUs from 2020 on (compute
+# capability 8.0), where training is compiled besides, which takes a minute at its start; weights, losses and errors
+# stay float32. 'float32'. 'auto': 'bfloat16' on a GPU that has it, 'float32' elsewhere. A run's own says params.json;
+# other modes and detect.py go by what is set when they run.
+precision = 'auto'
+
 # Patients whose windows are made at the same time. Each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks
 # of 3 minutes, so that 16 GB of memory do for 12.
 n_jobs = 1

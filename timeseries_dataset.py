@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from data_processing import LABEL_FILES, N_CHANNELS, as_numbers, channel_names, chosen_patients, window_stem
-from utils import DataError, SettingError, read_pickle
+from utils import DataError, SettingError, read_pickle, without_waiting
 
 PARTS = ('train', 'validation', 'test')
 
@@ -516,7 +516,7 @@ class WindowDataset(Dataset):
         if self.held is None:
             clean = torch.from_numpy(self._read(np.asarray(indices)))
         elif self.held.is_cuda:
-            clean = self.held[torch.as_tensor(indices, device=self.held.device)]
+            clean = self.held[without_waiting(torch.as_tensor(indices), self.held.device)]
         else:
             clean = torch.from_numpy(self.held.numpy()[indices])  # one thread, which other work does not hold up
         clean = clean[:, None]
