@@ -19,8 +19,8 @@ from utils import DataError, SettingError, without_waiting, writing
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
 
-# On a GPU, batches from one look at the loss to the next: a look waits for all that has been asked of it.
-LOOK_EVERY = 50
+# Batches from one look at the loss to the next: a look waits for all that has been asked of a GPU.
+LOOK_EVERY = {'cpu': 1, 'cuda': 50}
 
 # Gives the mean loss of a batch (input, target) and takes (network, input, target).
 Loss = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -96,7 +96,6 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
 def _mean_loss(model, loader, loss, device, optimizer=None, description='validate'):
     """Mean loss over the loader's items; with an optimizer, a step after every batch."""
     total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-    look_every = LOOK_EVERY if device.type == 'cuda' else 1
     bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch')
     for number, (x, target) in enumerate(bar, start=1):
         x, target = x.to(device, non_blocking=True), target.to(device, non_blocking=True)
@@ -106,7 +105,7 @@ def _mean_loss(model, loader, loss, device, optimizer=None, description='validat
             optimizer.zero_grad(set_to_none=True)
             value.backward()
             optimizer.step()
-        if number % look_every == 0 or number == len(loader):
+        if number % LOOK_EVERY[device.type] == 0 or number == len(loader):
             mean = total.item() / count  # of all batches: one loss that is not finite shows in every later look
             if not math.isfinite(mean):
                 raise SettingError(
