@@ -77,7 +77,7 @@ class Size(NamedTuple):
 
 
 ON_GPU = Size(most=64, windows=1024, learnt=50, repeats=3, in_a_row=5, product=8192)
-ON_CPU = Size(most=2, windows=4, learnt=2, repeats=1, in_a_row=1, product=2048)
+ON_CPU = Size(most=2, windows=4, learnt=2, repeats=3, in_a_row=1, product=1024)
 
 
 def main(words: list[str]) -> None:
