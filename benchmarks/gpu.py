@@ -10,6 +10,7 @@ the same batches. Arithmetic is counted for the plain layers, so that work saved
 matrix product of the same run. Prints as it goes, and writes gpu.csv and gpu_other.csv into path_writing_data.
 """
 
+import contextlib
 import datetime
 import functools
 import itertools
@@ -341,7 +342,8 @@ def measure_detection(recording: np.ndarray, settings: SimpleNamespace, device: 
     n_features = beside_block(features, np.zeros(len(features))).shape[1]
     noise = Examples(rng.normal(size=(2000, n_features)), rng.integers(0, 2, 2000))
     trees = BoostedTrees(seed=settings.seed)
-    trees.fit(noise, noise, None)
+    with contextlib.redirect_stdout(None):
+        trees.fit(noise, noise, None)
     decision = {'calibration': {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}, 'threshold': 0.5}
     chosen = vars(settings) | {'classifier': 'hgb', 'masking': 'context', 'standardize': 'block'}
     trained = TrainedRun(chosen, model, trees, decision, shape, [0], hidden, device)
