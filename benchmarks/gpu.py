@@ -45,7 +45,7 @@ from models.boosting import BoostedTrees
 from models.features import beside_block
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
-from utils import choose_device, choose_precision, read_command, run_script, set_seed, writing
+from utils import SettingError, choose_device, choose_precision, read_command, run_script, set_seed, writing
 
 N_TIMES = 300
 RATE = 1e-3  # learning rate
@@ -104,7 +104,10 @@ def main(words: list[str]) -> None:
         flops = count_flops(name, settings, device)
         plain = {}
         for version in ('plain', 'eager', 'compiled')[: 3 if device.type == 'cuda' else 2]:
-            row = measure_model(name, version, flops, peak, training, validation, size, settings, device)
+            try:
+                row = measure_model(name, version, flops, peak, training, validation, size, settings, device)
+            except torch.OutOfMemoryError as fault:
+                raise SettingError(f'batch_size = {settings.batch_size}: too large for {device}: lower it') from fault
             plain = plain or row
             row['times plain'] = row['training windows/s'] / plain['training windows/s']
             row['inference, times plain'] = row['inference windows/s'] / plain['inference windows/s']
@@ -235,10 +238,11 @@ def count_flops(name: str, settings: SimpleNamespace, device: torch.device) -> t
 def difference(name: str, windows: np.ndarray, settings: SimpleNamespace, device: torch.device) -> float:
     """Largest difference of the reconstructions from those in float32 on the CPU, over their std."""
     exact = SimpleNamespace(**vars(settings) | {'precision': 'float32'})
-    default_precision('eager', settings, device)
+    torch.set_float32_matmul_precision('highest')
     outputs = []
     for of, place in ((exact, torch.device('cpu')), (settings, device)):
         x = torch.from_numpy(windows)[:, None].to(place)
+        default_precision('eager', of, place)
         with torch.no_grad():
             outputs.append(make(name, 'eager', of, place).eval()(x)[0][0].cpu())
     return ((outputs[1] - outputs[0]).abs().max() / outputs[0].std()).item()

@@ -43,6 +43,7 @@ class Network(nn.Module):
         self.train()
         x = torch.zeros(shape, device=device)
         try:
+            torch.compiler.reset()  # or else networks compiled before, of other folds, would count against a limit
             # Once without compiling, so that what a forward pass keeps for later ones is there.
             self(x[:1])
             self.compiled = x.shape, torch.compile(self.forward, dynamic=False)
