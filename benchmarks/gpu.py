@@ -36,7 +36,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from classification import Examples, Hidden, TrainedRun, hidden_margin, masked_features, subwindow_shape
 from create_data_raw import Layout, Recording
-from data_processing import N_CHANNELS, block_statistics, ctf275_info, scale_block
+from data_processing import N_CHANNELS, block_statistics, ctf275_info, scale
 from detect import judge_block
 from loop import make_optimizer, masked_loss, reconstruction_loss, validate
 from main_train import loss_weights
@@ -152,7 +152,8 @@ def simulate(size: Size, settings: SimpleNamespace) -> tuple[np.ndarray, np.ndar
         annotation_missed=0.0, spike_free=False, sfreq=150, seed=settings.seed,
     )  # fmt: skip
     signal = data['meg'][0]
-    scaled = scale_block(signal, *block_statistics(signal))
+    deviations = np.empty(signal.shape, '<f4')
+    scaled = scale(deviations, *block_statistics(signal, deviations))
     # The last fifth is for validation.
     last = scaled.shape[1] - N_TIMES
     starts = np.linspace(0, 0.8 * last - N_TIMES, size.windows).astype(int).tolist()
