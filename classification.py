@@ -309,7 +309,7 @@ def measure_filters(
     signal, unforeseen, n_windows = 0.0, 0.0, 0
     with torch.no_grad():
         for x, _ in tqdm(loader, desc='filters', leave=False, disable=None, unit='batch'):
-            x = x.to(device)
+            x = x.to(device, non_blocking=True)
             residuals = autoencoder.masked_residuals(x, shape, margin)[:, 0]
             signal = signal + len(x) * _covariance(x[:, 0])
             unforeseen = unforeseen + len(x) * _covariance(residuals)
@@ -341,7 +341,7 @@ def gather(
     gathered, n_windows, done = None, len(loader.dataset), 0
     with torch.no_grad():
         for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch'):
-            rows = extract(model, x.to(device)).cpu().numpy()
+            rows = extract(model, x.to(device, non_blocking=True)).cpu().numpy()
             if gathered is None:  # all at once: putting batches together later would take the memory twice
                 gathered = np.empty((n_windows * (len(rows) // len(x)), *rows.shape[1:]), dtype=rows.dtype)
             gathered[done : done + len(rows)] = rows
@@ -401,7 +401,9 @@ class TrainedRun(NamedTuple):
         return self.judge(self.inputs(loader), blocks)
 
 
-def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.device) -> TrainedRun:
+def load_run(
+    settings: dict, autoencoder: Path, classifier: Path, device: torch.device, precision: str = 'float32'
+) -> TrainedRun:
     """Load what a finished run left.
 
     Parameters
@@ -410,6 +412,8 @@ def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.
         The settings in its params.json.
     autoencoder, classifier : paths
         Its best checkpoints.
+    precision : str
+        Of the networks, whatever they were trained in: 'float32' or 'bfloat16'.
 
     Raises
     ------
@@ -420,12 +424,13 @@ def load_run(settings: dict, autoencoder: Path, classifier: Path, device: torch.
     window = window_shape(**{name: settings[name] for name in lengths})
     shape = subwindow_shape(window.n_times, window.border, round(settings['subwindow_size'] * settings['sfreq']))
     kind = CLASSIFIERS[settings['classifier']]
-    taken = settings | {'device': device}
+    taken = settings | {'device': device, 'precision': precision}
     state = load_checkpoint(autoencoder)
     try:
         network = state['network']
         model = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
         model.to(device).load_state_dict(state['model_state_dict'])
+        model.precision = precision
     except (KeyError, TypeError, RuntimeError) as fault:
         raise DataError(f'{autoencoder}: not an autoencoder of this project ({type(fault).__name__})') from fault
     if network['n_times'] != window.n_times:

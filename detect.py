@@ -56,6 +56,7 @@ from utils import (
     SettingError,
     check_settings,
     choose_device,
+    choose_precision,
     read_command,
     run_script,
     set_seed,
@@ -67,7 +68,8 @@ FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')
 # Settings that say how signal becomes sub-windows: those of the run are used, whatever params.py says.
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
-BATCH, CHUNK = 8, 64  # windows at once in the networks and in memory; more are no faster on a CPU
+# Windows at once in memory, and in the networks: on a CPU more are no faster, a GPU takes them all.
+CHUNK, BATCH = 64, {'cpu': 8, 'cuda': 64}
 AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
 N_SHOWN = 9  # surest events on the page
 MARKER_TITLE = b'NUMBER OF MARKERS:'
@@ -80,12 +82,13 @@ def main(words: list[str]) -> None:
     if len(positional) < 2:
         raise SettingError('usage: python detect.py RUN REC [REC ...] [name=value ...]')
     device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
     run = find_run(settings.path_writing_data, positional[0])
     if not run.checkpoint('best').is_file() and (run.path / 'fold_1').is_dir():
         raise DataError(f'{run.path}: a cross-validation; take one of its folds, such as {run.name}/fold_1')
     of_run = settings_of_run(run, vars(settings))
     best = run.checkpoint('best'), run.checkpoint('best', of_run['classifier'])
-    trained = load_run(of_run, *best, device)
+    trained = load_run(of_run, *best, device, precision)
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
     folders = plan(positional[1:], of_run, bad_channels, settings.output, settings.markers_into_recording)
     made_with = {
@@ -348,6 +351,7 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
     if standardize == 'block':
         deviations = np.empty(signal.shape, '<f4')
         signal = scale(deviations, *block_statistics(signal, deviations))
+    batch_size = BATCH[trained.device.type]
     inputs, peaks = [], []
     for first in range(0, len(samples), CHUNK):
         shown = samples[first : first + CHUNK]
@@ -360,7 +364,7 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
                 window[:] = cut if standardize in ('block', False) else scale_window(cut)
         n, none = len(windows), np.zeros(len(windows), dtype=np.int64)
         one = PatientWindows(0, block.layout.path, windows, none, none, none, np.zeros((n, 0), dtype=np.uint8))
-        loader = batches(WindowDataset([one], id_table([one]), zscore=zscored(standardize)), batch_size=BATCH)
+        loader = batches(WindowDataset([one], id_table([one]), zscore=zscored(standardize)), batch_size=batch_size)
         inputs.append(trained.inputs(loader))
         extract = lambda model, x: field_peaks(x, shape)  # noqa: E731
         peaks.append(gather(trained.autoencoder, loader, extract, trained.device, 'field'))

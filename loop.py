@@ -23,10 +23,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from models.autoencoder import at_full_length, hide
-from utils import DataError, Interrupted, SettingError, asked_to_end, check_interruption, finishing_steps, writing
+from utils import (
+    DataError,
+    Interrupted,
+    SettingError,
+    asked_to_end,
+    check_interruption,
+    finishing_steps,
+    without_waiting,
+    writing,
+)
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
+
+# Batches from one look at the loss to the next: a look waits for all that has been asked of a GPU.
+LOOK_EVERY = {'cpu': 1, 'cuda': 50}
 
 # Gives the mean loss of a batch (input, target) and takes (network, input, target). Where several processes share the
 # batch, it takes `part` besides, see `Batches.part`, and gives this part's share of the mean over the whole batch.
@@ -93,9 +105,10 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
             length = torch.full((n_windows,), judged)
             first = begin + torch.arange(n_windows) % n_sub * n_times
         n_hidden, length, first = int(length.sum()), length[mine], first[mine]
-        pairs = model(hide(x, first, first + length), target)
-        times = torch.arange(x.shape[-1])
-        hidden = ((times >= first[:, None]) & (times < (first + length)[:, None])).to(x.device)  # (batch, times)
+        first, last = without_waiting(torch.stack([first, first + length]), x.device)
+        pairs = model(hide(x, first, last), target)
+        times = torch.arange(x.shape[-1], device=x.device)
+        hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
         total = 0.0
         for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
             errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
@@ -246,6 +259,7 @@ def _mean_loss(model, loader, loss, device, processes, place, optimizer=None, de
     loader.batch_sampler.first = place['batches']
     bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch', initial=place['batches'])
     start = time.perf_counter() - place['seconds']
+    unseen = torch.zeros((), dtype=torch.float64, device=device)  # sum of the losses since the last look
     for x, target in bar:
         x, target = x.to(device, non_blocking=True), target.to(device, non_blocking=True)
         n_windows, part = len(x), {}
@@ -253,23 +267,28 @@ def _mean_loss(model, loader, loss, device, processes, place, optimizer=None, de
             part['part'] = loader.batch_sampler.part(place['batches'])
             n_windows = part['part'][2]
         value = loss(model, x, target, **part)
-        number, asked = processes.sum(torch.stack([value.detach(), value.new_tensor(asked_to_end())])).tolist()
-        if not math.isfinite(number):
-            raise SettingError(
-                f'{description}: the loss is {number}: lower learning_rate (of the classifier: '
-                'classifier_learning_rate)'
-            )
+        unseen = unseen + value.detach().double() * n_windows
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)
             (value * processes.size).backward()  # several processes take the mean of their gradients
             optimizer.step()
         place['batches'] += 1
-        place['total'] += number * n_windows
         place['windows'] += n_windows
-        place['seconds'] = time.perf_counter() - start
-        bar.set_postfix(loss=f'{place["total"] / place["windows"]:.4g}')
-        if asked:
-            raise Interrupted('a signal')
+        # One process may look as soon as a signal comes, several only all together.
+        due = place['batches'] % LOOK_EVERY[device.type] == 0 or place['batches'] == len(loader)
+        if due or (processes.size == 1 and asked_to_end()):
+            number, asked = processes.sum(torch.stack([unseen, unseen.new_tensor(asked_to_end())])).tolist()
+            if not math.isfinite(number):  # of a sum: one loss that is not finite shows in the next look
+                raise SettingError(
+                    f'{description}: the loss is {number}: lower learning_rate (of the classifier: '
+                    'classifier_learning_rate)'
+                )
+            unseen = torch.zeros_like(unseen)
+            place['total'] += number
+            place['seconds'] = time.perf_counter() - start
+            bar.set_postfix(loss=f'{place["total"] / place["windows"]:.4g}')
+            if asked:
+                raise Interrupted('a signal')
     return place['total'] / place['windows']
 
 
@@ -463,7 +482,9 @@ def make_optimizer(
     groups = [{'params': decayed}]
     if others := [p for p in model.parameters() if getattr(p, 'no_decay', False)]:
         groups.append({'params': others, 'weight_decay': 0.0})
-    made = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay)
+    # One kernel for all weights, where there is a GPU.
+    fused = next(model.parameters()).is_cuda or None
+    made = OPTIMIZERS[optimizer](groups, lr=learning_rate, weight_decay=weight_decay, fused=fused)
     if scheduler == 'plateau':
         return made, ReduceLROnPlateau(made, factor=gammaLR, patience=plateau_patience)
     return made, StepLR(made, step_size=stepLR, gamma=gammaLR)

@@ -123,6 +123,7 @@ from utils import (
     SettingError,
     check_settings,
     choose_device,
+    choose_precision,
     interruptible,
     read_command,
     run_script,
@@ -135,7 +136,20 @@ MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
 
 # What may change while a run is unfinished, because it does not change what comes out; and what it is called by.
-FREE_SETTINGS = ('path_writing_data', 'device', 'preload', 'num_workers', 'n_jobs', 'model_nb', 'resume', 'fold')
+FREE_SETTINGS = (
+    'path_writing_data',
+    'device',
+    'precision',
+    'preload',
+    'num_workers',
+    'n_jobs',
+    'model_nb',
+    'resume',
+    'fold',
+)
+
+# Steps of training from which on compiling it, a minute's work, takes less time than it saves.
+WORTH_COMPILING = 500
 
 # Most training windows that the spatial filters are measured on.
 N_MEASURED = 256
@@ -182,6 +196,7 @@ def train_run(mode: str, words: list[str], command: str, settings: SimpleNamespa
     if mode in ('ft', 'clf'):
         source = open_source(mode, settings, settings.model_nb if source_nb is None else source_nb)
     device = choose_device(settings.device)
+    settings.precision = choose_precision(settings.precision, device)
     shape = subwindows_of(settings)
     folds = shared_out(open_windows(settings), mode, source, settings, shape)
     if settings.fold is not None and settings.fold > len(folds):
@@ -638,6 +653,7 @@ def train_autoencoder(run: RunDirectory, data: Data, job: Job) -> tuple[torch.nn
     n_times = data.clf_patients[0].windows.shape[2]
     chosen = {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]}
     model = build_model(settings.model, N_CHANNELS, n_times, **chosen).to(device)
+    model.precision = settings.precision
     if source:
         try:
             model.load_state_dict(source.autoencoder['model_state_dict'])
@@ -681,6 +697,11 @@ def train_autoencoder(run: RunDirectory, data: Data, job: Job) -> tuple[torch.nn
     if settings.masking:
         margin = hidden_margin(data.shape, settings.pulse_width, settings.sfreq)
         loss = masked_loss(settings.criterion, loss_weights(settings), data.shape, margin)
+    n_steps = settings.num_epochs * (len(loaders['train'].dataset) // settings.batch_size)
+    # Of several processes, the parts of a batch are too many shapes, and batch norm is another.
+    fast = device.type == 'cuda' and settings.precision == 'bfloat16' and processes.size == 1
+    if fast and n_steps >= WORTH_COMPILING:
+        model.compile_training((settings.batch_size, 1, N_CHANNELS, n_times))
     interrupted = processes.once(run.checkpoint('last').is_file)
     save = checkpoint_saver(run.checkpoint, description)
     history = train(

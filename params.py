@@ -281,6 +281,12 @@ seed = 0
 # 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
 device = 'auto'
 
+# Precision of the networks' convolutions and matrix products: 'float32'; 'bfloat16', faster on GPUs that have it
+# (compute capability 8.0, from 2020 on), where long trainings are compiled besides, while weights, losses and errors
+# stay float32; 'auto', 'bfloat16' on such a GPU and 'float32' elsewhere. params.json says what a run was trained in;
+# modes ft and clf and detect.py go by what is set when they run.
+precision = 'auto'
+
 # Patients whose windows are made at the same time. Each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks
 # of 3 minutes, so that 16 GB of memory do for 12.
 n_jobs = 1

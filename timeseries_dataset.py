@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data_processing import LABEL_FILES, N_CHANNELS, as_numbers, channel_names, chosen_patients, window_stem
-from utils import SIGNALS, DataError, SettingError, read_pickle
+from utils import SIGNALS, DataError, SettingError, read_pickle, without_waiting
 
 PARTS = ('train', 'validation', 'test')
 
@@ -519,7 +519,7 @@ class WindowDataset(Dataset):
         if self.held is None:
             clean = torch.from_numpy(self._read(np.asarray(indices, dtype=np.int64)))
         elif self.held.is_cuda:
-            clean = self.held[torch.as_tensor(indices, dtype=torch.int64, device=self.held.device)]
+            clean = self.held[without_waiting(torch.as_tensor(indices, dtype=torch.int64), self.held.device)]
         else:
             clean = torch.from_numpy(self.held.numpy()[indices])  # one thread, which other work does not hold up
         clean = clean[:, None]

@@ -258,6 +258,7 @@ RULES = {
     'markers_into_recording': _choice(True, False),
     'seed': _integer(0),
     'device': _DEVICE,
+    'precision': _choice('auto', 'float32', 'bfloat16'),
     'n_jobs': _integer(1),
     'num_workers': _integer(0),
     'preload': _choice('auto', True, False),
@@ -621,6 +622,40 @@ def choose_device(name: str) -> 'torch.device':
     # batches of 32 took 30 ms a window with them and 62 ms without, because the kernel clears every new page.
     os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
     return torch.device(name)
+
+
+def choose_precision(name: str, device: 'torch.device') -> str:
+    """Turn the setting `precision` into 'float32' or 'bfloat16', and have a GPU compute all else accordingly.
+
+    'auto' is 'bfloat16' on a GPU that has it (compute capability 8.0), otherwise 'float32'. With 'bfloat16', a GPU may
+    take what stays float32 as TF32; with 'float32', nothing is rounded.
+
+    Raises
+    ------
+    SettingError
+        The GPU has no bfloat16.
+    """
+    import torch
+
+    if device.type != 'cuda':
+        return 'float32' if name == 'auto' else name
+    able = torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == 'bfloat16' and not able:
+        raise SettingError(
+            f"precision = 'bfloat16': {torch.cuda.get_device_name(device)} does not have it; precision='auto' takes "
+            'what there is'
+        )
+    precision = 'bfloat16' if able and name != 'float32' else 'float32'
+    torch.set_float32_matmul_precision('high' if precision == 'bfloat16' else 'highest')
+    torch.backends.cudnn.allow_tf32 = precision == 'bfloat16'
+    return precision
+
+
+def without_waiting(values: 'torch.Tensor', device: 'torch.device') -> 'torch.Tensor':
+    """Copy from the machine's memory to a device; a GPU goes on computing meanwhile."""
+    if device.type == 'cuda':
+        values = values.pin_memory()
+    return values.to(device, non_blocking=True)
 
 
 def set_seed(seed: int) -> None:

@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.network import Network
+
 
 def hide(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     """Hide the samples [first, last) of each window behind a straight line between the samples on either side.
@@ -35,7 +37,7 @@ def at_full_length(values: torch.Tensor, n_times: int) -> torch.Tensor:
     return values if values.shape[-1] == n_times else F.interpolate(values, size=n_times, mode='nearest')
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(Network):
     """An autoencoder whose forward gives a list of (reconstruction, target) pairs."""
 
     def error_cards(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,7 +79,7 @@ class Autoencoder(nn.Module):
         for k in range(n_sub):
             first = border + k * n_times - margin
             last = first + n_times + 2 * margin
-            bounds = (torch.full((len(x),), bound) for bound in (first, last))
+            bounds = (torch.full((len(x),), bound, device=x.device) for bound in (first, last))
             residuals = [target - output for output, target in self(hide(x, *bounds), x)]
             cut = [at_full_length(residual, x.shape[-1])[..., first:last] for residual in residuals]
             stretches.append(torch.stack(cut, dim=1))
@@ -165,9 +167,12 @@ class ConvolutionalAutoencoder(Autoencoder):
         missing = -x.shape[-1] % self.reduction
         if missing:
             x = F.pad(x, (0, missing, 0, 0), mode='replicate')
-        return [self.encoder(x)]
+        with self.arithmetic(x):
+            return [self.encoder(x).to(x.dtype)]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """One (reconstruction, target) pair, each (batch, 1, channels, times); the target is x where not given."""
-        reconstruction = self.decoder(self.latent(x)[0])[..., : x.shape[-1]]
+        latent = self.latent(x)[0]
+        with self.arithmetic(x):
+            reconstruction = self.decoder(latent)[..., : x.shape[-1]].to(x.dtype)
         return [(reconstruction, x if target is None else target)]

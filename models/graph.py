@@ -48,7 +48,14 @@ class DynamicGraph(nn.Module):
 
     def forward(self, content: torch.Tensor) -> torch.Tensor:
         """Weights (batch, channels, channels) of a content (batch, channels, features); each row sums to 1, and each
-        channel is its own neighbour too."""
+        channel is its own neighbour too.
+
+        Always in float32: which neighbours are the strongest is not for the rounding of bfloat16 to decide.
+        """
+        with torch.autocast(content.device.type, enabled=False):
+            return self._weights(content.to(self.source.dtype))
+
+    def _weights(self, content):
         # Relative to the window's mean, so that the graph depends on where the signal is, not on its unit.
         size = content.abs().mean(dim=(1, 2), keepdim=True)
         gate = 1 + torch.tanh(self.gate(content / (size + 1e-12)))

@@ -43,6 +43,7 @@ class WaveletTransform(nn.Module):
             raise ValueError(f'no wavelet mode {mode!r}: one of {", ".join(MODES)}')
         filters = pywt.Wavelet(wavelet)
         self.n_levels, self.mode, self.length = n_levels, mode, filters.dec_len
+        self._indices = {}  # see _index
         # (2, 1, length) each: low-pass, high-pass. Convolutions of torch do not turn their kernels round, so the
         # decomposition's are turned here; transposed convolutions do.
         decomposition = np.array([filters.dec_lo[::-1], filters.dec_hi[::-1]])
@@ -77,9 +78,9 @@ class WaveletTransform(nn.Module):
     def _split(self, x):
         """One level: x (..., n) to approximation and detail."""
         n = x.shape[-1]
-        index = np.arange(n)
+        n_whole = n
         if self.mode == 'periodization':
-            index = np.arange(n + n % 2).clip(max=n - 1)  # an odd signal repeats its last sample
+            n_whole = n + n % 2  # an odd signal repeats its last sample
             before = after = self.length // 2 - 1
         else:
             n_out = (n + self.length - 1) // 2
@@ -87,13 +88,20 @@ class WaveletTransform(nn.Module):
         extension = MODES[self.mode]
         if extension is None:
             x = F.pad(x, (before, after))
-        elif before or after or len(index) > n:
-            index = np.pad(index, (before, after), mode=extension)
-            x = x.index_select(-1, torch.from_numpy(index).to(x.device))
+        elif before or after or n_whole > n:
+            x = x.index_select(-1, self._index(n, n_whole, before, after, x.device))
         # (..., padded) to (rows, 1, padded) to (rows, 2, n_out)
         halves = F.conv1d(x.reshape(-1, 1, x.shape[-1]), self.decomposition, stride=2)
         halves = halves.unflatten(0, x.shape[:-1])
         return halves[..., 0, :], halves[..., 1, :]
+
+    def _index(self, n, n_whole, before, after, device):
+        """Sample of a signal of n that each sample of its continuation shows; kept on the device for the next pass."""
+        key = (n, n_whole, before, after, str(device))
+        if key not in self._indices:
+            index = np.pad(np.arange(n_whole).clip(max=n - 1), (before, after), mode=MODES[self.mode])
+            self._indices[key] = torch.from_numpy(index).to(device)
+        return self._indices[key]
 
     def _join(self, approximation, detail):
         """One level back: two bands (..., n) to the signal they came from, or one sample more."""
@@ -103,8 +111,7 @@ class WaveletTransform(nn.Module):
         n_out = 2 * n - skip
         if self.mode == 'periodization':
             around = self.length // 2  # values of the other end that reach over
-            index = torch.from_numpy(np.pad(np.arange(n), around, mode='wrap')).to(detail.device)
-            halves = halves.index_select(-1, index)
+            halves = halves.index_select(-1, self._index(n, n, around, around, detail.device))
             skip, n_out = 2 * around + self.length // 2 - 1, 2 * n
         joined = F.conv_transpose1d(halves.flatten(0, -3), self.reconstruction, stride=2)
         return joined[:, 0, skip : skip + n_out].unflatten(0, detail.shape[:-1])

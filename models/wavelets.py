@@ -141,13 +141,18 @@ class Wavelets(Autoencoder):
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Latent maps of x (batch, 1, channels, times), one per level from the finest: (batch, nodes, planes, time_k)
         with 1 plane, at the deepest level 2."""
-        return [level.latent(planes) for level, planes in zip(self.levels, self._planes(x), strict=True)]
+        pairs = zip(self.levels, self._planes(x), strict=True)
+        with self.arithmetic(x):
+            return [level.latent(planes).to(x.dtype) for level, planes in pairs]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(reconstruction, target) pairs of x (batch, 1, channels, times): the signal (batch, channels, times), the
         details from the finest level on and the approximation (batch, channels, time_k)."""
         target = x if target is None else target
-        decoded = [level.decode(latent) for level, latent in zip(self.levels, self.latent(x), strict=True)]
+        pairs = zip(self.levels, self.latent(x), strict=True)
+        with self.arithmetic(x):
+            decoded = [level.decode(latent).to(x.dtype) for level, latent in pairs]
+        # Both transforms are outside of the networks' arithmetic: what is compared is not rounded.
         bands = [planes[:, :, i] for planes in decoded for i in range(planes.shape[2])]
         signal = self.transform.inverse(bands, x.shape[-1])
         return list(zip([signal, *bands], [target[:, 0], *self.transform(target[:, 0])], strict=True))

@@ -48,6 +48,7 @@ CPU = torch.device('cpu')
 SHAPE = subwindow_shape(40, 4, 10)
 SETTINGS = {
     'device': CPU,
+    'precision': 'float32',
     'seed': 0,
     'classifier_width': 4,
     'classifier_batch_size': 16,
