@@ -373,13 +373,9 @@ def resampled(group: list[dict]) -> np.ndarray:
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:
-    """PR-AUC of every detector with its interval, one panel per difficulty, and the variants below."""
-    figure, axes = plt.subplots(2, len(SNR), figsize=(15, 10), squeeze=False, layout='constrained')
-    panels = {difficulty: axes[0, i] for i, difficulty in enumerate(SNR)} | {'ablation': axes[1, 1]}
-    for axis in (axes[1, 0], axes[1, 2]):
-        axis.set_axis_off()
-    for difficulty, rows in table.groupby('difficulty', sort=False):
-        axis = panels[difficulty]
+    """PR-AUC of every detector with its interval, a panel per difficulty and one of the variants."""
+    figure, axes = plt.subplots(2, 2, figsize=(15, 10), layout='constrained')
+    for axis, (difficulty, rows) in zip(axes.flat, table.groupby('difficulty', sort=False), strict=True):
         whiskers = [rows['PR-AUC'] - rows['PR low'], rows['PR high'] - rows['PR-AUC']]
         colours = ['#0072B2' if name in (SUPERVISED, UNSUPERVISED) else '#999999' for name in rows['detector']]
         axis.barh(rows['detector'], rows['PR-AUC'], xerr=np.clip(whiskers, 0, None), color=colours)
@@ -387,8 +383,6 @@ def plot(table: pd.DataFrame, path: Path) -> None:
         title = f'{difficulty}: signal-to-noise {SNR[difficulty]:g}' if difficulty in SNR else 'variants, at medium'
         axis.set(title=title, xlabel='PR-AUC (dotted: chance)', xlim=(0, 1))
         axis.invert_yaxis()
-        if axis in axes[0, 1:]:
-            axis.set_yticklabels([])
     with writing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     plt.close(figure)
