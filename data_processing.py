@@ -26,6 +26,7 @@ from tqdm import tqdm
 from utils import DataError, SettingError, read_pickle
 
 N_CHANNELS = 274  # CTF-275 without MRP52
+AT_A_TIME = 4  # windows in memory before they are written: they stay in the processor's cache
 KEYS = ('meg', 'events', 'reannot', 'file')
 LABEL_FILES = ('labels', 'blocks', 'timing', 'labels_t')
 # What follows the stem in the names of a patient's files, in the order in which they get these names.
@@ -407,7 +408,7 @@ def cut_block(
     standardize, reject_artefacts, artefact_threshold
         The settings of these names.
     stream : binary file, optional
-        Where the windows are written, each as it is made, instead of being returned.
+        Where the windows are written, a few at a time, instead of being returned.
 
     Returns
     -------
@@ -422,7 +423,8 @@ def cut_block(
     needs_block = standardize == 'block' or reject_artefacts
     deviations = np.empty(signal.shape, '<f4') if standardize == 'block' else None
     offset, mean, std = block_statistics(signal, deviations) if needs_block else (None, None, None)
-    windows = np.empty((1 if stream else np.count_nonzero(chosen), len(signal), shape.n_times), '<f4')
+    room = AT_A_TIME if stream else np.count_nonzero(chosen)
+    windows = np.empty((room, len(signal), shape.n_times), '<f4')
     kept, n_flat = [], 0
     for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
         samples = slice(starts[k], starts[k] + shape.n_times)
@@ -432,17 +434,19 @@ def cut_block(
         # Equality of the extremes, because the rounding of a mean can leave a constant window a tiny variance. Most
         # windows are told by two of their samples.
         flat = window[0, 0] == window[-1, -1] and window.max() == window.min()
-        place = windows[0 if stream else len(kept)]
+        place = windows[len(kept) % room]
         if flat and standardize is not False:
             place[:] = 0
         elif standardize == 'block':
             scale(deviations[:, samples], offset, mean, std, out=place)
         else:
             place[:] = window if standardize is False else scale_window(window)
-        if stream:
-            stream.write(place.data)
         kept.append(k)
+        if stream and len(kept) % room == 0:
+            stream.write(windows.data)
         n_flat += int(flat)
+    if stream:
+        stream.write(windows[: len(kept) % room].data)
     kept = np.array(kept, dtype=np.int64)
     covered = inner[kept].any(axis=0)
     counts = BlockCounts(
@@ -567,7 +571,7 @@ def _locked(folder, stem):
 def write_patient_windows(
     folder: Path, chosen: list[int], cut: Callable[[int, BinaryIO], tuple[BlockWindows, BlockCounts]]
 ) -> BlockCounts:
-    """Write the windows and the four pickles of a patient into a folder, one window in memory at a time.
+    """Write the windows and the four pickles of a patient into a folder, a few windows in memory at a time.
 
     Parameters
     ----------

@@ -176,6 +176,9 @@ class Processes:
             # Buffers are the same everywhere already, because batch norm takes its statistics from the whole batch.
             yield DistributedDataParallel(_with_shared_statistics(model, device), forward_sync_buffers=False)
         finally:
+            # Gloo's threads take Python's lock to let go of the last step, and destroying waits for them while it holds
+            # that lock: let them end first, or both may wait for ever.
+            time.sleep(0.2)
             distributed.destroy_process_group()
 
     def sum(self, numbers: torch.Tensor) -> torch.Tensor:
@@ -212,6 +215,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
     def forward(self, maps):
         if not self.training:
             return super().forward(maps)
+        given, maps = maps.dtype, maps.float()  # sums over a batch are no task for bfloat16
         over, shape = (0, 2, 3), (1, -1, 1, 1)
         n_values = maps.new_full((1,), maps.numel() / maps.shape[1])
         *sums, n_values = _Summed.apply(torch.cat([maps.sum(over), n_values]))
@@ -223,7 +227,7 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * n_values / (n_values - 1), self.momentum)
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return scaled * self.weight.view(shape) + self.bias.view(shape)
+        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(given)
 
 
 class _Summed(torch.autograd.Function):
@@ -442,7 +446,7 @@ def random_state() -> dict:
         'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
         'torch': torch.get_rng_state(),
     }
-    return state | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_available() else {})
+    return state | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
 
 
 def set_random_state(state: dict) -> None:
@@ -451,7 +455,7 @@ def set_random_state(state: dict) -> None:
     name, keys, *rest = state['numpy']
     np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
     torch.set_rng_state(state['torch'])
-    if 'cuda' in state and torch.cuda.is_available():
+    if 'cuda' in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state['cuda'])
 
 

@@ -22,12 +22,14 @@ Writes  path_writing_data/<MODEL>_<nb>/: params.json, checkpoints, loss curves, 
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -139,7 +141,6 @@ WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_w
 FREE_SETTINGS = (
     'path_writing_data',
     'device',
-    'precision',
     'preload',
     'num_workers',
     'n_jobs',
@@ -206,11 +207,9 @@ def train_run(mode: str, words: list[str], command: str, settings: SimpleNamespa
 
     def make():
         number = None if source else settings.model_nb
-        # A process that was killed before it wrote anything leaves an empty directory.
-        empty = (
-            settings.resume
-            and not (Path(settings.path_writing_data) / f'{settings.model}_{number}' / 'params.json').is_file()
-        )
+        # A process that was killed before it wrote anything leaves a directory without any file but hidden ones.
+        directory = Path(settings.path_writing_data) / f'{settings.model}_{number}'
+        empty = settings.resume and all(path.name.startswith('.') for path in directory.glob('*'))
         shared = number is not None and (fold_alone or empty)
         return str(new_run_directory(settings.path_writing_data, settings.model, number, shared=shared).path)
 
@@ -219,7 +218,10 @@ def train_run(mode: str, words: list[str], command: str, settings: SimpleNamespa
     print(f'{run.name}: in {run.path}, on {device}' + (', going on' if continued else ''))
     job = Job(mode, command, source, settings, saved, device, processes)
     try:
-        with run.held() if processes.first and not fold_alone else contextlib.nullcontext():
+        with contextlib.ExitStack() as stack:
+            if processes.first and not fold_alone:
+                stack.enter_context(run.held())
+                stack.enter_context(kept_if_of_use(run))
             if mode != 'cv':
                 train_and_test(run, folds[0], job)
             elif processes.first and not run.params.is_file():
@@ -230,18 +232,13 @@ def train_run(mode: str, words: list[str], command: str, settings: SimpleNamespa
             if mode == 'cv' and processes.first and not fold_alone:
                 gather_folds(run, [tested_fold(run.fold(k), data, job) for k, data in enumerate(folds, start=1)], job)
     except (torch.OutOfMemoryError, MemoryError) as fault:
-        discard(run, continued, job)
         raise SettingError(
             f'{device} has too little memory: lower batch_size or classifier_batch_size, or take fewer levels, blocks '
             'or patients'
         ) from fault
     except Interrupted as fault:
-        discard(run, continued, job)
         way_out = f'model_nb={run.number} goes on with the run' if run.params.is_file() else 'nothing was saved yet'
         raise Interrupted(f'{fault}: {way_out}') from fault
-    except BaseException:
-        discard(run, continued, job)
-        raise
     print(f'results in {run.path}, after {time.perf_counter() - started:.0f} s')
 
 
@@ -268,13 +265,17 @@ class Job(NamedTuple):
     processes: Processes
 
 
-def discard(run: RunDirectory, continued: RunDirectory | None, job: Job) -> None:
-    """Remove what a run that failed has made, if that is nothing of use."""
-    if job.processes.first and not continued:
-        if job.settings.fold is None:
+@contextlib.contextmanager
+def kept_if_of_use(run: RunDirectory) -> Iterator[None]:
+    """Within this block, a fault removes the run or fold if it was begun here and nothing was trained yet. For use only
+    while it is held: another process may be working in it otherwise."""
+    begun_here = not any(run.path.glob('[!.]*'))
+    try:
+        yield
+    except BaseException:
+        if begun_here:
             run.discard_without_checkpoint()
-        elif (run.path / f'fold_{job.settings.fold}').is_dir():
-            run.fold(job.settings.fold).discard_without_checkpoint()
+        raise
 
 
 def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNamespace) -> tuple:
@@ -306,6 +307,8 @@ def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNa
     if (run.finished and restarted) or (settings.fold is not None and RunDirectory(fold, run.name).finished):
         print(f'{run.name}: finished before, in {run.path}')
         return 'finished', {}, None
+    if run.finished and settings.fold is not None:
+        raise SettingError(f'model_nb = {run.number}: {run.path} is finished, no fold can join it: take another number')
     if run.finished:
         return None, {}, None  # the source of ft and clf; the others cannot make its directory again
     if not settings.resume and (settings.fold is None or fold.is_dir()):
@@ -324,7 +327,7 @@ def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNa
                 f'{name} = {now[name]!r}: run {run.name} was begun with {value!r}: leave the word out to finish it so, '
                 'or take another model_nb'
             )
-        if value != now[name]:
+        if value != now[name] and now[name] != 'auto':  # which leaves it open
             print(f'warning: {name} = {now[name]!r} now, but run {run.name} was begun with {value!r}, which is used')
     if begun['threads'] != torch.get_num_threads():
         print(
@@ -615,7 +618,16 @@ def split_of(mode: str, data: Data, source: Source | None, settings: SimpleNames
         'started from': source.run.name if source else None,
         'seen before': sorted(source.seen) if source else [],
         'autoencoder saw annotations': annotated,
+        'windows': windows_digest(data),
     }
+
+
+def windows_digest(data: Data) -> str:
+    """What tells whether the windows, their labels and parts are still the same: SHA-256 of their tables."""
+    digest = hashlib.sha256()
+    for table in (data.ae_table, data.clf_table, *data.subwindows.values()):
+        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> Source:
@@ -880,8 +892,8 @@ def check_begun(run: RunDirectory, split: dict, processes: Processes) -> None:
     begun = load_params(run)
     if begun['split'] != json.loads(json.dumps(split)):
         raise DataError(
-            f'{run.params}: the windows have changed since the run was begun: its parts hold other patients now; put '
-            'the windows back, or take another model_nb'
+            f'{run.params}: the windows, or who is in which part, have changed since the run was begun: put them back, '
+            'or take another model_nb'
         )
     if begun['processes'] != processes.size:
         raise SettingError(
@@ -897,7 +909,10 @@ def train_fold(top: RunDirectory, fold: int, n_folds: int, data: Data, job: Job)
     if job.processes.once(lambda: run.finished):
         print('  finished before')
         return
-    with run.held() if job.processes.first else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if job.processes.first:
+            stack.enter_context(run.held())
+            stack.enter_context(kept_if_of_use(run))
         train_and_test(run, data, job)
 
 

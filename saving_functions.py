@@ -86,15 +86,19 @@ class RunDirectory:
         SettingError
             Another process holds it.
         """
-        descriptor = os.open(self.path, os.O_RDONLY)
+        # A file opened for writing, because network file systems do not lock directories.
+        descriptor = os.open(self.path / '.lock', os.O_WRONLY | os.O_CREAT)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as fault:
-                    raise SettingError(
-                        f'{self.path}: another process is working on this run; wait for its end, or take another number'
-                    ) from fault
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as fault:
+                raise SettingError(
+                    f'{self.path}: another process is working on this run; wait for its end, or take another number'
+                ) from fault
+            except OSError as fault:
+                print(
+                    f'warning: {self.path}: no locks on this file system ({fault.strerror}): one job at a time, please'
+                )
             yield
         finally:
             os.close(descriptor)
@@ -304,7 +308,8 @@ def save_summary_row(path_writing_data: str | Path, row: dict) -> None:
     """
     path = Path(path_writing_data) / 'summary.csv'
     with path.with_name('.summary.lock').open('w') as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
         table = pd.DataFrame([row])
         if path.is_file() and path.stat().st_size:
             found = path.read_text().split('\n', 1)[0]

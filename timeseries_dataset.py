@@ -635,7 +635,7 @@ def batches(
         batch_sampler=Batches(order, batch_size, rank, size),
         collate_fn=_as_it_is,  # __getitems__ gives whole batches
         num_workers=0 if on_gpu else num_workers,
-        pin_memory=torch.cuda.is_available() and not on_gpu,
+        pin_memory=torch.cuda.is_initialized() and not on_gpu,
         worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # or else every epoch would take a number from the stream of the training
     )

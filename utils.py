@@ -618,6 +618,8 @@ def choose_device(name: str) -> 'torch.device':
     number = int(name.partition(':')[2] or 0)
     if name != 'cpu' and number >= torch.cuda.device_count():
         raise SettingError(f"device = {name!r}: no such GPU on this machine; device='auto' takes what there is")
+    if name.startswith('cuda'):
+        torch.cuda.set_device(number)  # what asks for no device in particular means this one
     # On the CPU, PyTorch asks for huge pages if told to before its first large tensor: training an AE1D of width 4 in
     # batches of 32 took 30 ms a window with them and 62 ms without, because the kernel clears every new page.
     os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
@@ -627,8 +629,8 @@ def choose_device(name: str) -> 'torch.device':
 def choose_precision(name: str, device: 'torch.device') -> str:
     """Turn the setting `precision` into 'float32' or 'bfloat16', and have a GPU compute all else accordingly.
 
-    'auto' is 'bfloat16' on a GPU that has it (compute capability 8.0), otherwise 'float32'. With 'bfloat16', a GPU may
-    take what stays float32 as TF32; with 'float32', nothing is rounded.
+    'auto' is 'bfloat16' on a GPU that has it (compute capability 8.0), otherwise 'float32'. What stays float32 is not
+    rounded to TF32 either: the wavelet transform is exact, and bfloat16 has all that takes time.
 
     Raises
     ------
@@ -645,10 +647,9 @@ def choose_precision(name: str, device: 'torch.device') -> str:
             f"precision = 'bfloat16': {torch.cuda.get_device_name(device)} does not have it; precision='auto' takes "
             'what there is'
         )
-    precision = 'bfloat16' if able and name != 'float32' else 'float32'
-    torch.set_float32_matmul_precision('high' if precision == 'bfloat16' else 'highest')
-    torch.backends.cudnn.allow_tf32 = precision == 'bfloat16'
-    return precision
+    torch.set_float32_matmul_precision('highest')
+    torch.backends.cudnn.allow_tf32 = False
+    return 'bfloat16' if able and name != 'float32' else 'float32'
 
 
 def without_waiting(values: 'torch.Tensor', device: 'torch.device') -> 'torch.Tensor':

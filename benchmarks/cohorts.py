@@ -141,6 +141,13 @@ def in_subwindows(windows: np.ndarray, sub: SubwindowShape) -> np.ndarray:
     return pieces.swapaxes(1, 2).reshape(-1, N_CHANNELS, sub.n_times)
 
 
+def hidden_stretches(windows: np.ndarray, cohort: Cohort) -> np.ndarray:
+    """The stretches of windows (n, 274, n_times) that masking would hide: (n, 274, n_sub, n_hidden)."""
+    starts = [cohort.sub.border + k * cohort.sub.n_times - cohort.margin for k in range(cohort.sub.n_sub)]
+    n_hidden = cohort.sub.n_times + 2 * cohort.margin
+    return np.stack([windows[..., start : start + n_hidden] for start in starts], axis=2)
+
+
 # ---------------------------------------------------------------------------------- the second simulation
 def other_patient(
     *, subject, n_blocks, block_seconds, spike_rate, snr, distractor_rate, annotation_jitter, annotation_missed,

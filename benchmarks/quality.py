@@ -26,8 +26,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from baselines import baselines, covariance_of, network_scores, ridge_errors, train_network
-from cohorts import PATIENTS, Cohort, Part, in_subwindows, simulate_cohort
+from baselines import baselines, covariance_of, network_scores, train_network
+from cohorts import PATIENTS, Cohort, Part, hidden_stretches, in_subwindows, simulate_cohort
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from threadpoolctl import threadpool_limits
@@ -139,7 +139,6 @@ def ablation(cohort: Cohort, residuals: dict, seed: int, settings: SimpleNamespa
     both = {name: np.concatenate([features[name], more], axis=1)
             for name, more in features_of(cohort, as_residuals(cohort)).items()}  # fmt: skip
     yield 'masked errors and signal + hgb', trees(beside_blocks(both, cohort), cohort, seed)
-    yield 'ridge regression instead + threshold', peaks_of_ridge(cohort)
     other = residuals_of(train_autoencoder(cohort, device, OTHER_MODEL), cohort, device)
     yield f'{OTHER_MODEL["name"]}, masked errors + hgb', boosted(cohort, other, seed)
     yield f'{OTHER_MODEL["name"]}, masked errors + threshold', peaks(cohort, other)
@@ -204,13 +203,6 @@ def as_residuals(cohort):
     return {name: hidden_stretches(getattr(cohort, name).windows, cohort) for name in PATIENTS}
 
 
-def hidden_stretches(windows, cohort):
-    """The stretches of windows (n, 274, n_times) that masking would hide: (n, 274, n_sub, n_hidden)."""
-    starts = [cohort.sub.border + k * cohort.sub.n_times - cohort.margin for k in range(cohort.sub.n_sub)]
-    n_hidden = cohort.sub.n_times + 2 * cohort.margin
-    return np.stack([windows[..., start : start + n_hidden] for start in starts], axis=2)
-
-
 def filters_of(cohort, residuals):
     """The spatial filters, from training windows and residuals."""
     covariance = covariance_of(cohort.train.windows[..., ::3])
@@ -254,19 +246,6 @@ def peaks(cohort, residuals):
     filters = filters_of(cohort, residuals)[:N_STRONGEST]
     return {
         name: less_block_median(peak_score(residuals[name], filters), getattr(cohort, name).block)
-        for name in ('validation', 'test')
-    }
-
-
-def peaks_of_ridge(cohort):
-    """The score of `peaks` for the errors of a ridge regression of the strongest components."""
-    covariance = covariance_of(cohort.train.windows[..., ::3])
-    components = np.linalg.eigh(covariance)[1][:, : -N_STRONGEST - 1 : -1].astype(np.float32)
-    errors = ridge_errors(cohort, components)
-    return {
-        name: less_block_median(
-            peak_score(errors[name][:, :, None], np.eye(N_STRONGEST, dtype=np.float32)), getattr(cohort, name).block
-        )
         for name in ('validation', 'test')
     }
 

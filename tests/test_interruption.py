@@ -108,7 +108,7 @@ def contents(folder):
         elif path.suffix == '.pth':
             found |= {f'{name} {key}': value for key, value in flat(load_checkpoint(path)) if 'seconds' not in key}
         elif path.is_file():
-            assert path.name == 'params.json'
+            assert path.name in ('params.json', '.lock')
     return found
 
 
@@ -253,10 +253,16 @@ def test_an_unfinished_run_keeps_its_settings(run, tmp_path, monkeypatch):
     )
     params = tmp_path / 'results' / 'AE1D_smaller_1' / 'params.json'
     begun = json.loads(params.read_text())
-    begun['split']['train'], begun['split']['test'] = begun['split']['test'], begun['split']['train']
+    begun['split']['windows'] = 'of other windows'
     params.write_text(json.dumps(begun))
     assert run('auto', 'AE1D_smaller', model_nb=1) == 1
-    assert 'the windows have changed since the run was begun' in said.read_text()
+    assert 'the windows, or who is in which part, have changed' in said.read_text()
+    # Files of somebody else, without params.json: neither taken over nor removed.
+    foreign = tmp_path / 'results' / 'AE1D_smaller_7' / 'notes.csv'
+    foreign.parent.mkdir()
+    foreign.write_text('mine')
+    assert run('auto', 'AE1D_smaller', model_nb=7) == 2
+    assert foreign.read_text() == 'mine'
 
 
 def make_runs(arguments):
