@@ -101,6 +101,8 @@ class RunDirectory:
                 )
             yield
         finally:
+            if self.finished:  # nobody works on it again
+                (self.path / '.lock').unlink(missing_ok=True)
             os.close(descriptor)
 
     def discard_without_checkpoint(self) -> None:
