@@ -48,7 +48,7 @@ from create_data_raw import (
 )
 from data_processing import block_statistics, ctf275_info, read_data_raw, scale, scale_window
 from evaluation import merge_events
-from main_train import WINDOW_SETTINGS, zscored
+from run_data import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
 from timeseries_dataset import PARTS, PatientWindows, WindowDataset, batches, id_table
 from utils import (

@@ -21,8 +21,6 @@ Writes  path_writing_data/<MODEL>_<nb>/: params.json, checkpoints, loss curves, 
 """
 
 import contextlib
-import functools
-import hashlib
 import json
 import os
 import shlex
@@ -43,7 +41,6 @@ from classification import (
     CLASSIFIERS,
     Examples,
     Hidden,
-    SubwindowShape,
     beside_their_block,
     best_f1_threshold,
     calibrate,
@@ -52,24 +49,12 @@ from classification import (
     fit_calibration,
     gather,
     hidden_margin,
-    latent_statistics,
     levels_of,
     measure_filters,
-    shown_errors,
-    subwindow_shape,
-    subwindow_table,
     threshold_from_curve,
 )
-from data_processing import N_CHANNELS, ctf275_info
-from evaluation import (
-    MAIN_FIGURES,
-    Evaluation,
-    annotated_spikes,
-    compare,
-    intervals,
-    sensitivity_curve,
-    with_predictions,
-)
+from data_processing import N_CHANNELS
+from evaluation import MAIN_FIGURES, Evaluation, compare, intervals, sensitivity_curve, with_predictions
 from loop import (
     Processes,
     checkpoint_saver,
@@ -82,7 +67,19 @@ from loop import (
     train,
 )
 from models import AUTOENCODERS, build_model
-from models.sfcn import SFCN
+from run_data import (
+    Data,
+    Source,
+    loss_weights,
+    open_source,
+    open_windows,
+    shared_out,
+    split_of,
+    subwindows_of,
+    windows_of_part,
+    zscored,
+)
+from run_pictures import show_errors
 from saving_functions import (
     RunDirectory,
     find_run,
@@ -90,13 +87,8 @@ from saving_functions import (
     load_predictions,
     load_tested,
     new_run_directory,
-    plot_contrast,
-    plot_error_maps,
     plot_figures,
-    plot_latent,
     plot_losses,
-    plot_topographies,
-    plot_traces,
     run_of_job,
     save_comparison,
     save_evaluation,
@@ -105,21 +97,8 @@ from saving_functions import (
     save_summary_row,
     write_report,
 )
-from timeseries_dataset import (
-    PARTS,
-    PatientWindows,
-    WindowDataset,
-    balance,
-    batches,
-    id_table,
-    listed_patients,
-    open_directory,
-    split_folds,
-    split_windows,
-    with_parts,
-)
+from timeseries_dataset import PARTS, WindowDataset, batches
 from utils import (
-    ORIGINAL,
     DataError,
     Interrupted,
     SettingError,
@@ -135,7 +114,6 @@ from utils import (
 )
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
-WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
 
 # What may change while a run is unfinished, because it does not change what comes out; and what it is called by.
 FREE_SETTINGS = (
@@ -338,320 +316,6 @@ def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNa
     return str(run.path), taken, started_from and int(started_from.rpartition('_')[2])
 
 
-# --------------------------------------------------------------------------------------------- the data
-class Data(NamedTuple):
-    """The windows of a run, shared out.
-
-    Attributes
-    ----------
-    ae_patients, clf_patients : lists of PatientWindows
-        Of the autoencoder's and the classifier's directory.
-    ae_table, clf_table : DataFrames
-        Their id tables with the column `part`.
-    split_by : str
-        'patient' or 'block': what was kept apart.
-    tested_on : str
-        What the test set is, in words.
-    subwindows : dict of DataFrames
-        The sub-windows of the classifier's windows, by part.
-    spikes : dict of DataFrames
-        The annotated spikes in them, by part.
-    shape : SubwindowShape
-    """
-
-    ae_patients: list[PatientWindows]
-    clf_patients: list[PatientWindows]
-    ae_table: pd.DataFrame
-    clf_table: pd.DataFrame
-    split_by: str
-    tested_on: str
-    subwindows: dict[str, pd.DataFrame]
-    spikes: dict[str, pd.DataFrame]
-    shape: SubwindowShape
-
-    def patients_of(self, part: str) -> list[int]:
-        """The patients of a part, in order; the autoencoder's training may have others besides."""
-        return sorted(set(self.clf_table.loc[self.clf_table['part'] == part, 'subject'].tolist()))
-
-
-def open_windows(settings: SimpleNamespace) -> tuple[list[PatientWindows], list[PatientWindows]]:
-    """Open the windows of the autoencoder and of the classifier.
-
-    The unsupervised detector may not use annotations, so that its autoencoder learns from the classifier's windows,
-    which are all there are.
-    """
-    made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
-    ae_directory, clf_directory = settings.path_extracted_data
-    clf_patients = open_directory(clf_directory, settings.nb_best_blocks, settings.patient, made_with)
-    if settings.classifier == 'threshold':
-        return clf_patients, clf_patients
-    ae_patients = open_directory(ae_directory, settings.nb_best_blocks, settings.patient, made_with)
-    for one in ae_patients:
-        if one.labels_t.any():
-            raise DataError(
-                f'{one.path}: holds windows with spikes, which the autoencoder must not learn: '
-                'path_extracted_data[0] is for the windows of create_windows_ae.py'
-            )
-    return ae_patients, clf_patients
-
-
-def shared_out(
-    opened, mode: str, source: 'Source | None', settings: SimpleNamespace, shape: SubwindowShape
-) -> list[Data]:
-    """The windows, shared out to training, validation and test: one `Data`, or with `cv` one per fold.
-
-    Raises
-    ------
-    DataError, SettingError
-        A part lacks what it needs, before anything is trained or written.
-    """
-    table = id_table(opened[1])
-    lists = {
-        'train': listed_patients('training_patients', settings.training_patients),
-        'validation': listed_patients('validation_patients', settings.validation_patients),
-        'test': listed_patients('test_patients', settings.test_patients),
-    }
-    closed = tuple(part for part, patients in lists.items() if patients is not None)
-    if closed and (mode == 'cv' or settings.split == 'block'):
-        raise SettingError(
-            'training_patients, validation_patients and test_patients have no meaning with mode cv or '
-            "split='block': set them to None"
-        )
-    fixed = source.fixed(mode, set(table['subject'])) if source else {}
-    fixed = {unit: part if part not in closed or unit in lists[part] else 'unused' for unit, part in fixed.items()}
-    for part in closed:
-        for subject in lists[part]:
-            if subject not in set(table['subject']):
-                raise DataError(f'{part} part: no windows of patient {subject}; make them, or take it off the list')
-            if fixed.get(subject, part) not in (part, 'unused'):
-                of_run = f' of run {source.run.name}' if source else ''
-                raise SettingError(
-                    f'patient {subject} cannot be in the {part} part: it is in the {fixed[subject]} part{of_run}'
-                )
-            fixed[subject] = part
-    fractions = {'validation_fraction': settings.validation_fraction, 'seed': settings.seed}
-    if mode == 'cv':
-        folds, by = split_folds(table, n_splits=settings.n_splits, **fractions), 'patient'
-    else:
-        parts, by = split_windows(
-            table,
-            split=settings.split,
-            test_fraction=settings.test_fraction,
-            fixed=fixed,
-            closed=closed,
-            **fractions,
-        )
-        folds = [parts]
-    tested_on = 'patients not seen in training' if by == 'patient' else 'other blocks of the SAME patients'
-    kept_blocks = any(isinstance(unit, tuple) for unit in fixed)
-    if source and by == 'block' and not kept_blocks and set(table['subject']) & source.seen:
-        tested_on += f', which run {source.run.name} was trained on'
-    otherwise = 'unused' if len(closed) == len(PARTS) else 'train'
-    shared = []
-    for parts in folds:
-        lacking = set(PARTS) - set(parts['part'])
-        if lacking and source:
-            raise DataError(
-                f'{opened[1][0].path.parent}: no patient for the {" and ".join(sorted(lacking))} part: run '
-                f'{source.run.name} was trained on patients {", ".join(map(str, sorted(source.seen)))}; add others'
-            )
-        shared.append(with_data(opened, table, parts, by, otherwise, tested_on, settings, shape))
-    for data in shared:
-        print_split(data)
-    return shared
-
-
-def with_data(opened, table, parts, by, otherwise, tested_on, settings, shape) -> Data:
-    """The windows with one share-out of the patients, checked."""
-    ae_patients, clf_patients = opened
-    ae_table = with_parts(id_table(ae_patients), parts, by, otherwise)
-    clf_table = with_parts(table, parts, by)
-    if settings.balanced:
-        clf_table = balance(clf_table, settings.seed)
-    for part in ('train', 'validation'):
-        if not (ae_table['part'] == part).any():
-            raise DataError(
-                f'{ae_patients[0].path.parent}: no window without spikes for the {part} part; '
-                'make the windows of more patients, or set nb_best_blocks higher'
-            )
-    half_pulse = round(settings.pulse_width / 2 * settings.sfreq)
-    subwindows, spikes = {}, {}
-    for part in PARTS:
-        rows = clf_table[clf_table['part'] == part]
-        if rows.empty:
-            raise DataError(f'{clf_patients[0].path.parent}: no window for the {part} part; use more patients')
-        labels_t = np.stack([clf_patients[p].labels_t[w] for p, w in zip(rows['patient'], rows['window'], strict=True)])
-        subwindows[part] = subwindow_table(rows, labels_t, shape)
-        spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], half_pulse, shape.n_times)
-        n_spikes = subwindows[part]['test'].sum()
-        learns = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
-        if learns and not 0 < n_spikes < len(subwindows[part]):
-            raise DataError(
-                f'{clf_patients[0].path.parent}: the {part} part has {n_spikes} spikes in '
-                f'{len(subwindows[part])} sub-windows; use more patients, or another seed'
-            )
-    return Data(ae_patients, clf_patients, ae_table, clf_table, by, tested_on, subwindows, spikes, shape)
-
-
-def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
-    """How the settings cut a window into sub-windows.
-
-    Raises
-    ------
-    SettingError
-        No sub-window fits, or the loss has no term.
-    """
-    n_pairs = len(loss_weights(settings))
-    if settings.levels != 'all' and max(settings.levels) >= n_pairs:
-        raise SettingError(f'levels = {settings.levels}: {settings.model} has the levels 0 to {n_pairs - 1}')
-    if sum(loss_weights(settings)) == 0:
-        raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
-    n_times = round(settings.window_size * settings.sfreq)
-    border = round(settings.spike_spacing_from_border * settings.sfreq)
-    if round(settings.subwindow_size * settings.sfreq) == 0:
-        raise SettingError(f'subwindow_size = {settings.subwindow_size} is less than a sample: make it longer')
-    if settings.balanced and settings.classifier == 'threshold':
-        raise SettingError("balanced=True chooses by annotations, which classifier='threshold' does without: set False")
-    shape = subwindow_shape(n_times, border, round(settings.subwindow_size * settings.sfreq))
-    n_inner = n_times - 2 * border
-    if shape.n_sub == 0:
-        raise SettingError(
-            f'subwindow_size = {settings.subwindow_size} does not fit into the inner part of a window, window_size - '
-            f'2 x spike_spacing_from_border = {n_inner / settings.sfreq:g} s: make one of the three fit'
-        )
-    if settings.classifier == 'sfcn' and shape.n_times < SFCN.least_times:
-        raise SettingError(
-            f'subwindow_size = {settings.subwindow_size} is {shape.n_times} samples at sfreq = {settings.sfreq}: '
-            f'the classifier sfcn needs at least {SFCN.least_times}'
-        )
-    if settings.masking and settings.standardize != 'block':
-        print(
-            f"warning: masking={settings.masking!r} is meant for standardize='block': with standardize="
-            f'{settings.standardize!r} each window is scaled with its hidden samples, so that its scale tells of them'
-        )
-    if settings.masking and border == 0:
-        raise SettingError(
-            f'masking={settings.masking!r} needs signal around the inner part of a window: set '
-            'spike_spacing_from_border above 0, or masking=None'
-        )
-    if settings.masking and settings.balanced and CLASSIFIERS[settings.classifier].beside:
-        print(
-            f'warning: balanced=True leaves out windows that classifier={settings.classifier!r} compares each with, '
-            'with masking'
-        )
-    not_judged = n_inner - shape.n_sub * shape.n_times
-    if not_judged:
-        print(
-            f'warning: the last {not_judged} of the {n_inner} inner samples of every window are not judged: the inner '
-            'part is no multiple of subwindow_size'
-        )
-    return shape
-
-
-def print_split(data: Data) -> None:
-    """Say what is trained, validated and tested on."""
-    for part in PARTS:
-        rows = data.clf_table[data.clf_table['part'] == part]
-        subjects = ', '.join(map(str, data.patients_of(part)))
-        normal = f'{(data.ae_table["part"] == part).sum():6d} windows,' if part != 'test' else ' ' * 15
-        print(f'  {part:11} autoencoder {normal} classifier {len(rows):6d} windows, {rows["label"].sum():5d} with a '
-              f'spike, patients {subjects}')  # fmt: skip
-        if not data.subwindows[part]['test'].any():
-            print(f'warning: the {part} part has no spikes: its sensitivity and areas are undefined (NaN)')
-    if 'SAME' in data.tested_on:
-        print('  split by block: the test shares its patients with the training and says nothing on new patients')
-
-
-def zscored(standardize: str | bool) -> bool:
-    """Whether the Dataset z-scores each window: not where the windows were scaled by block to keep amplitudes."""
-    return standardize != 'block'
-
-
-# ---------------------------------------------------------------------------------------- the source run
-class Source(NamedTuple):
-    """The finished run that `ft` and `clf` start from.
-
-    Attributes
-    ----------
-    run : RunDirectory
-    autoencoder : dict
-        Its best checkpoint.
-    split : dict
-        Who was in which part there, see `split_of`.
-    """
-
-    run: RunDirectory
-    autoencoder: dict
-    split: dict
-
-    @property
-    def seen(self) -> set[int]:
-        """Patients that the run, or one that it started from, was trained or validated on."""
-        return {*self.split['train'], *self.split['validation'], *self.split['seen before']}
-
-    def fixed(self, mode: str, subjects: set[int]) -> dict:
-        """Parts that patients keep, so that nothing is tested on what has been seen; blocks, where the run was split
-        by block and there are no other patients."""
-        if self.split['by'] == 'block' and subjects <= {subject for subject, _, _ in self.split['blocks']}:
-            return {(subject, block): part for subject, block, part in self.split['blocks']}
-        parts = dict.fromkeys(self.seen, 'train')
-        if self.split['by'] == 'patient':
-            # Where ft gets none of the patients seen, those of the old test are free to be trained on.
-            kept = PARTS if mode == 'clf' or self.seen & subjects else ()
-            parts |= {subject: part for part in kept for subject in self.split[part]}
-        return {subject: part for subject, part in parts.items() if subject in subjects}
-
-
-def split_of(mode: str, data: Data, source: Source | None, settings: SimpleNamespace) -> dict:
-    """What params.json says of the split: the patients of each part, what was kept apart and, where that was blocks,
-    their parts; patients seen by earlier runs; and whether annotations chose the autoencoder's windows."""
-    only_ae = set(data.ae_table.loc[data.ae_table['part'] == 'train', 'subject'].tolist())
-    blocks = data.clf_table[['subject', 'block', 'part']].drop_duplicates() if data.split_by == 'block' else None
-    annotated = settings.classifier != 'threshold'
-    if source:
-        annotated = source.split['autoencoder saw annotations'] or (annotated and mode == 'ft')
-    return {
-        'by': data.split_by,
-        **{part: data.patients_of(part) for part in PARTS},
-        'train': sorted(only_ae | set(data.patients_of('train'))),
-        'blocks': [] if blocks is None else blocks.values.tolist(),
-        'started from': source.run.name if source else None,
-        'seen before': sorted(source.seen) if source else [],
-        'autoencoder saw annotations': annotated,
-        'windows': windows_digest(data),
-    }
-
-
-def windows_digest(data: Data) -> str:
-    """What tells whether the windows, their labels and parts are still the same: SHA-256 of their tables."""
-    digest = hashlib.sha256()
-    for table in (data.ae_table, data.clf_table, *data.subwindows.values()):
-        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    return digest.hexdigest()
-
-
-def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> Source:
-    """Open run `model_nb`, and take over the settings that must match; says which differ from params.py."""
-    if model_nb is None:
-        raise SettingError(f'model_nb: mode {mode} starts from a finished run: give its number')
-    run = find_run(settings.path_writing_data, f'{settings.model}_{model_nb}')
-    params = load_params(run)
-    must_match = [*WINDOW_SETTINGS, 'subwindow_size', 'masking', *AUTOENCODERS[settings.model][1]]
-    if mode == 'ft':
-        must_match += ['classifier', 'levels', 'classifier_width', 'optimizer']
-    for name in must_match:
-        if name not in params['settings']:
-            raise DataError(f'{run.params}: lacks the setting {name}: made by another version; train the run again')
-        saved = params['settings'][name]
-        if saved != getattr(settings, name):
-            print(f'warning: {name} = {getattr(settings, name)!r} now, but run {run.name} has {saved!r}, which is used')
-            setattr(settings, name, saved)
-    check_settings(vars(settings))
-    if settings.recipe == 'original' and any(getattr(settings, name) != value for name, value in ORIGINAL.items()):
-        raise SettingError(f"recipe='original': run {run.name} was made otherwise; set recipe='current'")
-    return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
-
-
 # --------------------------------------------------------------------------------------- the autoencoder
 def train_autoencoder(run: RunDirectory, data: Data, job: Job) -> tuple[torch.nn.Module, list[dict]]:
     """Train the autoencoder, train that of the source further (ft), or take it as it is (clf). Goes on with a training
@@ -734,29 +398,12 @@ def train_autoencoder(run: RunDirectory, data: Data, job: Job) -> tuple[torch.nn
     return model, history
 
 
-def loss_weights(settings: SimpleNamespace) -> list[float]:
-    """Weight of each (reconstruction, target) pair of the model: a..e for wavelets, otherwise 1 for the only one."""
-    if settings.model != 'wavelets':
-        return [1.0]
-    details = [settings.b, settings.c, settings.d]
-    n_levels = len(settings.filters)
-    details = details[:n_levels] + details[-1:] * (n_levels - len(details))
-    return [settings.a, *details, settings.e]
-
-
 # ---------------------------------------------------------------------------------------- the classifier
 def make_classifier(settings: SimpleNamespace, device: torch.device):
     """The classifier that the settings name, not yet trained."""
     taken = vars(settings) | {'device': device}
     kind = CLASSIFIERS[settings.classifier]
     return kind.make(**{name: taken[name] for name in kind.settings})
-
-
-def windows_of_part(data: Data, part: str, settings: SimpleNamespace) -> torch.utils.data.DataLoader:
-    """The classifier's windows of one part, in recording order."""
-    rows = data.clf_table[data.clf_table['part'] == part]
-    dataset = WindowDataset(data.clf_patients, rows, zscore=zscored(settings.standardize))
-    return batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
 
 
 def measure_hidden(autoencoder, data: Data, settings, device) -> Hidden | None:
@@ -881,7 +528,7 @@ def train_and_test(run: RunDirectory, data: Data, job: Job) -> None:
     tested = Tested(run, evaluation, decision, data.tested_on, split)
     histories = {settings.model: ae_history, settings.classifier: clf_history}
     plot_losses(run, {name: history for name, history in histories.items() if history})
-    show_errors(tested, autoencoder, data, hidden, settings, device)
+    show_errors(run, evaluation, decision['threshold'], autoencoder, data, hidden, settings, device)
     if mode == 'cv':
         save_peaks(run, predictions)
     write_out(tested, [evaluation.result], job, summary=mode != 'cv')
@@ -1055,89 +702,6 @@ def summary_row(tested: Tested, mode: str, settings: SimpleNamespace) -> dict:
         'threshold policy': tested.decision['policy'],
         **{name: result[name] for name in MAIN_FIGURES},
     }
-
-
-# -------------------------------------------------------------------------------------------- pictures
-def show_errors(tested: Tested, autoencoder, data: Data, hidden: Hidden | None, settings, device) -> None:
-    """Pictures for which the windows are looked at again: errors beside labels, contrast, latent maps, topographies,
-    and traces of hits, false alarms and misses."""
-    run, evaluation = tested.run, tested.evaluation
-    n_times, half = data.clf_patients[0].windows.shape[2], data.shape.n_times
-    rows = data.clf_table[data.clf_table['part'] == 'test'].reset_index(drop=True)
-    labels_t = np.stack(
-        [data.clf_patients[p].labels_t[w] for p, w in zip(rows['patient'], rows['window'], strict=True)]
-    )
-    dataset = WindowDataset(data.clf_patients, rows, zscore=zscored(settings.standardize))
-    autoencoder.eval()
-
-    def look(subject, block, sample):
-        """The window whose centre is nearest, its errors, and the sample's place in it."""
-        of_block = rows[(rows['subject'] == subject) & (rows['block'] == block)]
-        row = (of_block['timing'] - sample).abs().idxmin()
-        start = round(rows['timing'][row] - n_times / 2)
-        x = dataset.__getitems__([row])[0]
-        with torch.no_grad():
-            errors = shown_errors(autoencoder, x.to(device), data.shape, hidden).cpu().numpy()[0]
-        return row, start, x[0, 0].numpy(), errors
-
-    names = ctf275_info(settings.sfreq).ch_names
-    predictions = evaluation.predictions
-    spikes, events = evaluation.spikes, evaluation.events
-    if len(spikes):
-        maps, seen = [], set()
-        for _, spike in spikes.iloc[np.unique(np.linspace(0, len(spikes) - 1, 12).astype(int))].iterrows():
-            row, start, _, errors = look(*spike[['subject', 'block', 'sample']])
-            if row not in seen and len(maps) < 3:
-                seen.add(row)
-                judged = predictions[
-                    (predictions['subject'] == spike['subject'])
-                    & (predictions['block'] == spike['block'])
-                    & predictions['timing'].between(start, start + n_times)
-                ]
-                title = f'patient {spike["subject"]}, block {spike["block"]}, {start / settings.sfreq:.1f} s'
-                maps.append((title, errors[0], labels_t[row], (judged['timing'] - start, judged['proba'])))
-        plot_error_maps(run, maps, names, settings.sfreq, tested.decision['threshold'])
-
-    inner = slice(data.shape.border, data.shape.border + data.shape.n_sub * half)
-    extract = lambda model, x: shown_errors(model, x, data.shape, hidden).mean(dim=2)  # noqa: E731
-    over_time = gather(autoencoder, windows_of_part(data, 'test', settings), extract, device, 'contrast')
-    plot_contrast(run, over_time[:, :, inner], labels_t[:, inner].astype(bool), level_names(settings))
-
-    latents, labels = {}, {}
-    for part in ('train', 'test'):
-        of_part = data.clf_table[data.clf_table['part'] == part]
-        chosen = np.unique(np.linspace(0, len(of_part) - 1, 300).astype(int))
-        some = WindowDataset(data.clf_patients, of_part.iloc[chosen], zscore=zscored(settings.standardize))
-        extract = functools.partial(latent_statistics, shape=data.shape, levels=[])
-        latents[part] = gather(autoencoder, batches(some, batch_size=settings.batch_size), extract, device, 'latent')
-        judged = data.subwindows[part]['test'].to_numpy().reshape(-1, data.shape.n_sub)
-        labels[part] = judged[chosen].ravel()
-    plot_latent(run, latents, labels)
-
-    shown = []
-    for title, table in (
-        ('found', events[events['hit'] == 1].sort_values('proba', ascending=False)),
-        ('false alarm', events[events['hit'] == 0].sort_values('proba', ascending=False)),
-        ('missed', spikes[spikes['hit'] == 0]),
-    ):
-        for _, one in table.head(3).iterrows():
-            subject, block, sample = one[['subject', 'block', 'sample']].astype(int)
-            _, start, x, errors = look(subject, block, sample)
-            near = spikes[(spikes['subject'] == subject) & (spikes['block'] == block)]['sample'] - start
-            heading = f'{title}: patient {subject}, block {block}, {sample / settings.sfreq:.2f} s'
-            shown.append((title, heading, x, errors[0], sample - start, near.tolist()))
-    plot_traces(run, shown, settings.sfreq)
-    plot_topographies(run, [one for one in shown if one[0] != 'missed'], ctf275_info(settings.sfreq), half // 4)
-
-
-def level_names(settings: SimpleNamespace) -> list[str]:
-    """Names of the (reconstruction, target) pairs of the model."""
-    if settings.model != 'wavelets':
-        return ['signal']
-    n_levels = len(settings.filters)
-    details = [f'detail {k}: {settings.sfreq / 2 ** (k + 1):.3g}-{settings.sfreq / 2**k:.3g} Hz'
-               for k in range(1, n_levels + 1)]  # fmt: skip
-    return ['signal', *details, f'approximation: below {settings.sfreq / 2 ** (n_levels + 1):.3g} Hz']
 
 
 # ------------------------------------------------------------------------------------------- comparison

@@ -238,6 +238,16 @@ def _save_table(path, table):
         table.to_csv(temporary, index=False)
 
 
+def _read_tables(*paths, way_out):
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pd.read_csv(path))
+        except (OSError, ValueError) as fault:
+            raise DataError(f'{path}: cannot be read as a table ({fault}); {way_out}') from fault
+    return tables
+
+
 def save_evaluation(run: RunDirectory, evaluation: Evaluation, rows: list[dict]) -> None:
     """Write predictions, results (one row per fold), patients, events, and the curves of the pictures."""
     _save_table(run.predictions, evaluation.predictions[PREDICTION_COLUMNS])
@@ -263,14 +273,7 @@ def load_predictions(run: RunDirectory) -> pd.DataFrame:
     DataError
         A table is missing or damaged.
     """
-    tables = []
-    for path in (run.predictions, run.peaks):
-        try:
-            tables.append(pd.read_csv(path))
-        except (OSError, ValueError) as fault:
-            raise DataError(
-                f'{path}: cannot be read as a table ({fault}); remove {run.path} and train it again'
-            ) from fault
+    tables = _read_tables(run.predictions, run.peaks, way_out=f'remove {run.path} and train it again')
     return pd.concat(tables, axis=1)
 
 
@@ -282,13 +285,7 @@ def load_tested(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
     DataError
         A table is missing or damaged.
     """
-    tables = []
-    for path in (run.predictions, run.patients):
-        try:
-            tables.append(pd.read_csv(path))
-        except (OSError, ValueError) as fault:
-            raise DataError(f'{path}: cannot be read as a table ({fault}); finish the run again') from fault
-    predictions, patients = tables
+    predictions, patients = _read_tables(run.predictions, run.patients, way_out='finish the run again')
     try:
         return predictions, patients.assign(**{'confusion matrix': patients['confusion matrix'].map(json.loads)})
     except (KeyError, TypeError, ValueError) as fault:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import clear_patient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +23,6 @@ from create_data_raw import read_marker_file, read_recording
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
 from saving_functions import RunDirectory
-from simulate_data_raw import simulate_patient
 from utils import DataError, SettingError, read_pickle, write_json, write_pickle
 
 SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
@@ -47,19 +47,7 @@ def write_fif(path, signal, spikes):
 def trained(tmp_path_factory, make_windows):
     """A patient simulated and written as FIF, its data_raw and windows, and a run on them: folder, recordings, run."""
     folder = tmp_path_factory.mktemp('trained')
-    data, _ = simulate_patient(
-        subject=1,
-        n_blocks=N_BLOCKS,
-        block_seconds=20,
-        spike_rate=18.0,
-        snr=8.0,
-        distractor_rate=1.0,
-        annotation_jitter=0.0,
-        annotation_missed=0.0,
-        spike_free=False,
-        sfreq=SFREQ,
-        seed=0,
-    )
+    data = clear_patient(1, n_blocks=N_BLOCKS, block_seconds=20, spike_rate=18.0, sfreq=SFREQ)
     recordings = [folder / f'run{i}_raw.fif' for i in range(N_BLOCKS)]
     for path, signal, spikes in zip(recordings, data['meg'], data['events'], strict=True):
         write_fif(path, signal, spikes)

@@ -10,12 +10,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from common import clear_patient
 
 import loop
 import main_train
 from loop import load_checkpoint
 from saving_functions import RunDirectory, new_run_directory
-from simulate_data_raw import simulate_patient
 from utils import asked_to_end, set_seed, write_pickle
 
 TRAINING = {
@@ -40,19 +40,7 @@ def windows(tmp_path_factory, make_windows):
     """Windows of four simulated patients: a folder with windows_ae and windows_clf."""
     folder = tmp_path_factory.mktemp('windows')
     for subject in range(1, 5):
-        data, _ = simulate_patient(
-            subject=subject,
-            n_blocks=2,
-            block_seconds=18,
-            spike_rate=20.0,
-            snr=8.0,
-            distractor_rate=1.0,
-            annotation_jitter=0.0,
-            annotation_missed=0.0,
-            spike_free=False,
-            sfreq=150,
-            seed=0,
-        )
+        data = clear_patient(subject)
         write_pickle(folder / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(folder / 'raw', folder)
     return folder

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import clear_patient
 
 import main_train
 from classification import load_run
@@ -18,7 +19,6 @@ from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
 from models import build_model
 from saving_functions import RunDirectory, save_summary_row
-from simulate_data_raw import simulate_patient
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
 from utils import DataError, SettingError, read_pickle, set_seed, write_pickle
 
@@ -43,19 +43,7 @@ def windows(tmp_path_factory, make_windows):
     """Windows of six simulated patients, the last one without spikes: a folder with windows_ae and windows_clf."""
     folder = tmp_path_factory.mktemp('windows')
     for subject in range(1, N_PATIENTS + 1):
-        data, _ = simulate_patient(
-            subject=subject,
-            n_blocks=2,
-            block_seconds=24,
-            spike_rate=25.0,
-            snr=8.0,
-            distractor_rate=1.0,
-            annotation_jitter=0.0,
-            annotation_missed=0.0,
-            spike_free=subject == SPIKE_FREE,
-            sfreq=150,
-            seed=0,
-        )
+        data = clear_patient(subject, block_seconds=24, spike_rate=25.0, spike_free=subject == SPIKE_FREE)
         write_pickle(folder / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(folder / 'raw', folder, include_spike_free=True)
     return folder

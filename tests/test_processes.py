@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import OPTIMIZER, clear_patient
 from torch import distributed
 
 import loop
@@ -16,20 +17,10 @@ import main_train
 from loop import Processes, make_optimizer, masked_loss, reconstruction_loss, train
 from models import build_model
 from saving_functions import RunDirectory
-from simulate_data_raw import simulate_patient
 from timeseries_dataset import Batches, batches
 from utils import asked_to_end, run_script, set_seed, write_pickle
 
 CPU = torch.device('cpu')
-OPTIMIZER = {
-    'optimizer': 'adam',
-    'learning_rate': 1e-2,
-    'weight_decay': 0.0,
-    'scheduler': 'step',
-    'stepLR': 50,
-    'gammaLR': 0.8,
-    'plateau_patience': 5,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -120,10 +111,7 @@ def test_the_parts_of_all_processes_are_the_batches_of_one():
 def main_together(tmp_path, make_windows, monkeypatch):
     """Run main_train.py by so many processes, on simulated patients; gives their exit statuses."""
     for subject in range(1, 4):
-        data, _ = simulate_patient(
-            subject=subject, n_blocks=2, block_seconds=18, spike_rate=20.0, snr=8.0, distractor_rate=1.0,
-            annotation_jitter=0.0, annotation_missed=0.0, spike_free=False, sfreq=150, seed=0,
-        )  # fmt: skip
+        data = clear_patient(subject)
         write_pickle(tmp_path / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(tmp_path / 'raw', tmp_path)
     for name in ('plot_losses', 'plot_figures', 'show_errors', 'write_report'):

@@ -31,7 +31,8 @@ def test_params_holds_every_setting_once_as_a_plain_documented_assignment():
 
 
 def test_every_setting_is_used_by_a_script():
-    scripts = [*ROOT.glob('main_*.py'), *ROOT.glob('create_*.py'), *ROOT.glob('simulate_*.py'), ROOT / 'detect.py']
+    kinds = ('main_*.py', 'run_*.py', 'create_*.py', 'simulate_*.py', 'detect.py')
+    scripts = [path for kind in kinds for path in ROOT.glob(kind)]
     sources = '\n'.join(path.read_text() for path in scripts)
     sources += (ROOT / 'models' / '__init__.py').read_text()
     of_classifiers = {name for kind in CLASSIFIERS.values() for name in kind.settings}

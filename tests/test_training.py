@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from common import OPTIMIZER
 from torch.utils.data import Dataset
 
 from loop import (
@@ -47,17 +48,6 @@ def windows(n, seed=0):
     rng = np.random.default_rng(seed)
     walks = rng.normal(size=(8, 2)) @ rng.normal(size=(n, 1, 2, 40)).cumsum(axis=-1)
     return torch.from_numpy((walks / walks.std()).astype(np.float32))
-
-
-OPTIMIZER = {
-    'optimizer': 'adam',
-    'learning_rate': 1e-2,
-    'weight_decay': 0.0,
-    'scheduler': 'step',
-    'stepLR': 50,
-    'gammaLR': 0.8,
-    'plateau_patience': 5,
-}
 
 
 def fit(

@@ -1,0 +1,32 @@
+"""What several test files use: settings of an optimizer, and a patient with spikes that nobody overlooks."""
+
+from simulate_data_raw import simulate_patient
+
+OPTIMIZER = {
+    'optimizer': 'adam',
+    'learning_rate': 1e-2,
+    'weight_decay': 0.0,
+    'scheduler': 'step',
+    'stepLR': 50,
+    'gammaLR': 0.8,
+    'plateau_patience': 5,
+}
+
+
+def clear_patient(subject, **changes):
+    """Recordings of a patient with strong spikes, all of them annotated where they are."""
+    settings = {
+        'subject': subject,
+        'n_blocks': 2,
+        'block_seconds': 18,
+        'spike_rate': 20.0,
+        'snr': 8.0,
+        'distractor_rate': 1.0,
+        'annotation_jitter': 0.0,
+        'annotation_missed': 0.0,
+        'spike_free': False,
+        'sfreq': 150,
+        'seed': 0,
+    }
+    data, _ = simulate_patient(**settings | changes)
+    return data
