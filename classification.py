@@ -96,8 +96,8 @@ def field_peaks(x: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
 # With masking they take `hidden` besides.
 Inputs = Callable[..., torch.Tensor]
 
-# Spatial filters of the features, and those of the score that no annotation has taught which of them matter.
-N_FILTERS, N_STRONGEST = 60, 20
+# Spatial filters of the features and of the score.
+N_FILTERS = 60
 
 
 class Hidden(NamedTuple):
@@ -182,12 +182,10 @@ def masked_features(
 def masked_peak(
     model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
 ) -> torch.Tensor:
-    """Peak of what the context does not foretell (batch * n_sub, 1), see `features.peak_score`.
-
-    Of the strongest components alone: where no annotation says what matters, the weak ones are noise.
-    """
+    """How large and brief what the context does not foretell is (batch * n_sub, 1), see `features.peak_score`."""
     residuals = model.masked_residuals(x, shape, hidden.margin)[:, 0].cpu().numpy()
-    return torch.from_numpy(peak_score(residuals, hidden.filters[:N_STRONGEST]))[:, None]
+    score = peak_score(x[:, 0].cpu().numpy(), residuals, hidden.filters, shape, hidden.margin)
+    return torch.from_numpy(score)[:, None]
 
 
 def shown_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, hidden: Hidden | None) -> torch.Tensor:

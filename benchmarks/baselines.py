@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
-from cohorts import PATIENTS, Cohort, hidden_stretches, in_subwindows
+from cohorts import PARTS, Cohort, hidden_stretches, in_subwindows
 from sklearn.ensemble import IsolationForest
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -11,19 +11,20 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
+from classification import N_FILTERS
 from data_processing import N_CHANNELS
 from models.features import less_block_median, peak_score
 from models.sfcn import SFCN, spike_loss
 from utils import set_seed
 
+N_KEPT = 20  # components of PCA
 CONTEXT = 75  # samples on either side from which the ridge predictor foretells
-N_COMPONENTS = 20
 EPOCHS, RATE, WIDTH = 8, 1e-3, 8  # of the networks
 
 
 def baselines(cohort: Cohort, seed: int, device: torch.device):
     """Yield the name and {part: scores} of every detector; the parts are validation and test."""
-    raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PATIENTS}
+    raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
     tested = ('validation', 'test')
     labels = cohort.train.annotated
 
@@ -34,34 +35,56 @@ def baselines(cohort: Cohort, seed: int, device: torch.device):
     ann = feature_network(features['train'], labels, seed)
     yield 'feature network', {name: ann.predict_proba(features[name])[:, 1] for name in tested}
 
-    covariance = covariance_of(cohort.train.windows[..., ::3])
-    components = np.linalg.eigh(covariance)[1][:, : -N_COMPONENTS - 1 : -1].astype(np.float32)
-    yield 'PCA reconstruction error', {name: pca_error(raw[name], components) for name in tested}
-    errors = ridge_errors(cohort, components, 0)
+    components = components_of(cohort)
+    yield 'PCA reconstruction error', {name: pca_error(raw[name], components[:, :N_KEPT]) for name in tested}
+    errors, _ = ridge_errors(cohort, components, 0)
     for how, measure in (('mean', np.mean), ('peak', np.max)):
         yield (
             f'ridge predictor, {how}',
             {name: np.log(measure(np.square(errors[name]).mean(axis=1), axis=1)) for name in tested},
         )
-    # A sub-window counts as a spike's up to the margin beyond it, which the detectors above do not see. These do, as
-    # masking does, and the ridge predictor gets the very score of the classifier `threshold`.
-    wide = {name: hidden_stretches(getattr(cohort, name).windows, cohort) for name in tested}
-    wide = {name: values.swapaxes(1, 2).reshape(-1, N_CHANNELS, values.shape[3]) for name, values in wide.items()}
-    yield 'field power, with margins', {name: field_peak(wide[name], getattr(cohort, name)) for name in tested}
-    errors = ridge_errors(cohort, components, cohort.margin)
-    same = np.eye(N_COMPONENTS, dtype=np.float32)
-    scores = {name: peak_score(errors[name][:, :, None], same) for name in tested}
-    yield (
-        'ridge predictor, with margins and the score of threshold',
-        {name: less_block_median(scores[name], getattr(cohort, name).block) for name in tested},
-    )
+    yield from networks(raw, '', cohort, seed, device)
 
-    for name, network in (
-        ('SFCN on raw windows', SFCN(1, N_CHANNELS, cohort.sub.n_times, width=WIDTH)),
-        ('EMS-Net on raw windows', EMSNet()),
-    ):
-        train_network(network, raw['train'], labels, seed, device)
-        yield name, {part: network_scores(network, raw[part], device) for part in tested}
+
+def with_margins(cohort: Cohort, seed: int, device: torch.device):
+    """Yield, as `baselines`, detectors that see the margins too.
+
+    A sub-window counts as a spike's up to the margin beyond it, which those of `baselines` do not see. These do, as
+    masking does, and the ridge predictor gets the very score of the classifier `threshold`.
+    """
+    tested = ('validation', 'test')
+    raw = {}
+    for name in PARTS:
+        hidden = hidden_stretches(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
+        raw[name] = hidden.reshape(-1, N_CHANNELS, hidden.shape[3])
+    yield 'field power, with margins', {name: field_peak(raw[name], getattr(cohort, name)) for name in tested}
+    yield from networks(raw, ', with margins', cohort, seed, device)
+
+    components = components_of(cohort)
+    errors, usual = ridge_errors(cohort, components, cohort.margin)
+    same, scores = np.eye(components.shape[1], dtype=np.float32), {}
+    for name in tested:
+        part = getattr(cohort, name)
+        n_components, n_hidden = errors[name].shape[1:]
+        unforeseen = errors[name].reshape(len(part.windows), cohort.sub.n_sub, n_components, n_hidden).swapaxes(1, 2)
+        score = peak_score(components.T @ part.windows / usual, unforeseen, same, cohort.sub, cohort.margin)
+        scores[name] = less_block_median(score, part.block)
+    yield 'ridge predictor, with margins and the score of threshold', scores
+
+
+def networks(raw: dict, what: str, cohort: Cohort, seed: int, device: torch.device):
+    """Yield, as `baselines`, the networks on raw sub-windows."""
+    n_times = raw['train'].shape[2]
+    for name, network in (('SFCN', SFCN(1, N_CHANNELS, n_times, width=WIDTH)), ('EMS-Net', EMSNet())):
+        train_network(network, raw['train'], cohort.train.annotated, seed, device)
+        scores = {part: network_scores(network, raw[part], device) for part in ('validation', 'test')}
+        yield f'{name} on raw windows{what}', scores
+
+
+def components_of(cohort):
+    """The strongest principal components (channels, N_FILTERS) of training windows, the strongest first."""
+    covariance = covariance_of(cohort.train.windows[..., ::3])
+    return np.linalg.eigh(covariance)[1][:, : -N_FILTERS - 1 : -1].astype(np.float32)
 
 
 def field_peak(raw, part):
@@ -97,7 +120,7 @@ def ridge_errors(cohort, components, margin):
     samples before and after, by ridge regression.
 
     Gives the errors (n * n_sub, components, n_times + 2 margin) of every part, each component scaled to errors of
-    variance 1 in training.
+    variance 1 in training, and by what they were divided (components, 1).
     """
     hidden = cohort.sub.n_times + 2 * margin
 
@@ -121,11 +144,11 @@ def ridge_errors(cohort, components, margin):
         weights.append(np.linalg.solve(gram, context[:, i].T @ wanted[:, i]))
 
     errors = {}
-    for name in PATIENTS:
+    for name in PARTS:
         context, wanted = stretches(getattr(cohort, name))
         errors[name] = wanted - np.einsum('nic,ich->nih', context, np.stack(weights), optimize=True)
     usual = np.sqrt(np.square(errors['train']).mean(axis=(0, 2)))[:, None]
-    return {name: error / usual for name, error in errors.items()}
+    return {name: error / usual for name, error in errors.items()}, usual
 
 
 class EMSNet(nn.Module):

@@ -1,7 +1,7 @@
-"""Simulated cohorts to try detectors on: patients of two simulations, their windows, annotations and true spikes.
+"""Simulated cohorts to try detectors on: patients of three simulations, their windows, annotations and true spikes.
 
-What is found on one simulation may be a property of that simulation. So every other patient comes from a second one,
-with other fields, other background and other spikes than simulate_data_raw.py.
+What is found on one simulation may be a property of that simulation. So every third patient comes from
+simulate_data_raw.py, and the others from two more, with other fields, other background and other spikes.
 """
 
 import functools
@@ -20,16 +20,25 @@ from classification import SubwindowShape, subwindow_shape
 from data_processing import N_CHANNELS, ctf275_info, cut_block, time_labels, window_shape
 from simulate_data_raw import band_pass, draw_times, hann, simulate_patient
 
-# Patients of a cohort: the first so many train, the next validate, the last test.
-PATIENTS = {'train': 6, 'validation': 2, 'test': 4}
-N_BLOCKS, BLOCK_SECONDS = 2, 70
+PARTS = ('train', 'validation', 'test')
+SIMULATIONS = ('first', 'second', 'third')
 SPIKE_RATE = 5.0  # per minute: 2 to 3 % of the sub-windows hold a part of a spike
 
-# The second simulation.
+# The second and the third simulation.
 N_SOURCES = 60
 SPIKE_DISTANCE = 0.6  # s, least distance between two spikes
 BORDER = 1.0  # s without spikes at both ends of a block
 TESLA = 3e-13  # std of the background
+
+
+class CohortSize(NamedTuple):
+    """How many patients train, validate and test, and what is recorded of each."""
+
+    train: int
+    validation: int
+    test: int
+    n_blocks: int
+    block_seconds: float
 
 
 class Part(NamedTuple):
@@ -42,7 +51,8 @@ class Part(NamedTuple):
         The blocks, scaled as the windows are.
     annotated, truth : int arrays (n * n_sub,)
         Whether a sub-window holds a part of a spike: to the annotation, in fact.
-    block, patient : int arrays (n * n_sub,)
+    block, patient, simulation : int arrays (n * n_sub,)
+        `simulation` counts `SIMULATIONS`.
     places : DataFrame
         subject, block, timing, field and peak of every sub-window, see `evaluation.merge_events`.
     spikes : DataFrame
@@ -55,6 +65,7 @@ class Part(NamedTuple):
     truth: np.ndarray
     block: np.ndarray
     patient: np.ndarray
+    simulation: np.ndarray
     places: pd.DataFrame
     spikes: pd.DataFrame
 
@@ -69,7 +80,9 @@ class Cohort(NamedTuple):
     margin: int
 
 
-def simulate_cohort(snr: float, seed: int, settings: SimpleNamespace, scaling: str = 'block') -> Cohort:
+def simulate_cohort(
+    snr: float, seed: int, size: CohortSize, settings: SimpleNamespace, scaling: str = 'block'
+) -> Cohort:
     """Simulate patients who differ in rate and strength of their spikes, in other transients and in annotation.
 
     `scaling` says whose mean and std the windows are scaled by: 'block', 'window' or 'patient' (whose std is that of
@@ -83,15 +96,15 @@ def simulate_cohort(snr: float, seed: int, settings: SimpleNamespace, scaling: s
     )
     sub = subwindow_shape(shape.n_times, shape.border, round(settings.subwindow_size * settings.sfreq))
     made, subject = [], 0
-    for n_patients in PATIENTS.values():
+    for part in PARTS:
         rows = {name: [] for name in Part._fields}
-        for _ in range(n_patients):
-            subject += 1
+        for _ in range(getattr(size, part)):
+            simulation, subject = subject % len(SIMULATIONS), subject + 1
             rng = np.random.default_rng([seed, subject, 1])
             options = {
                 'subject': subject,
-                'n_blocks': N_BLOCKS,
-                'block_seconds': BLOCK_SECONDS,
+                'n_blocks': size.n_blocks,
+                'block_seconds': size.block_seconds,
                 'spike_rate': SPIKE_RATE * rng.lognormal(0, 0.2),
                 'snr': snr * rng.lognormal(0, 0.25),
                 'distractor_rate': rng.uniform(1, 7),
@@ -100,8 +113,10 @@ def simulate_cohort(snr: float, seed: int, settings: SimpleNamespace, scaling: s
                 'sfreq': settings.sfreq,
                 'seed': seed,
             }
-            is_other = subject % 2 == 0
-            data, truth = other_patient(**options) if is_other else simulate_patient(**options, spike_free=False)
+            if simulation == 0:
+                data, truth = simulate_patient(**options, spike_free=False)
+            else:
+                data, truth = other_patient(**options, rhythmic=simulation == 2)
             spread = np.sqrt(np.mean([signal.var() for signal in data['meg']]))
             for block, (signal, events) in enumerate(zip(data['meg'], data['events'], strict=True)):
                 cut, _ = cut_block(
@@ -127,8 +142,9 @@ def simulate_cohort(snr: float, seed: int, settings: SimpleNamespace, scaling: s
                 rows['spikes'].append(pd.DataFrame({'subject': subject, 'block': block, 'sample': samples}))
                 rows['windows'].append(windows)
                 rows['signals'].append(((signal - signal.mean()) / signal.std()).astype(np.float32))
-                rows['block'].append(np.full(n, subject * N_BLOCKS + block))
+                rows['block'].append(np.full(n, subject * size.n_blocks + block))
                 rows['patient'].append(np.full(n, subject))
+                rows['simulation'].append(np.full(n, simulation))
         join = {'signals': list} | dict.fromkeys(('places', 'spikes'), functools.partial(pd.concat, ignore_index=True))
         made.append(Part(**{name: join.get(name, np.concatenate)(values) for name, values in rows.items()}))
     return Cohort(*made, sub, shape.half_pulse)
@@ -148,34 +164,46 @@ def hidden_stretches(windows: np.ndarray, cohort: Cohort) -> np.ndarray:
     return np.stack([windows[..., start : start + n_hidden] for start in starts], axis=2)
 
 
-# ---------------------------------------------------------------------------------- the second simulation
+# ------------------------------------------------------------------------- the second and the third simulation
 def other_patient(
     *, subject, n_blocks, block_seconds, spike_rate, snr, distractor_rate, annotation_jitter, annotation_missed,
-    sfreq, seed,
+    sfreq, seed, rhythmic,
 ):  # fmt: skip
-    """Simulate a patient; arguments and result are those of `simulate_data_raw.simulate_patient`.
+    """Simulate a patient; arguments and result are those of `simulate_data_raw.simulate_patient`, but for `rhythmic`.
 
-    Fields are two blobs of opposite sign on the helmet. The background is a sum of resonances between 3 and 30 Hz,
-    which wax and wane, over random walks, with sensor noise of a strength of its own per channel. Spikes have one to
-    three phases, some run in pairs, half of the foci have no slow wave. Other transients are damped oscillations and
-    jumps of a single channel.
+    Fields are two blobs of opposite sign on the helmet, with sensor noise of a strength of its own per channel.
+
+    The second simulation: the background is a sum of resonances between 3 and 30 Hz, which wax and wane, over random
+    walks. Spikes have one to three phases, some run in pairs, half of the foci have no slow wave. Other transients are
+    damped oscillations and jumps of a single channel.
+
+    The third (`rhythmic`): few strong rhythms, a third of them near 10 Hz, so regular that the context foretells much
+    of them, and a heart that beats in every channel. Spikes rise steeply and fall slowly, into a slow wave of either
+    sign. Other transients are slow, like blinks.
     """
     rng = np.random.default_rng([seed, subject, 2])
     places = np.array([channel['loc'][:3] for channel in ctf275_info(sfreq)['chs']])
     n_times = round(block_seconds * sfreq)
     times = np.arange(n_times) / sfreq
     fields = draw_fields(rng, places, N_SOURCES)
-    strength = rng.lognormal(0, 0.6, N_SOURCES)
+    strength = rng.lognormal(0, 1.0 if rhythmic else 0.6, N_SOURCES)
     frequency = rng.uniform(3, 30, N_SOURCES)
     damping = rng.uniform(0.9, 0.985, N_SOURCES)
+    walks = 1.0
+    if rhythmic:
+        frequency[: N_SOURCES // 3] = rng.normal(10, 0.8, N_SOURCES // 3)
+        damping, walks = rng.uniform(0.985, 0.998, N_SOURCES), 0.3
     sensor = rng.uniform(0.1, 0.3) * rng.lognormal(0, 0.3, (len(places), 1))
-    foci = [(draw_fields(rng, places, 1)[:, 0], draw_morphology(rng)) for _ in range(rng.integers(1, 4))]
+    foci = [(draw_fields(rng, places, 1)[:, 0], draw_morphology(rng, rhythmic)) for _ in range(rng.integers(1, 4))]
+    heart = draw_fields(rng, places, 1) * rng.uniform(0.2, 0.5)
     place = {'rng': rng, 'seconds': block_seconds, 'distance': SPIKE_DISTANCE, 'border': BORDER}
 
     data, rows = {'meg': [], 'events': [], 'reannot': [], 'file': []}, []
     for block in range(n_blocks):
-        background = fields @ (strength[:, None] * resonances(rng, frequency / sfreq, damping, n_times))
+        background = fields @ (strength[:, None] * resonances(rng, frequency / sfreq, damping, walks, n_times))
         background /= background.std()
+        if rhythmic:
+            background += heart * heartbeats(rng, times)
         background = band_pass(background + sensor * rng.standard_normal(background.shape), sfreq)
         spikes = np.zeros_like(background)
         starts = draw_times(rate=spike_rate * rng.gamma(4, 1 / 4), **place)
@@ -190,7 +218,7 @@ def other_patient(
         signal = background + gain * spikes
         for start in draw_times(rate=distractor_rate, **place):
             height = snr * background.std() * rng.lognormal(0, 0.4)
-            signal += height * band_pass(transient(rng, places, times - start), sfreq)
+            signal += height * band_pass(transient(rng, places, times - start, rhythmic), sfreq)
         seen = peaks[rng.random(len(peaks)) >= annotation_missed]
         annotated = np.round(seen + rng.normal(0, annotation_jitter * sfreq, len(seen))).astype(np.int64)
         data['meg'].append((TESLA * signal).astype(np.float32))
@@ -213,33 +241,50 @@ def draw_fields(rng, places, n_fields):
     return np.stack(fields, axis=1) / np.std(fields, axis=1)
 
 
-def resonances(rng, frequency, damping, n_times):
-    """Time courses (n_sources, n_times) of std 1: resonances of a frequency per sample, and a slow random walk."""
+def resonances(rng, frequency, damping, walks, n_times):
+    """Time courses (n_sources, n_times) of std 1: resonances of a frequency per sample, and a slow random walk, which
+    has about `walks` of their std."""
     courses = []
     for f, radius in zip(frequency, damping, strict=True):
         ringing = lfilter([1], [1, -2 * radius * np.cos(2 * np.pi * f), radius**2], rng.standard_normal(n_times))
         walk = lfilter([1], [1, -0.98], rng.standard_normal(n_times))
         knots = np.arange(0, n_times + 600, 600)
         waxing = np.interp(np.arange(n_times), knots, rng.lognormal(0, 0.6, len(knots)))
-        course = ringing / ringing.std() * waxing + rng.uniform(0.5, 1.5) * walk / walk.std()
+        course = ringing / ringing.std() * waxing + walks * rng.uniform(0.5, 1.5) * walk / walk.std()
         courses.append(course / course.std())
     return np.array(courses)
 
 
-def draw_morphology(rng):
-    """How the spikes of a focus look: duration (s), number of phases, whether in pairs, height of the slow wave."""
+def heartbeats(rng, times):
+    """A time course of height 1 in every beat, 60 to 80 times a minute, not quite regular."""
+    intervals = rng.uniform(0.75, 1.0) * rng.normal(1, 0.03, round(2 * times[-1]) + 2)
+    beats = intervals.cumsum()
+    course = np.zeros_like(times)
+    for beat in beats[beats < times[-1]]:
+        course += hann(times - beat, 0.06) - 0.3 * hann(times - beat - 0.04, 0.05)
+        course += 0.25 * hann(times - beat - 0.25, 0.15)
+    return course
+
+
+def draw_morphology(rng, rhythmic):
+    """How the spikes of a focus look: duration (s), number of phases, whether in pairs, height of the slow wave; and
+    which part of the duration is the rise, where the spike is not as steep on either side."""
+    if rhythmic:
+        slow = rng.choice([-1, 1]) * rng.uniform(0.2, 0.7)
+        return {'duration': rng.uniform(0.06, 0.1), 'phases': 1, 'pair': False, 'slow': slow, 'rise': 0.3}
     return {
         'duration': rng.uniform(0.04, 0.09),
         'phases': rng.integers(1, 4),
         'pair': rng.random() < 0.3,
         'slow': rng.choice([0.0, rng.uniform(0.3, 0.8)]),
+        'rise': 0.5,
     }
 
 
 def spike(morphology, t):
     """A spike around t = 0 (s), of height 1."""
-    width = morphology['duration']
-    wave = hann(t, width)
+    width, rise = morphology['duration'], morphology['rise']
+    wave = np.where(t < 0, hann(t, 2 * rise * width), hann(t, 2 * (1 - rise) * width))
     for phase in range(1, morphology['phases']):
         wave = wave - 0.6 / phase * hann(t - (1.5 - phase) * width, width)
     if morphology['pair']:
@@ -247,8 +292,11 @@ def spike(morphology, t):
     return wave - morphology['slow'] * hann(t - 0.2 - width, 0.25)
 
 
-def transient(rng, places, t):
-    """A transient that is no spike (n_channels, n_times): a damped oscillation, or a jump of one channel."""
+def transient(rng, places, t, rhythmic):
+    """A transient that is no spike (n_channels, n_times): a slow wave; or a damped oscillation, or a jump of one
+    channel."""
+    if rhythmic:
+        return np.outer(draw_fields(rng, places, 1)[:, 0], hann(t, rng.uniform(0.2, 0.4)))
     if rng.random() < 0.7:
         decay = np.where(t > 0, np.exp(-t.clip(0) / rng.uniform(0.08, 0.2)), 0)
         return np.outer(draw_fields(rng, places, 1)[:, 0], decay * np.sin(2 * np.pi * rng.uniform(5, 15) * t))

@@ -1,20 +1,26 @@
 """Which detector is right on patients it has never seen? The autoencoder and classifier beside the usual choices.
 
-    python benchmarks/quality.py [n_jobs=2] [name=value ...]
+    python benchmarks/quality.py [SIZE] [n_jobs=2] [name=value ...]
 
-Simulates cohorts of patients at three signal-to-noise ratios, with misplaced and missing annotations; every other
-patient comes from a second simulation, of other spikes and other background. Every detector is trained on the
-annotations of some patients, gets its threshold from others, and is tested on the simulated truth of those left. At the
-middle ratio, variants of the autoencoder and classifier show what each part of them brings. Prints the table and writes
-quality.csv and quality.png into path_writing_data. `n_jobs` cohorts are taken at a time, with one thread each.
+Simulates cohorts of patients at three signal-to-noise ratios, with misplaced and missing annotations; the patients of a
+cohort come from three simulations, of other spikes and other background each. Every detector is trained on the
+annotations of some patients, gets its threshold from others, and is tested on the simulated truth of those left. In the
+first cohorts at the middle ratio, variants of the autoencoder and classifier show what each part of them brings.
+
+SIZE is `small` (the default: narrow autoencoders, an hour on two cores), `full` (for a GPU: more patients and the
+original's widths) or `tiny` (does it run?), see `SIZES`. Prints the table and writes quality.csv and quality.png into
+path_writing_data. `n_jobs` cohorts are taken at a time, with one thread each.
 """
 
+import contextlib
+import io
 import multiprocessing
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,16 +32,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from baselines import baselines, covariance_of, network_scores, train_network
-from cohorts import PATIENTS, Cohort, Part, hidden_stretches, in_subwindows, simulate_cohort
-from sklearn.ensemble import HistGradientBoostingClassifier
+from baselines import baselines, covariance_of, network_scores, train_network, with_margins
+from cohorts import PARTS, SIMULATIONS, Cohort, CohortSize, Part, hidden_stretches, in_subwindows, simulate_cohort
+from scipy.stats import t as student_t
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
 from classification import (
     N_FILTERS,
-    N_STRONGEST,
+    Examples,
     best_f1_threshold,
     error_cards,
     error_statistics,
@@ -46,28 +52,62 @@ from data_processing import N_CHANNELS
 from evaluation import sensitivity_curve
 from loop import masked_loss, reconstruction_loss
 from models import build_model
+from models.boosting import BoostedTrees
 from models.features import beside_block, less_block_median, peak_score, spatial_filters, spike_features
 from models.sfcn import SFCN
-from utils import choose_device, read_command, run_script, set_seed, writing
+from utils import SettingError, choose_device, read_command, run_script, set_seed, writing
 
-N_SEEDS = 3
 SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
-# Narrow and short, as two cores can afford.
-MODEL = {'name': 'AE1D', 'width': 2}
-OTHER_MODEL = {'name': 'wavelets', 'filters': [8, 8, 8], 'pywt_mode': 'periodization'}
-EPOCHS, RATE, BATCH = 6, 2e-3, 16
-N_RESAMPLES = 1000
+
+
+class Size(NamedTuple):
+    """How much is simulated and trained.
+
+    Attributes
+    ----------
+    cohorts : int
+        At each signal-to-noise ratio.
+    ablated : int
+        Of the middle ratio, cohorts on which variants are tried.
+    patients : CohortSize
+    model, other_model : dicts
+        The autoencoder, and another one among the variants.
+    epochs : int
+        Of training of an autoencoder.
+    rate : float
+        Its largest learning rate.
+    """
+
+    cohorts: int
+    ablated: int
+    patients: CohortSize
+    model: dict
+    other_model: dict
+    epochs: int
+    rate: float
+
+
+AE1D, WAVELETS = {'name': 'AE1D'}, {'name': 'wavelets', 'pywt_mode': 'periodization'}
+NARROW = AE1D | {'width': 2}, WAVELETS | {'filters': [8, 8, 8]}
+SIZES = {
+    'tiny': Size(2, 1, CohortSize(3, 3, 3, 1, 40), *NARROW, epochs=2, rate=2e-3),
+    'small': Size(6, 3, CohortSize(6, 3, 6, 2, 70), *NARROW, epochs=6, rate=2e-3),
+    'full': Size(6, 6, CohortSize(30, 6, 12, 4, 180), AE1D, WAVELETS, epochs=20, rate=1e-3),
+}
+BATCH = 16
 # The detectors of this project in the table; what the others are compared with.
 SUPERVISED, UNSUPERVISED = 'masked errors + hgb', 'masked errors + threshold (no annotation)'
 
 
 def main(words: list[str]) -> None:
     """Run every detector on every cohort, and write the table and the picture."""
-    _, settings = read_command(words)
-    seeds = range(settings.seed, settings.seed + N_SEEDS)
+    positional, settings = read_command(words, n_positional=1)
+    size = SIZES.get(*positional or ['small'])
+    if size is None:
+        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
     # Those at medium, which take longest, first.
     difficulties = sorted(SNR, key=lambda difficulty: difficulty != 'medium')
-    jobs = [(difficulty, seed, settings) for difficulty in difficulties for seed in seeds]
+    jobs = [(difficulty, cohort, size, settings) for difficulty in difficulties for cohort in range(size.cohorts)]
     if settings.n_jobs > 1:
         with ProcessPoolExecutor(settings.n_jobs, multiprocessing.get_context('spawn')) as pool:
             results = list(pool.map(on_one_thread, jobs))
@@ -88,24 +128,24 @@ def on_one_thread(job: tuple) -> list:
         return scores_of_cohort(*job)
 
 
-def scores_of_cohort(difficulty: str, seed: int, settings: SimpleNamespace) -> list[dict]:
+def scores_of_cohort(difficulty: str, number: int, size: Size, settings: SimpleNamespace) -> list[dict]:
     """The scores of every detector on a cohort, with what they are measured by."""
     started = time.perf_counter()
+    seed = settings.seed + number
     set_seed(seed)
     device = choose_device(settings.device)
-    cohort = simulate_cohort(SNR[difficulty], seed, settings)
+    cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings)
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
-    autoencoder = train_autoencoder(cohort, device)
+    autoencoder = train_autoencoder(cohort, size.model, size, device)
     residuals = residuals_of(autoencoder, cohort, device)
     scores = []
     for name, found in detect(cohort, residuals, seed, device):
         scores.append({'difficulty': difficulty, 'seed': seed, 'detector': name, 'found': found, 'key': key})
-        print(f'{difficulty} {seed} {name:44s} {pr_auc(found, key):.3f}', flush=True)
-    if difficulty == 'medium':
-        for name, found in ablation(cohort, residuals, seed, settings, device):
+        print_score(difficulty, seed, name, found, key, started)
+    if difficulty == 'medium' and number < size.ablated:
+        for name, found in ablation(cohort, residuals, seed, size, settings, device):
             scores.append({'difficulty': 'ablation', 'seed': seed, 'detector': name, 'found': found, 'key': key})
-            print(f'ablation {seed} {name:44s} {pr_auc(found, key):.3f}', flush=True)
-    print(f'  {difficulty} {seed}: {time.perf_counter() - started:.0f} s', flush=True)
+            print_score('ablation', seed, name, found, key, started)
     return scores
 
 
@@ -113,15 +153,19 @@ def scores_of_cohort(difficulty: str, seed: int, settings: SimpleNamespace) -> l
 def detect(cohort: Cohort, residuals: dict, seed: int, device: torch.device):
     """Yield the name and {part: scores} of every detector; the parts are validation and test."""
     yield from baselines(cohort, seed, device)
-    # The features of the signal itself: what the autoencoder adds to them is seen beside them.
-    yield 'no autoencoder: signal + hgb', boosted(cohort, as_residuals(cohort), seed)
+    # The same of the signal itself: what the autoencoder adds is seen beside it.
+    signal = as_residuals(cohort)
+    yield 'no autoencoder: signal + hgb', boosted(cohort, signal, seed)
+    yield 'no autoencoder: signal + threshold', peaks(cohort, signal)
     yield SUPERVISED, boosted(cohort, residuals, seed)
     yield UNSUPERVISED, peaks(cohort, residuals)
 
 
-def ablation(cohort: Cohort, residuals: dict, seed: int, settings: SimpleNamespace, device: torch.device):
+def ablation(
+    cohort: Cohort, residuals: dict, seed: int, size: Size, settings: SimpleNamespace, device: torch.device
+):  # fmt: skip
     """Yield the name and {part: scores} of variants of the autoencoder and the classifier."""
-    plain = train_autoencoder(cohort, device, masked=False)
+    plain = train_autoencoder(cohort, size.model, size, device, masked=False)
     cards = per_subwindow(plain, cohort, error_cards, device)
     yield 'plain errors, error cards + SFCN', sfcn(cards, cohort, seed, device)
     statistics = per_subwindow(plain, cohort, error_statistics, device)
@@ -139,26 +183,27 @@ def ablation(cohort: Cohort, residuals: dict, seed: int, settings: SimpleNamespa
     both = {name: np.concatenate([features[name], more], axis=1)
             for name, more in features_of(cohort, as_residuals(cohort)).items()}  # fmt: skip
     yield 'masked errors and signal + hgb', trees(beside_blocks(both, cohort), cohort, seed)
-    other = residuals_of(train_autoencoder(cohort, device, OTHER_MODEL), cohort, device)
-    yield f'{OTHER_MODEL["name"]}, masked errors + hgb', boosted(cohort, other, seed)
-    yield f'{OTHER_MODEL["name"]}, masked errors + threshold', peaks(cohort, other)
+    yield from with_margins(cohort, seed, device)
+    other = residuals_of(train_autoencoder(cohort, size.other_model, size, device), cohort, device)
+    yield f'{size.other_model["name"]}, masked errors + hgb', boosted(cohort, other, seed)
+    yield f'{size.other_model["name"]}, masked errors + threshold', peaks(cohort, other)
     for scaling in ('window', 'patient'):
-        scaled = simulate_cohort(SNR['medium'], seed, settings, scaling)
-        residuals = residuals_of(train_autoencoder(scaled, device), scaled, device)
+        scaled = simulate_cohort(SNR['medium'], seed, size.patients, settings, scaling)
+        residuals = residuals_of(train_autoencoder(scaled, size.model, size, device), scaled, device)
         yield f'windows scaled by {scaling}, masked errors + hgb', boosted(scaled, residuals, seed)
         yield f'windows scaled by {scaling}, masked errors + threshold', peaks(scaled, residuals)
 
 
 # ------------------------------------------------------------------------------- autoencoder and classifier
-def train_autoencoder(cohort: Cohort, device: torch.device, described: dict = MODEL, masked: bool = True):
+def train_autoencoder(cohort: Cohort, described: dict, size: Size, device: torch.device, masked: bool = True):
     """Train the autoencoder on all windows of the training patients: it needs no annotation."""
     model = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **described).to(device).train()
     n_batches = len(cohort.train.windows) // BATCH
     weights = [1.0] * len(model(torch.zeros(2, 1, *cohort.train.windows.shape[1:], device=device)))
     loss = masked_loss('mse', weights, cohort.sub, cohort.margin) if masked else reconstruction_loss('mse', weights)
-    optimizer = torch.optim.Adam(model.parameters(), RATE)
-    scheduler = OneCycleLR(optimizer, RATE, total_steps=EPOCHS * n_batches, pct_start=0.2)
-    for _ in range(EPOCHS):
+    optimizer = torch.optim.Adam(model.parameters(), size.rate)
+    scheduler = OneCycleLR(optimizer, size.rate, total_steps=size.epochs * n_batches, pct_start=0.2)
+    for _ in range(size.epochs):
         for chosen in torch.randperm(len(cohort.train.windows))[: n_batches * BATCH].reshape(-1, BATCH):
             x = torch.from_numpy(cohort.train.windows[chosen.numpy()])[:, None].to(device)
             value = loss(model, x, x)
@@ -185,7 +230,7 @@ def residuals_of(model, cohort, device):
     def extract(x):
         return model.masked_residuals(x, cohort.sub, cohort.margin)[:, 0]
 
-    return {name: batched(extract, getattr(cohort, name), device) for name in PATIENTS}
+    return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
 
 
 def plain_residuals_of(model, cohort, device):
@@ -195,12 +240,12 @@ def plain_residuals_of(model, cohort, device):
         output, target = model(x)[0]
         return (target - output).reshape(len(x), N_CHANNELS, -1)
 
-    return {name: hidden_stretches(batched(extract, getattr(cohort, name), device), cohort) for name in PATIENTS}
+    return {name: hidden_stretches(batched(extract, getattr(cohort, name), device), cohort) for name in PARTS}
 
 
 def as_residuals(cohort):
     """The signal itself, laid out as `residuals_of`."""
-    return {name: hidden_stretches(getattr(cohort, name).windows, cohort) for name in PATIENTS}
+    return {name: hidden_stretches(getattr(cohort, name).windows, cohort) for name in PARTS}
 
 
 def filters_of(cohort, residuals):
@@ -215,7 +260,7 @@ def features_of(cohort, residuals):
     filters = filters_of(cohort, residuals)
     return {
         name: spike_features(getattr(cohort, name).windows, residuals[name], filters, cohort.sub, cohort.margin)
-        for name in PATIENTS
+        for name in PARTS
     }
 
 
@@ -230,24 +275,26 @@ def boosted(cohort, residuals, seed):
 
 
 def trees(features, cohort, seed):
-    """Scores by gradient-boosted trees, three times with other random numbers."""
-    proba = dict.fromkeys(('validation', 'test'), 0.0)
-    for tree_seed in range(3 * seed, 3 * seed + 3):
-        fitted = HistGradientBoostingClassifier(
-            max_iter=150, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=15, l2_regularization=1.0,
-            max_features=0.5, early_stopping=False, random_state=tree_seed,
-        ).fit(features['train'], cohort.train.annotated)  # fmt: skip
-        proba = {name: value + fitted.decision_function(features[name]) for name, value in proba.items()}
-    return proba
+    """Scores by gradient-boosted trees on features: the classifier `hgb`."""
+    judge = BoostedTrees(seed=seed)
+    with contextlib.redirect_stdout(io.StringIO()):
+        judge.fit(
+            Examples(features['train'], cohort.train.annotated),
+            Examples(features['validation'], cohort.validation.annotated),
+            None,
+        )
+    return {name: judge.predict_proba(features[name]) for name in ('validation', 'test')}
 
 
 def peaks(cohort, residuals):
-    """Scores by the power of the residual alone: the classifier `threshold`."""
-    filters = filters_of(cohort, residuals)[:N_STRONGEST]
-    return {
-        name: less_block_median(peak_score(residuals[name], filters), getattr(cohort, name).block)
-        for name in ('validation', 'test')
-    }
+    """Scores by the residual alone: the classifier `threshold`."""
+    filters = filters_of(cohort, residuals)
+    scores = {}
+    for name in ('validation', 'test'):
+        part = getattr(cohort, name)
+        score = peak_score(part.windows, residuals[name], filters, cohort.sub, cohort.margin)
+        scores[name] = less_block_median(score, part.block)
+    return scores
 
 
 def per_subwindow(model, cohort, inputs, device):
@@ -256,7 +303,7 @@ def per_subwindow(model, cohort, inputs, device):
     def extract(x):
         return inputs(model, x, cohort.sub, [0])
 
-    return {name: batched(extract, getattr(cohort, name), device) for name in PATIENTS}
+    return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
 
 
 def cards_of_residuals(cohort, residuals):
@@ -278,6 +325,12 @@ def sfcn(cards, cohort, seed, device):
 
 
 # ----------------------------------------------------------------------------------------------- the table
+def print_score(difficulty, seed, name, found, key, started):
+    """A line on a detector as soon as it is known, with the seconds since the cohort's start."""
+    seconds = time.perf_counter() - started
+    print(f'{difficulty:8s} {seed} {name:56s} {pr_auc(found, key):.3f} {seconds:6.0f} s', flush=True)
+
+
 def pr_auc(found, key):
     """Area under the precision-recall curve on the truth of the test patients."""
     return average_precision_score(key['test'].truth, found['test'])
@@ -300,55 +353,43 @@ def figures_of(score: dict, settings: SimpleNamespace) -> dict:
         'sensitivity at 1 FA/min': curve.loc[curve['false alarms/min'] <= 1, 'sensitivity'].max(),
         'positive': test.truth.mean(),
     }
-    for name, rows in (('PR-AUC, first simulation', test.patient % 2 == 1), ('PR-AUC, second', test.patient % 2 == 0)):
-        figures[name] = average_precision_score(test.truth[rows], found['test'][rows])
+    for number, name in enumerate(SIMULATIONS):
+        rows = test.simulation == number
+        figures[f'PR-AUC, {name}'] = average_precision_score(test.truth[rows], found['test'][rows])
     return figures
 
 
 def summarise(scores: list[dict], settings: SimpleNamespace) -> pd.DataFrame:
-    """One row per difficulty and detector: means over seeds, and 95 % intervals over seeds and patients.
+    """One row per difficulty and detector: means over cohorts, and 95 % intervals of PR-AUC.
 
-    The differences are those of the two detectors of this project minus the row's, on the same draws.
+    Cohorts are independent: other patients, other random numbers in every training. So the intervals are Student's t
+    over cohorts, and hold what both contribute. The differences are those of the two detectors of this project minus
+    the row's, in the same cohorts.
     """
+    figures = pd.DataFrame(
+        [{name: score[name] for name in ('difficulty', 'seed', 'detector')} | figures_of(score, settings)
+         for score in scores]
+    )  # fmt: skip
+    pr_aucs = figures.pivot(index=['difficulty', 'detector'], columns='seed', values='PR-AUC')
     rows = []
-    for difficulty in [*SNR, 'ablation']:
-        of_difficulty = [score for score in scores if score['difficulty'] == difficulty]
-        names = list(dict.fromkeys(score['detector'] for score in of_difficulty))
-        groups = {name: [score for score in of_difficulty if score['detector'] == name] for name in names}
-        drawn = {name: resampled(group) for name, group in groups.items()}
-        compared = {'hgb': SUPERVISED, 'threshold': UNSUPERVISED}
-        cohorts = 'medium' if difficulty == 'ablation' else difficulty
-        ours = {
-            key: resampled([s for s in scores if s['difficulty'] == cohorts and s['detector'] == name])
-            for key, name in compared.items()
-        }
-        for name, group in groups.items():
-            row = {'difficulty': difficulty, 'detector': name}
-            row |= pd.DataFrame([figures_of(score, settings) for score in group]).mean().to_dict()
-            row['PR low'], row['PR high'] = np.quantile(drawn[name], [0.025, 0.975])
-            for key, values in ours.items():
-                row[f'{key} - this low'], row[f'{key} - this high'] = np.quantile(values - drawn[name], [0.025, 0.975])
-            rows.append(row)
+    for (difficulty, detector), group in figures.groupby(['difficulty', 'detector'], sort=False):
+        values = pr_aucs.loc[(difficulty, detector)]
+        row = {'difficulty': difficulty, 'detector': detector, 'cohorts': len(group)}
+        row |= group.drop(columns=['difficulty', 'detector', 'seed']).mean().to_dict()
+        _, row['PR low'], row['PR high'] = mean_and_interval(values)
+        for key, name in (('hgb', SUPERVISED), ('threshold', UNSUPERVISED)):
+            ours = pr_aucs.loc[('medium' if difficulty == 'ablation' else difficulty, name)]
+            names = (f'{key} - this', f'{key} - this low', f'{key} - this high')
+            row |= dict(zip(names, mean_and_interval(ours - values), strict=True))
+        rows.append(row | {f'PR-AUC, cohort {seed}': value for seed, value in values.items()})
     return pd.DataFrame(rows)
 
 
-def resampled(group: list[dict]) -> np.ndarray:
-    """PR-AUC (N_RESAMPLES,), mean over drawn seeds, on as many test patients drawn with replacement from both
-    simulations alike; the same draws for everyone."""
-    rng = np.random.default_rng(0)
-    values = []
-    for _ in range(N_RESAMPLES):
-        drawn = []
-        for run in rng.integers(len(group), size=len(group)):
-            test, found = group[run]['key']['test'], group[run]['found']['test']
-            patients = np.unique(test.patient)
-            chosen = [
-                one for kind in (0, 1) for one in rng.choice(patients[patients % 2 == kind], sum(patients % 2 == kind))
-            ]
-            rows = np.concatenate([np.flatnonzero(test.patient == one) for one in chosen])
-            drawn.append(average_precision_score(test.truth[rows], found[rows]))
-        values.append(np.mean(drawn))
-    return np.array(values)
+def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
+    """Mean of the values that are there, and the ends of its 95 % interval (Student's t)."""
+    values = values.dropna()
+    half = student_t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return values.mean(), values.mean() - half, values.mean() + half
 
 
 def plot(table: pd.DataFrame, path: Path) -> None:

@@ -13,38 +13,48 @@ from sklearn.metrics import log_loss
 from loop import load_checkpoint, save_checkpoint
 
 
+N_FORESTS = 3
+
+
 @dataclasses.dataclass(kw_only=True)
 class BoostedTrees:
     """scikit-learn's histogram gradient boosting, stopped at the number of trees that is best on validation.
 
-    The trees are kept as plain arrays, so that a checkpoint holds numbers only and no pickled objects.
+    Three times from other random numbers, the log odds averaged: every split looks at a third of the features, drawn
+    anew, so that forests differ and their mean is better than each. The trees are kept as plain arrays, so that a
+    checkpoint holds numbers only and no pickled objects.
 
     Attributes
     ----------
     trees : dict of arrays
         The nodes of all trees one after the other: `feature`, `threshold` (left where the feature is at most this),
-        `left` and `right` (the node's children; the node itself for a leaf), `value` (0 but for leaves);
-        `roots`, the first node of every tree; `baseline`, the log odds before any tree.
+        `left` and `right` (the node's children; the node itself for a leaf), `value` (what a leaf adds to the log odds;
+        0 for other nodes); `roots`, the first node of every tree; `baseline`, the log odds before any tree.
     """
 
     seed: int
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
         """Train on `Examples`; nothing is written and there is no history."""
-        model = HistGradientBoostingClassifier(
-            max_iter=200,
-            learning_rate=0.05,
-            max_leaf_nodes=15,
-            l2_regularization=1.0,
-            early_stopping=False,
-            random_state=self.seed,
-        ).fit(*train_set)
+        forests = [
+            HistGradientBoostingClassifier(
+                max_iter=200,
+                learning_rate=0.05,
+                max_leaf_nodes=15,
+                max_features=0.3,
+                l2_regularization=1.0,
+                early_stopping=False,
+                random_state=N_FORESTS * self.seed + number,
+            ).fit(*train_set)
+            for number in range(N_FORESTS)
+        ]
         labels = validation_set.labels
-        losses = [log_loss(labels, p, labels=[0, 1]) for p in model.staged_predict_proba(validation_set.inputs)]
+        stages = zip(*(forest.staged_decision_function(validation_set.inputs) for forest in forests), strict=True)
+        losses = [log_loss(labels, expit(np.mean(scores, axis=0)), labels=[0, 1]) for scores in stages]
         n_trees = int(np.argmin(losses)) + 1
         n_spikes = int(train_set.labels.sum())
-        print(f'  {len(train_set.labels)} training sub-windows, {n_spikes} with a spike; {n_trees} trees')
-        nodes = [predictor.nodes for (predictor,) in model._predictors[:n_trees]]
+        print(f'  {len(train_set.labels)} training sub-windows, {n_spikes} with a spike; {N_FORESTS} x {n_trees} trees')
+        nodes = [predictor.nodes for forest in forests for (predictor,) in forest._predictors[:n_trees]]
         roots = np.cumsum([0] + [len(tree) for tree in nodes[:-1]])
         itself = [np.arange(len(tree)) for tree in nodes]
 
@@ -57,9 +67,9 @@ class BoostedTrees:
             'threshold': np.concatenate([tree['num_threshold'] for tree in nodes]),
             'left': np.concatenate(children('left')),
             'right': np.concatenate(children('right')),
-            'value': np.concatenate([np.where(tree['is_leaf'], tree['value'], 0.0) for tree in nodes]),
+            'value': np.concatenate([np.where(tree['is_leaf'], tree['value'] / N_FORESTS, 0.0) for tree in nodes]),
             'roots': roots,
-            'baseline': np.asarray(model._baseline_prediction, dtype=np.float64).reshape(1),
+            'baseline': np.asarray(forests[0]._baseline_prediction, dtype=np.float64).reshape(1),
         }
         return []
 

@@ -7,6 +7,9 @@ _AROUND = np.arange(-45, 46, 3)
 _AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45])
 _IN_RESIDUAL = np.arange(-12, 13, 2)
 _N_POWERS = 5  # the first features are logs of power
+# Samples beside the peak where a spike is over, or passes through zero, and how much power there counts against it.
+_BESIDE = np.concatenate([np.arange(-15, -4), np.arange(5, 16)])  # at 150 Hz, 33 to 100 ms on either side
+_WEIGHT_BESIDE = 0.75
 
 
 def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_components: int) -> np.ndarray:
@@ -27,20 +30,29 @@ def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_c
     return filters / np.sqrt(np.maximum(variance, 1e-12 * variance.max() + 1e-30))[:, None]
 
 
-def peak_score(residuals: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Log of the largest power of the residual in a sub-window and the margins hidden with it: no annotation needed.
+def peak_score(
+    x: np.ndarray, residuals: np.ndarray, filters: np.ndarray, shape: tuple[int, int, int], margin: int
+) -> np.ndarray:
+    """How large and how brief what was not foretold of a sub-window is: no annotation needed.
+
+    The logarithm of the largest power of the residual in the sub-window and the margins hidden with it, less 0.75 times
+    that of the signal's mean power 33 to 100 ms (at 150 Hz) before and after. A spike is over within 100 ms: a rhythm
+    that swells, or a slow wave, has as much power beside its peak.
 
     Parameters
     ----------
-    residuals : array (batch, channels, n_sub, n_hidden)
-    filters : array (n_components, channels)
-        From `spatial_filters`.
+    x, residuals, filters, shape, margin
+        As `spike_features` takes them.
 
     Returns
     -------
     float32 array (batch * n_sub,)
     """
-    return np.log(_power(_filtered(residuals, filters)).max(axis=-1) + 1e-12).ravel().astype(np.float32)
+    power = _power(_filtered(residuals, filters))  # (batch, n_sub, n_hidden)
+    at = _in_window(power.argmax(axis=-1), shape, margin)
+    beside = _read(_field(filters @ x, shape), at[..., None] + _BESIDE).mean(axis=-1)
+    score = np.log(power.max(axis=-1) + 1e-12) - _WEIGHT_BESIDE * np.log(beside + 1e-12)
+    return score.ravel().astype(np.float32)
 
 
 def spike_features(
@@ -66,8 +78,7 @@ def spike_features(
     -------
     float32 array (batch * n_sub, n_features)
     """
-    border, n_sub, n_times = shape
-    batch = len(x)
+    n_sub, batch = shape[1], len(x)
     signal = filters @ x  # (batch, components, times)
     hidden = _filtered(residuals, filters)  # (batch, n_sub, components, n_hidden)
     n_components, n_hidden = hidden.shape[2:]
@@ -82,10 +93,10 @@ def spike_features(
     # Time courses (batch, n_sub, times) of the pattern in the whole window and in the hidden stretch.
     course = pattern @ signal / np.sqrt(n_components)
     hidden_course = (pattern[:, :, None] @ hidden)[:, :, 0] / np.sqrt(n_components)
-    at = border + n_times * np.arange(n_sub) - margin + peak
+    at = _in_window(peak, shape, margin)
     polarity = np.sign(_read(course, at[..., None]))
     size = np.sqrt(height + 1e-12)[..., None]
-    field = np.sqrt(np.square(signal).mean(axis=1))[:, None].repeat(n_sub, axis=1)
+    field = np.sqrt(_field(signal, shape))
     outside = np.pad(hidden_course, ((0, 0), (0, 0), (12, 12)))
     channels = np.abs(np.take_along_axis(residuals.swapaxes(1, 2), peak[..., None, None], axis=-1)[..., 0])
     channels = channels / (np.linalg.norm(channels, axis=-1, keepdims=True) + 1e-12)
@@ -139,6 +150,17 @@ def less_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray 
 def _filtered(residuals, filters):
     """Residuals (batch, channels, n_sub, n_hidden) to (batch, n_sub, components, n_hidden)."""
     return np.matmul(filters, residuals.swapaxes(1, 2))
+
+
+def _in_window(peak, shape, margin):
+    """The sample of the window, of samples (batch, n_sub) of what was hidden."""
+    border, n_sub, n_times = shape
+    return border + n_times * np.arange(n_sub) - margin + peak
+
+
+def _field(signal, shape):
+    """Mean power over the components (batch, components, times), once for every sub-window (batch, n_sub, times)."""
+    return np.square(signal).mean(axis=1)[:, None].repeat(shape[1], axis=1)
 
 
 def _power(hidden):

@@ -240,15 +240,20 @@ def test_every_classifier_finds_what_is_there_and_survives_its_checkpoint(name, 
 
 
 def test_the_stored_trees_are_scikit_learns(tmp_path):
+    """Those of three forests, whose log odds are averaged."""
     classifier, _ = fitted('hgb', tmp_path)
-    model = HistGradientBoostingClassifier(
-        max_iter=200, learning_rate=0.05, max_leaf_nodes=15, l2_regularization=1.0, early_stopping=False, random_state=0
-    ).fit(*examples('hgb'))
-    inputs = examples('hgb', n=400, seed=3).inputs
-    staged = list(model.staged_predict_proba(inputs))
-    n_trees = len(classifier.trees['roots'])
+    inputs, stages = examples('hgb', n=400, seed=3).inputs, []
+    for number in range(3):
+        model = HistGradientBoostingClassifier(
+            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, max_features=0.3, l2_regularization=1.0,
+            early_stopping=False, random_state=number,
+        ).fit(*examples('hgb'))  # fmt: skip
+        stages.append(list(model.staged_decision_function(inputs)))
+    n_trees, left = divmod(len(classifier.trees['roots']), 3)
+    assert left == 0
     assert 1 < n_trees < 200
-    np.testing.assert_allclose(classifier.predict_proba(inputs), staged[n_trees - 1][:, 1], rtol=1e-12)
+    expected = np.mean([staged[n_trees - 1] for staged in stages], axis=0)
+    np.testing.assert_allclose(classifier.predict_proba(inputs), 1 / (1 + np.exp(-expected)), rtol=1e-12)
 
 
 def test_the_stored_machine_is_scikit_learns(tmp_path):

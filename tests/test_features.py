@@ -37,7 +37,7 @@ def test_filters_are_principal_components_with_a_residual_of_variance_1():
 def test_the_wave_is_found_where_it_is_and_followed(planted):
     x, residuals, wave = planted
     features = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
-    score = peak_score(residuals, np.eye(N_CHANNELS))
+    score = peak_score(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
     assert features.shape[0] == len(score) == 21
     assert np.argmax(score) == np.argmax(features[:, 0]) == 3
     assert features[3, 5] == 151 - (45 + 3 * 30)  # the peak, from the sub-window's start
@@ -48,7 +48,22 @@ def test_the_wave_is_found_where_it_is_and_followed(planted):
     np.testing.assert_allclose(course / course[15], wave[at] / wave[151], atol=0.1)
     height = np.square(x[0, :, 150:153]).mean()
     assert features[3, 0] == pytest.approx(np.log(height), rel=1e-4)
-    assert score[3] == features[3, 0]
+    beside = np.square(x[0, :, [*range(136, 147), *range(156, 167)]]).mean()
+    assert score[3] == pytest.approx(np.log(height) - 0.75 * np.log(beside), rel=1e-4)
+
+
+def test_of_two_waves_as_high_the_brief_one_has_the_higher_score(planted):
+    x, _, _ = planted
+    distance = np.abs(np.arange(300) - 150)
+    for i, width in enumerate((4, 16)):
+        x[i] = 0.1 * np.sin(np.arange(300) + np.arange(N_CHANNELS)[:, None]) + 5 * np.exp(
+            -0.5 * (distance / width) ** 2
+        )
+    residuals = hidden_parts(x)
+    brief, slow, _ = peak_score(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN).reshape(3, 7)[:, 3]
+    powers = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN).reshape(3, 7, -1)[:, 3, 0]
+    assert powers[1] >= powers[0]
+    assert brief > slow + 1
 
 
 def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
@@ -63,7 +78,7 @@ def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
 def test_flat_windows_have_finite_features():
     x = np.zeros((1, N_CHANNELS, 300))
     assert np.isfinite(spike_features(x, hidden_parts(x), np.eye(N_CHANNELS), SHAPE, MARGIN)).all()
-    assert np.isfinite(peak_score(hidden_parts(x), np.eye(N_CHANNELS))).all()
+    assert np.isfinite(peak_score(x, hidden_parts(x), np.eye(N_CHANNELS), SHAPE, MARGIN)).all()
 
 
 def test_power_is_compared_within_a_block():
