@@ -12,7 +12,6 @@ from sklearn.metrics import log_loss
 
 from loop import load_checkpoint, save_checkpoint
 
-
 N_FORESTS = 3
 
 
