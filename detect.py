@@ -50,19 +50,9 @@ from data_processing import block_statistics, ctf275_info, read_data_raw, scale,
 from evaluation import merge_events
 from run_data import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
+from settings import check_settings, read_command
 from timeseries_dataset import PARTS, PatientWindows, WindowDataset, batches, id_table
-from utils import (
-    DataError,
-    SettingError,
-    check_settings,
-    choose_device,
-    choose_precision,
-    read_command,
-    run_script,
-    set_seed,
-    write_json,
-    writing,
-)
+from utils import DataError, SettingError, choose_device, choose_precision, run_script, set_seed, write_json, writing
 
 FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')

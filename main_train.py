@@ -97,16 +97,15 @@ from saving_functions import (
     save_summary_row,
     write_report,
 )
+from settings import check_settings, read_command
 from timeseries_dataset import PARTS, WindowDataset, batches
 from utils import (
     DataError,
     Interrupted,
     SettingError,
-    check_settings,
     choose_device,
     choose_precision,
     interruptible,
-    read_command,
     run_script,
     set_seed,
     write_json,

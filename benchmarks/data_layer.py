@@ -32,8 +32,9 @@ import pandas as pd
 
 from data_processing import N_CHANNELS, create_windows, cut_block, making, read_data_raw, window_shape
 from data_processing import write_patient_windows as write_windows
+from settings import read_command
 from timeseries_dataset import WindowDataset, id_table, open_directory
-from utils import read_command, run_script, write_pickle
+from utils import run_script, write_pickle
 
 N_BLOCKS, SECONDS, SPIKES = 15, 180, 20
 REPEATS = 7

@@ -43,9 +43,10 @@ from main_train import loss_weights
 from models import AUTOENCODERS, build_model
 from models.boosting import BoostedTrees
 from models.features import beside_block
+from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
-from utils import SettingError, choose_device, choose_precision, read_command, run_script, set_seed, writing
+from utils import SettingError, choose_device, choose_precision, run_script, set_seed, writing
 
 N_TIMES = 300
 RATE = 1e-3  # learning rate

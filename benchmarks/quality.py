@@ -48,7 +48,8 @@ from loop import masked_loss, reconstruction_loss
 from models import build_model
 from models.features import beside_block, less_block_median, peak_score, spatial_filters, spike_features
 from models.sfcn import SFCN
-from utils import choose_device, read_command, run_script, set_seed, writing
+from settings import read_command
+from utils import choose_device, run_script, set_seed, writing
 
 N_SEEDS = 3
 SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
