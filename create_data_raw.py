@@ -29,8 +29,9 @@ from scipy.fft import next_fast_len
 from scipy.spatial.transform import Rotation
 
 from data_processing import N_CHANNELS, ctf275_info, find_data_raw, read_data_raw
+from pickles import read_pickle, write_pickle
 from settings import read_command
-from utils import DataError, SettingError, read_pickle, run_script, write_json, write_pickle
+from utils import DataError, SettingError, run_script, write_json
 
 MARKER_FILE = 'MarkerFile.mrk'
 LEAST_CTF = 200  # good channels of CTF-275 below which a recording is not taken for one (CTF-151 has 151)

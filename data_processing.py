@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from utils import DataError, SettingError, read_pickle
+from pickles import read_pickle
+from utils import DataError, SettingError
 
 N_CHANNELS = 274  # CTF-275 without MRP52
 AT_A_TIME = 4  # windows in memory before they are written: they stay in the processor's cache

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from create_data_raw import sphere_centre
 from data_processing import ctf275_info
+from pickles import write_pickle
 from settings import read_command
-from utils import SettingError, run_script, write_pickle, writing
+from utils import SettingError, run_script, writing
 
 N_CORTEX = 300  # cortical dipoles of the background
 SPIKE_DISTANCE = 0.5  # s, least distance between the peaks of two spikes

@@ -24,10 +24,11 @@ from classification import SubwindowShape, classifier_inputs
 from data_processing import N_CHANNELS, create_windows
 from loop import make_optimizer, reconstruction_loss, train
 from models import AUTOENCODERS, build_model
+from pickles import write_pickle
 from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
-from utils import set_seed, write_pickle
+from utils import set_seed
 
 N_BLOCKS, SECONDS = 15, 180
 CPU = torch.device('cpu')

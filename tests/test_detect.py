@@ -22,8 +22,9 @@ from classification import load_run, subwindow_shape
 from create_data_raw import read_marker_file, read_recording
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
+from pickles import read_pickle, write_pickle
 from saving_functions import RunDirectory
-from utils import DataError, SettingError, read_pickle, write_json, write_pickle
+from utils import DataError, SettingError, write_json
 
 SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
 TRAINING = {

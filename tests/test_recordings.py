@@ -28,7 +28,8 @@ from create_data_raw import (
 )
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import write_marker_file
-from utils import DataError, SettingError, read_pickle, write_pickle
+from pickles import read_pickle, write_pickle
+from utils import DataError, SettingError
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
 NAMES = ctf275_info(150)['ch_names']
