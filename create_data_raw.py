@@ -11,7 +11,6 @@ With reannot_labels=..., the corrected markers of these recordings go into `rean
 import contextlib
 import datetime
 import fnmatch
-import itertools
 import json
 import math
 import re
@@ -29,92 +28,13 @@ from scipy.fft import next_fast_len
 from scipy.spatial.transform import Rotation
 
 from data_processing import N_CHANNELS, ctf275_info, find_data_raw, read_data_raw
+from marker_files import MARKER_FILE, as_text, read_marker_file
 from pickles import read_pickle, write_pickle
 from settings import read_command
 from utils import DataError, SettingError, run_script, write_json
 
-MARKER_FILE = 'MarkerFile.mrk'
 LEAST_CTF = 200  # good channels of CTF-275 below which a recording is not taken for one (CTF-151 has 151)
 LEAST_OTHER = 60  # good MEG channels of another system that can stand for 274
-CLASS_START = b'CLASSGROUPID:'  # first line of each class of a marker file
-
-
-# ----------------------------------------------------------------------------------------- marker files
-class MarkerClass(NamedTuple):
-    """A class of a CTF marker file: its name, (trial, seconds from the sync point) per marker, and its bytes."""
-
-    name: str
-    markers: list[tuple[int, float]]
-    content: bytes
-
-
-def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
-    """Read a CTF marker file, whatever its line ends (MNE's reader hangs or gives NaN on a faulty one).
-
-    Returns
-    -------
-    head : bytes
-        What comes before the first class.
-    classes : list of MarkerClass
-
-    Raises
-    ------
-    DataError
-        The file is cut off, its counts are wrong, or a time is not written with a decimal point.
-    """
-    lines = Path(path).read_bytes().splitlines(keepends=True)
-    starts = [i for i, line in enumerate(lines) if line.rstrip() == CLASS_START]
-    head = lines[: starts[0]] if starts else lines
-    n_classes = _marker_field(path, head, b'NUMBER OF MARKERS:', number=True)
-    if n_classes != len(starts):
-        raise DataError(
-            f'{path}: NUMBER OF MARKERS is {n_classes}, but {len(starts)} classes follow; the file is cut off, or '
-            'correct the number'
-        )
-    stops = [*starts[1:], len(lines)]
-    blocks = [lines[start:stop] for start, stop in zip(starts, stops, strict=True)]
-    return b''.join(head), [_marker_class(path, block) for block in blocks]
-
-
-def _marker_field(path, lines, title, *, number=False):
-    """The line after the title, as text or as a number."""
-    stripped = [line.rstrip() for line in lines]
-    if title not in stripped[:-1]:
-        raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF marker file')
-    value = stripped[stripped.index(title) + 1].strip()
-    if number and not value.isdigit():
-        raise DataError(f'{path}: {title.decode()} {_text(value)!r} is no number; correct it')
-    return int(value) if number else _text(value)
-
-
-def _marker_class(path, lines):
-    name = _marker_field(path, lines, b'NAME:')
-    n_markers = _marker_field(path, lines, b'NUMBER OF SAMPLES:', number=True)
-    _marker_field(path, lines, b'LIST OF SAMPLES:')
-    first = [line.rstrip() for line in lines].index(b'LIST OF SAMPLES:') + 2
-    rows = list(itertools.takewhile(bytes.strip, lines[first:]))
-    if len(rows) != n_markers:
-        raise DataError(
-            f'{path}: class {name!r}: NUMBER OF SAMPLES is {n_markers}, but {len(rows)} follow; the file is cut off, '
-            'or correct the number'
-        )
-    markers = []
-    for row in rows:
-        found = re.fullmatch(rb'\s*(\d+)\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)
-        if not found:
-            raise DataError(
-                f'{path}: class {name!r}: {_text(row.strip())!r} is no trial number and time in seconds; write times '
-                'as plain numbers with a decimal point'
-            )
-        markers.append((int(found[1]), float(found[2])))
-    return MarkerClass(name, markers, b''.join(lines))
-
-
-def _text(content):
-    try:
-        return content.decode('utf-8')
-    except UnicodeDecodeError:
-        return content.decode('latin-1')
 
 
 # ------------------------------------------------------------------------------------------ recordings
@@ -520,7 +440,7 @@ def bad_names(raw: mne.io.BaseRaw, path: Path, bad_channels: list[str]) -> set[s
     """Bad channels without suffix: those of the setting, of `info['bads']`, and of a CTF recording's BadChannels."""
     names = [*raw.info['bads'], *bad_channels]
     if (path / 'BadChannels').is_file():
-        names += _text((path / 'BadChannels').read_bytes()).split()
+        names += as_text((path / 'BadChannels').read_bytes()).split()
     return {plain_name(name) for name in names}
 
 

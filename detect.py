@@ -16,7 +16,6 @@ Writes  beside each recording, or in the folder `output`, <recording>_detections
 
 import hashlib
 import html
-import itertools
 import json
 import math
 import os
@@ -35,19 +34,17 @@ from matplotlib.figure import Figure
 
 from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
 from create_data_raw import (
-    MARKER_FILE,
     Layout,
-    MarkerClass,
     Recording,
     check_filters,
     plan_recordings,
-    read_marker_file,
     read_record,
     read_recording,
     sphere_centre,
 )
 from data_processing import block_statistics, ctf275_info, read_data_raw, scale, scale_window
 from evaluation import merge_events
+from marker_files import MARKER_FILE, read_marker_file, write_marker_file
 from run_data import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
 from settings import check_settings, read_command
@@ -62,7 +59,6 @@ OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in 
 CHUNK, BATCH = 64, {'cpu': 8, 'cuda': 64}
 AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
 N_SHOWN = 9  # surest events on the page
-MARKER_TITLE = b'NUMBER OF MARKERS:'
 
 
 # ------------------------------------------------------------------------------------------ the script
@@ -509,90 +505,6 @@ def write_annotations(path: str | Path, onsets: np.ndarray, durations: np.ndarra
             named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)
-
-
-def write_marker_file(
-    path: str | Path, onsets: np.ndarray, layout: Layout, *, name: str, color: str, source: str | Path | None = None
-) -> Path | None:
-    """Write a class of markers into a CTF marker file.
-
-    The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. The
-    existing file is kept under the next free name MarkerFile.mrk.1, .2, ...
-
-    Parameters
-    ----------
-    path : path
-        The marker file to write.
-    onsets : array
-        In s from the recording's first sample.
-    layout : Layout
-        Of the CTF recording.
-    name, color : str
-        Of the class.
-    source : path, optional
-        Marker file whose classes are taken where `path` does not exist yet.
-
-    Returns
-    -------
-    Path or None
-        The backup, where there was a file.
-
-    Raises
-    ------
-    DataError
-        The existing file is faulty (nothing is written), or the recording is no CTF recording.
-    """
-    path = Path(path)
-    if layout.trial is None:
-        raise DataError(f'{layout.path}: no CTF recording; its detections are in the CSV and -annot.fif files')
-    existing = path if path.exists() else source
-    if existing is None:
-        head = f'PATH OF DATASET:\n{layout.path.resolve()}\n\n\n'.encode() + MARKER_TITLE + b'\n0\n\n\n'
-        classes = []
-    else:
-        head, classes = read_marker_file(existing)
-    end = head.splitlines(keepends=True)[0].lstrip(head.splitlines()[0])
-    numbers = [_class_number(marker_class) for marker_class in classes]
-    own = next((i for i, marker_class in enumerate(classes) if marker_class.name == name), len(classes))
-    number = numbers[own] if own < len(classes) else max(numbers, default=0) + 1
-    contents = [marker_class.content for marker_class in classes]
-    contents[own : own + 1] = [_class_content(name, color, number, onsets, layout).replace(b'\n', end)]
-    if own and not contents[own - 1].endswith((b'\n', b'\r')):
-        contents[own] = end + contents[own]
-    lines = head.splitlines(keepends=True)
-    count = [line.rstrip() for line in lines].index(MARKER_TITLE) + 1
-    lines[count] = lines[count].replace(lines[count].strip(), str(len(contents)).encode())
-
-    backup = None
-    if path.exists():
-        backup = next(
-            free for free in (path.with_name(f'{path.name}.{i}') for i in itertools.count(1)) if not free.exists()
-        )
-        with writing(backup) as temporary:
-            temporary.write_bytes(path.read_bytes())
-    with writing(path) as temporary:
-        temporary.write_bytes(b''.join(lines) + b''.join(contents))
-    return backup
-
-
-def _class_number(marker_class: MarkerClass) -> int:
-    words = [line.strip() for line in marker_class.content.splitlines()]
-    number = words[words.index(b'CLASSID:') + 1] if b'CLASSID:' in words[:-1] else b''
-    return int(number) if number.isdigit() else 0
-
-
-def _class_content(name: str, color: str, number: int, onsets: np.ndarray, layout: Layout) -> bytes:
-    n_samples, before_sync = layout.trial
-    trials, samples = np.divmod(np.rint(np.sort(onsets) * layout.sfreq).astype(np.int64), n_samples)
-    rows = [
-        f'{trial:20d}\t\t\t\t{(sample - before_sync) / layout.sfreq:+20.12f}\n'
-        for trial, sample in zip(trials, samples, strict=True)
-    ]
-    return (
-        f'CLASSGROUPID:\n3\nNAME:\n{name}\nCOMMENT:\n\nCOLOR:\n{color}\nEDITABLE:\nYes\nCLASSID:\n{number}\n'
-        f'NUMBER OF SAMPLES:\n{len(rows)}\nLIST OF SAMPLES:\nTRIAL NUMBER\t\tTIME FROM SYNC POINT (in seconds)\n'
-        f'{"".join(rows)}\n\n'
-    ).encode()
 
 
 # ---------------------------------------------------------------------------------- where spikes come from

@@ -19,9 +19,10 @@ import create_data_raw
 import detect
 import main_train
 from classification import load_run, subwindow_shape
-from create_data_raw import read_marker_file, read_recording
+from create_data_raw import read_recording
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
+from marker_files import read_marker_file
 from pickles import read_pickle, write_pickle
 from saving_functions import RunDirectory
 from utils import DataError, SettingError, write_json

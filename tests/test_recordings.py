@@ -22,12 +22,11 @@ from create_data_raw import (
     preprocess,
     read_annotations,
     read_layout,
-    read_marker_file,
     read_recording,
     resample,
 )
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
-from detect import write_marker_file
+from marker_files import read_marker_file, write_marker_file
 from pickles import read_pickle, write_pickle
 from utils import DataError, SettingError
 
