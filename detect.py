@@ -33,18 +33,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
-from create_data_raw import (
-    Layout,
-    Recording,
-    check_filters,
-    plan_recordings,
-    read_record,
-    read_recording,
-    sphere_centre,
-)
+from create_data_raw import plan_recordings, read_record
 from data_processing import block_statistics, ctf275_info, read_data_raw, scale, scale_window
 from evaluation import merge_events
 from marker_files import MARKER_FILE, read_marker_file, write_marker_file
+from recordings import Layout, Recording, check_filters, read_recording, sphere_centre
 from run_data import WINDOW_SETTINGS, zscored
 from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
 from settings import check_settings, read_command

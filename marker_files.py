@@ -10,7 +10,7 @@ import numpy as np
 from utils import DataError, writing
 
 if TYPE_CHECKING:
-    from create_data_raw import Layout
+    from recordings import Layout
 
 MARKER_FILE = 'MarkerFile.mrk'
 CLASS_START = b'CLASSGROUPID:'  # first line of each class of a marker file

@@ -16,9 +16,9 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from create_data_raw import sphere_centre
 from data_processing import ctf275_info
 from pickles import write_pickle
+from recordings import sphere_centre
 from settings import read_command
 from utils import SettingError, run_script, writing
 

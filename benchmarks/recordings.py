@@ -16,7 +16,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import simulate_data_raw as simulation
-from create_data_raw import (
+from data_processing import ctf275_info
+from detect import average_events, fit_source
+from recordings import (
     interpolate_channels,
     map_to_ctf275,
     open_recording,
@@ -25,8 +27,6 @@ from create_data_raw import (
     read_recording,
     sphere_centre,
 )
-from data_processing import ctf275_info
-from detect import average_events, fit_source
 from utils import SettingError, run_script
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}

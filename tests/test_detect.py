@@ -19,11 +19,11 @@ import create_data_raw
 import detect
 import main_train
 from classification import load_run, subwindow_shape
-from create_data_raw import read_recording
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
 from marker_files import read_marker_file
 from pickles import read_pickle, write_pickle
+from recordings import Layout, Recording, read_recording
 from saving_functions import RunDirectory
 from utils import DataError, SettingError, write_json
 
@@ -150,8 +150,8 @@ def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
 
 
 def recording_of(signal, parts):
-    layout = create_data_raw.Layout(None, float(SFREQ), parts, None, 0.0, None)
-    return create_data_raw.Recording('x', signal, layout, ctf275_info(SFREQ), {})
+    layout = Layout(None, float(SFREQ), parts, None, 0.0, None)
+    return Recording('x', signal, layout, ctf275_info(SFREQ), {})
 
 
 def test_spikes_in_the_margins_are_found(trained):
@@ -272,7 +272,7 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
 
 # ------------------------------------------------------------------------------------------ CTF recordings
 def test_the_recording_is_not_touched_unless_asked(trained, apply, make_ds, monkeypatch, shared, capsys):
-    monkeypatch.setattr(create_data_raw, 'interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
     names = ctf275_info(SFREQ)['ch_names']
     signals = dict(zip(names, trained.meg[2].astype(np.float64), strict=True))
     ds = make_ds('patient', signals, n_trials=2, sfreq=float(SFREQ), before_sync=30)
