@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 
 import simulate_data_raw as simulation
 from data_processing import ctf275_info
-from detect import average_events, fit_source
+from detect_report import average_events, fit_source
 from recordings import (
     interpolate_channels,
     map_to_ctf275,

@@ -21,6 +21,7 @@ import main_train
 from classification import load_run, subwindow_shape
 from data_processing import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
+from detect_report import seconds_of_events, seconds_of_subwindows
 from marker_files import read_marker_file
 from pickles import read_pickle, write_pickle
 from recordings import Layout, Recording, read_recording
@@ -312,11 +313,11 @@ def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_pat
     run = loaded(trained)
     blocks = read_recording(tmp_path / 'two_raw.fif', **READING | {'trials': 'apart'})
     found = [judge_block(run, block) for block in blocks]
-    subwindows = detect.seconds_of_subwindows(blocks, found)
+    subwindows = seconds_of_subwindows(blocks, found)
     assert subwindows['onset'].iloc[0] == 0
     np.testing.assert_allclose(subwindows['onset'][1:], (subwindows['onset'] + subwindows['duration'])[:-1], atol=1e-9)
     assert subwindows['duration'].sum() == pytest.approx(20)
-    events = detect.seconds_of_events(blocks, found)
+    events = seconds_of_events(blocks, found)
     assert events['onset'].is_monotonic_increasing
     assert (events['onset'] > 8).any()
 

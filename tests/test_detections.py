@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from data_processing import N_CHANNELS, ctf275_info
-from detect import average_events, fit_source, write_annotations, write_detections
+from detect import write_annotations, write_detections
+from detect_report import average_events, fit_source
 from marker_files import read_marker_file, write_marker_file
 from recordings import open_recording, read_annotations, read_layout
 from utils import DataError
