@@ -9,7 +9,6 @@ With reannot_labels=..., the corrected markers of these recordings go into `rean
 """
 
 import fnmatch
-import json
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from data_processing import find_data_raw, read_data_raw
+from data_raw import find_data_raw, read_data_raw, read_record
 from pickles import read_pickle, write_pickle
 from recordings import (
     Layout,
@@ -92,15 +91,6 @@ def check_target(path: Path, number: int, names: list[str]) -> None:
                 raise DataError(f'{other}: exists, and not from these recordings; move it away or take another number')
             if record['reannotated']:
                 raise DataError(f'{other}: holds a re-annotation, which would be lost; move it away first')
-
-
-def read_record(path: Path) -> dict:
-    """What was noted beside a data_raw file when it was made; empty where nothing was."""
-    record = path.with_suffix('.json')
-    try:
-        return json.loads(record.read_text()) if record.exists() else {}
-    except ValueError as fault:
-        raise DataError(f'{record}: not a whole JSON file; move it and {path.name} away') from fault
 
 
 def chosen_labels(labels: list[str], include: str | list[str], exclude: str | list[str] = ()) -> list[str]:

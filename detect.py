@@ -28,8 +28,9 @@ import numpy as np
 import pandas as pd
 
 from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
-from create_data_raw import plan_recordings, read_record
-from data_processing import block_statistics, ctf275_info, read_data_raw, scale, scale_window
+from create_data_raw import plan_recordings
+from data_processing import block_statistics, scale, scale_window
+from data_raw import ctf275_info, read_data_raw, read_record
 from detect_report import Found, coordinates, locate, seconds_of_events, seconds_of_subwindows, write_report
 from evaluation import merge_events
 from marker_files import MARKER_FILE, read_marker_file, write_marker_file

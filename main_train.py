@@ -53,7 +53,7 @@ from classification import (
     measure_filters,
     threshold_from_curve,
 )
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from evaluation import MAIN_FIGURES, Evaluation, compare, intervals, sensitivity_curve, with_predictions
 from loop import (
     Processes,

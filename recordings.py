@@ -16,7 +16,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.spatial.transform import Rotation
 
-from data_processing import N_CHANNELS, ctf275_info
+from data_raw import N_CHANNELS, ctf275_info
 from marker_files import MARKER_FILE, as_text, read_marker_file
 from utils import DataError, SettingError
 

@@ -16,7 +16,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from data_processing import ctf275_info
+from data_raw import ctf275_info
 from pickles import write_pickle
 from recordings import sphere_centre
 from settings import read_command

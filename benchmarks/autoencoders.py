@@ -28,7 +28,8 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_processing import N_CHANNELS, create_windows
+from data_processing import create_windows
+from data_raw import N_CHANNELS
 from loop import reconstruction_loss
 from main_train import loss_weights
 from models import AUTOENCODERS, build_model

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from models.features import less_block_median, peak_score
 from models.sfcn import SFCN, spike_loss
 from utils import set_seed

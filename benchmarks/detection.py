@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from classification import CLASSIFIERS
-from data_processing import N_CHANNELS, ctf275_info
+from data_raw import N_CHANNELS, ctf275_info
 from loop import save_checkpoint
 from models import AUTOENCODERS, build_model
 from saving_functions import RunDirectory

@@ -35,7 +35,8 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from classification import Examples, Hidden, TrainedRun, hidden_margin, masked_features, subwindow_shape
-from data_processing import N_CHANNELS, block_statistics, ctf275_info, scale
+from data_processing import block_statistics, scale
+from data_raw import N_CHANNELS, ctf275_info
 from detect import judge_block
 from loop import make_optimizer, masked_loss, reconstruction_loss, validate
 from main_train import loss_weights

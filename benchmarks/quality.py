@@ -42,7 +42,7 @@ from classification import (
     mean_error,
     zscore_planes,
 )
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from evaluation import sensitivity_curve
 from loop import masked_loss, reconstruction_loss
 from models import build_model

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import simulate_data_raw as simulation
-from data_processing import ctf275_info
+from data_raw import ctf275_info
 from detect_report import average_events, fit_source
 from recordings import (
     interpolate_channels,

@@ -21,7 +21,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from classification import SubwindowShape, classifier_inputs
-from data_processing import N_CHANNELS, create_windows
+from data_processing import create_windows
+from data_raw import N_CHANNELS
 from loop import make_optimizer, reconstruction_loss, train
 from models import AUTOENCODERS, build_model
 from pickles import write_pickle

@@ -19,7 +19,7 @@ import create_data_raw
 import detect
 import main_train
 from classification import load_run, subwindow_shape
-from data_processing import N_CHANNELS, ctf275_info, read_data_raw
+from data_raw import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
 from detect_report import seconds_of_events, seconds_of_subwindows
 from marker_files import read_marker_file

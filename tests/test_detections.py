@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_processing import N_CHANNELS, ctf275_info
+from data_raw import N_CHANNELS, ctf275_info
 from detect import write_annotations, write_detections
 from detect_report import average_events, fit_source
 from marker_files import read_marker_file, write_marker_file

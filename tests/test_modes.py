@@ -14,7 +14,7 @@ from common import clear_patient
 
 import main_train
 from classification import load_run
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
 from models import build_model

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import create_data_raw
 from create_data_raw import chosen_labels
-from data_processing import N_CHANNELS, ctf275_info, read_data_raw
+from data_raw import N_CHANNELS, ctf275_info, read_data_raw
 from marker_files import read_marker_file, write_marker_file
 from pickles import read_pickle, write_pickle
 from recordings import (
