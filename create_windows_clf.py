@@ -7,7 +7,8 @@ Run     python create_windows_clf.py [name=value ...]
 """
 
 from data_processing import create_windows
-from utils import read_command, run_script
+from settings import read_command
+from utils import run_script
 
 
 def main(words: list[str]) -> None:

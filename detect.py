@@ -15,8 +15,6 @@ Writes  beside each recording, or in the folder `output`, <recording>_detections
 """
 
 import hashlib
-import html
-import itertools
 import json
 import math
 import os
@@ -24,45 +22,24 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import mne
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
-from create_data_raw import (
-    MARKER_FILE,
-    Layout,
-    MarkerClass,
-    Recording,
-    check_filters,
-    plan_recordings,
-    read_marker_file,
-    read_record,
-    read_recording,
-    sphere_centre,
-)
-from data_processing import block_statistics, ctf275_info, read_data_raw, scale, scale_window
+from create_data_raw import plan_recordings
+from data_processing import block_statistics, scale, scale_window
+from data_raw import ctf275_info, read_data_raw, read_record
+from detect_report import Found, coordinates, locate, seconds_of_events, seconds_of_subwindows, write_report
 from evaluation import merge_events
+from marker_files import MARKER_FILE, read_marker_file, write_marker_file
+from recordings import Layout, Recording, check_filters, read_recording
 from run_data import WINDOW_SETTINGS, zscored
-from saving_functions import BLUE, GREY, ORANGE, RunDirectory, find_run, git_revision, html_table, load_params
+from saving_functions import RunDirectory, find_run, git_revision, load_params
+from settings import check_settings, read_command
 from timeseries_dataset import PARTS, PatientWindows, WindowDataset, batches, id_table
-from utils import (
-    DataError,
-    SettingError,
-    check_settings,
-    choose_device,
-    choose_precision,
-    read_command,
-    run_script,
-    set_seed,
-    write_json,
-    writing,
-)
+from utils import DataError, SettingError, choose_device, choose_precision, run_script, set_seed, write_json, writing
 
 FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')
@@ -70,9 +47,6 @@ PREPROCESSING = (*FILTERS, 'trials')
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
 # Windows at once in memory, and in the networks: on a CPU more are no faster, a GPU takes them all.
 CHUNK, BATCH = 64, {'cpu': 8, 'cuda': 64}
-AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
-N_SHOWN = 9  # surest events on the page
-MARKER_TITLE = b'NUMBER OF MARKERS:'
 
 
 # ------------------------------------------------------------------------------------------ the script
@@ -328,21 +302,6 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -
     return np.concatenate(samples), pd.concat(tables, ignore_index=True)
 
 
-class Found(NamedTuple):
-    """What a run says of a block.
-
-    Attributes
-    ----------
-    subwindows : DataFrame
-        In order, tiling the block: part, onset, end (samples of the block, end excluded), proba, pred.
-    events : DataFrame
-        sample (the highest peak of the field power), part and proba (the highest) of every event.
-    """
-
-    subwindows: pd.DataFrame
-    events: pd.DataFrame
-
-
 def judge_block(trained: TrainedRun, block: Recording) -> Found:
     """Apply a run to every sample of a block, scaled as in training."""
     settings, shape = trained.settings, trained.shape
@@ -383,36 +342,6 @@ def judge_block(trained: TrainedRun, block: Recording) -> Found:
         table[['part', 'onset', 'end', 'proba', 'pred']],
         events.rename(columns={'block': 'part'})[['sample', 'part', 'proba']],
     )
-
-
-def seconds_of_events(blocks: list[Recording], found: list[Found]) -> pd.DataFrame:
-    """Events of all blocks of a recording: onset (s from its first sample) and proba."""
-    tables = [
-        pd.DataFrame(
-            {
-                'onset': block.layout.to_seconds(one.events['sample'], block.info['sfreq']),
-                'proba': one.events['proba'].to_numpy(),
-            }
-        )
-        for block, one in zip(blocks, found, strict=True)
-    ]
-    return pd.concat(tables, ignore_index=True).sort_values('onset', ignore_index=True)
-
-
-def seconds_of_subwindows(blocks: list[Recording], found: list[Found]) -> pd.DataFrame:
-    """Sub-windows of all blocks of a recording: onset, duration (s), proba, pred."""
-    tables = [
-        pd.DataFrame(
-            {
-                'onset': block.layout.to_seconds(one.subwindows['onset'], block.info['sfreq']),
-                'duration': (one.subwindows['end'] - one.subwindows['onset']) / block.info['sfreq'],
-                'proba': one.subwindows['proba'],
-                'pred': one.subwindows['pred'],
-            }
-        )
-        for block, one in zip(blocks, found, strict=True)
-    ]
-    return pd.concat(tables, ignore_index=True)
 
 
 # ------------------------------------------------------------------------------------------ what is left
@@ -519,360 +448,6 @@ def write_annotations(path: str | Path, onsets: np.ndarray, durations: np.ndarra
             named.replace(temporary)
         finally:
             named.unlink(missing_ok=True)
-
-
-def write_marker_file(
-    path: str | Path, onsets: np.ndarray, layout: Layout, *, name: str, color: str, source: str | Path | None = None
-) -> Path | None:
-    """Write a class of markers into a CTF marker file.
-
-    The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. The
-    existing file is kept under the next free name MarkerFile.mrk.1, .2, ...
-
-    Parameters
-    ----------
-    path : path
-        The marker file to write.
-    onsets : array
-        In s from the recording's first sample.
-    layout : Layout
-        Of the CTF recording.
-    name, color : str
-        Of the class.
-    source : path, optional
-        Marker file whose classes are taken where `path` does not exist yet.
-
-    Returns
-    -------
-    Path or None
-        The backup, where there was a file.
-
-    Raises
-    ------
-    DataError
-        The existing file is faulty (nothing is written), or the recording is no CTF recording.
-    """
-    path = Path(path)
-    if layout.trial is None:
-        raise DataError(f'{layout.path}: no CTF recording; its detections are in the CSV and -annot.fif files')
-    existing = path if path.exists() else source
-    if existing is None:
-        head = f'PATH OF DATASET:\n{layout.path.resolve()}\n\n\n'.encode() + MARKER_TITLE + b'\n0\n\n\n'
-        classes = []
-    else:
-        head, classes = read_marker_file(existing)
-    end = head.splitlines(keepends=True)[0].lstrip(head.splitlines()[0])
-    numbers = [_class_number(marker_class) for marker_class in classes]
-    own = next((i for i, marker_class in enumerate(classes) if marker_class.name == name), len(classes))
-    number = numbers[own] if own < len(classes) else max(numbers, default=0) + 1
-    contents = [marker_class.content for marker_class in classes]
-    contents[own : own + 1] = [_class_content(name, color, number, onsets, layout).replace(b'\n', end)]
-    if own and not contents[own - 1].endswith((b'\n', b'\r')):
-        contents[own] = end + contents[own]
-    lines = head.splitlines(keepends=True)
-    count = [line.rstrip() for line in lines].index(MARKER_TITLE) + 1
-    lines[count] = lines[count].replace(lines[count].strip(), str(len(contents)).encode())
-
-    backup = None
-    if path.exists():
-        backup = next(
-            free for free in (path.with_name(f'{path.name}.{i}') for i in itertools.count(1)) if not free.exists()
-        )
-        with writing(backup) as temporary:
-            temporary.write_bytes(path.read_bytes())
-    with writing(path) as temporary:
-        temporary.write_bytes(b''.join(lines) + b''.join(contents))
-    return backup
-
-
-def _class_number(marker_class: MarkerClass) -> int:
-    words = [line.strip() for line in marker_class.content.splitlines()]
-    number = words[words.index(b'CLASSID:') + 1] if b'CLASSID:' in words[:-1] else b''
-    return int(number) if number.isdigit() else 0
-
-
-def _class_content(name: str, color: str, number: int, onsets: np.ndarray, layout: Layout) -> bytes:
-    n_samples, before_sync = layout.trial
-    trials, samples = np.divmod(np.rint(np.sort(onsets) * layout.sfreq).astype(np.int64), n_samples)
-    rows = [
-        f'{trial:20d}\t\t\t\t{(sample - before_sync) / layout.sfreq:+20.12f}\n'
-        for trial, sample in zip(trials, samples, strict=True)
-    ]
-    return (
-        f'CLASSGROUPID:\n3\nNAME:\n{name}\nCOMMENT:\n\nCOLOR:\n{color}\nEDITABLE:\nYes\nCLASSID:\n{number}\n'
-        f'NUMBER OF SAMPLES:\n{len(rows)}\nLIST OF SAMPLES:\nTRIAL NUMBER\t\tTIME FROM SYNC POINT (in seconds)\n'
-        f'{"".join(rows)}\n\n'
-    ).encode()
-
-
-# ---------------------------------------------------------------------------------- where spikes come from
-class Source(NamedTuple):
-    """A single equivalent dipole.
-
-    Attributes
-    ----------
-    sample : int
-        Sample of the average at which it was fitted.
-    topography : array (274,)
-        Field there, in tesla.
-    position, orientation : array (3,)
-        In metres, and of length 1: x to the right, y to the front, z up, in head coordinates where the recording has
-        the head's position, else in those of the helmet.
-    moment : float
-        In A m.
-    goodness : float
-        Share of the field's power that the dipole explains, from 0 to 1.
-    """
-
-    sample: int
-    topography: np.ndarray
-    position: np.ndarray
-    orientation: np.ndarray
-    moment: float
-    goodness: float
-
-
-def average_events(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]], before: int, after: int
-) -> tuple[np.ndarray | None, int]:
-    """Average the signal around events.
-
-    Parameters
-    ----------
-    blocks : iterable of (array (274, n_samples), array (n_events,))
-        Signal in tesla, and events in samples of it.
-    before, after : int
-        Samples before and after an event; events nearer to an end of their block are left out.
-
-    Returns
-    -------
-    average : array (274, before + after + 1), or None without any event
-    n_events : int
-        Events averaged.
-    """
-    total, n_events = 0.0, 0
-    for signal, events in blocks:
-        for event in np.asarray(events, dtype=np.int64):
-            if before <= event < signal.shape[1] - after:
-                total = total + signal[:, event - before : event + after + 1].astype(np.float64)
-                n_events += 1
-    return (total / n_events, n_events) if n_events else (None, 0)
-
-
-def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, search: slice) -> Source:
-    """Fit a single equivalent dipole to an average of events, at its peak, with MNE and a spherical head.
-
-    Parameters
-    ----------
-    average : array (274, n_samples)
-        In tesla.
-    info : mne.Info
-        Where the channels and the head were; the centre of the sphere is that of the sensors.
-    interpolated : list of str
-        Channels that say nothing of their own and are left out of the fit.
-    search : slice
-        Samples in which the peak, the largest std over channels, is looked for.
-    """
-    sample = int(np.arange(average.shape[1])[search][average[:, search].std(axis=0).argmax()])
-    topography = average[:, sample]
-    evoked = mne.EvokedArray(topography[:, None], info.copy(), verbose='error')
-    evoked.info['bads'] = list(interpolated)
-    sphere = mne.make_sphere_model(r0=sphere_centre(info), head_radius=None, verbose='error')
-    dipole, _ = mne.fit_dipole(evoked, mne.make_ad_hoc_cov(info, verbose='error'), sphere, verbose='error')
-    return Source(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
-
-
-def locate(blocks: list[Recording], found: list[Found]) -> tuple[Source | None, np.ndarray | None, int]:
-    """Average all events of a recording, and fit a dipole; None without any event.
-
-    Returns
-    -------
-    source, average (274, n_samples), n_events
-        See `average_events` and `fit_source`.
-    """
-    sfreq = blocks[0].info['sfreq']
-    reach, search = round(AROUND * sfreq), round(SEARCH * sfreq)
-    average, n_events = average_events(signals_of_parts(blocks, found), reach, reach)
-    if average is None:
-        return None, None, 0
-    interpolated = sorted({ch for block in blocks for ch in block.facts['interpolated']})
-    around_peak = slice(reach - search, reach + search + 1)
-    return fit_source(average, blocks[0].info, interpolated, search=around_peak), average, n_events
-
-
-def signals_of_parts(blocks: list[Recording], found: list[Found]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Signal of every continuous part, and its events in samples of it."""
-    for block, one in zip(blocks, found, strict=True):
-        ends = np.cumsum(block.layout.lengths(block.info['sfreq']))
-        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            yield block.meg[:, start:end], one.events.loc[one.events['part'] == part, 'sample'].to_numpy() - start
-
-
-def coordinates(info: mne.Info) -> str:
-    """What positions count from, in words."""
-    axes = 'x to the right, y to the front, z up'
-    if np.allclose(info['dev_head_t']['trans'], np.eye(4)):
-        return f'of the helmet, {axes}: where the head was in it is not known'
-    return f'of the head, by its fiducial points, {axes}'
-
-
-# ---------------------------------------------------------------------------------------------- the page
-SPHERE = (
-    'A single dipole in a sphere laid through the sensors, fitted at the peak of the average of all detections. It '
-    'says where one small patch of cortex would have to be to give this field. It knows neither the shape of the head '
-    'nor an MRI, takes all detections for spikes of one focus, and misleads where several regions are active at once: '
-    'a hint where to look, not a localisation to operate by.'
-)
-
-
-def write_report(name, folder, blocks, found, made_with, source, average, n_averaged) -> None:
-    """Write report.html: what was done, counts, the surest events, their average and its dipole."""
-    events = seconds_of_events(blocks, found)
-    info, facts, layout = blocks[0].info, blocks[0].facts, blocks[0].layout
-    minutes = sum(block.facts['seconds'] for block in blocks) / 60
-    interpolated = sorted({ch for block in blocks for ch in block.facts['interpolated']})
-    summary = {
-        'recording': name,
-        'recorded': f'{minutes:.2f} min at {layout.sfreq:g} Hz, '
-        f'{sum(len(block.layout.parts) for block in blocks)} continuous parts; {facts["system"]}',
-        'interpolated channels': ', '.join(interpolated) or 'none',
-        'run': made_with['run'],
-        'networks': f'{made_with["model"]}, classifier {made_with["classifier"]}',
-        'threshold': f'{made_with["threshold"]:.4f}: {made_with["policy"]}',
-        'detections': f'{len(events)}, {len(events) / minutes:.2f} per minute',
-        'time of a detection': 'the peak of the field power, in seconds from the first sample',
-        'coverage': 'every sample; at the ends of continuous parts, windows are completed by mirror images; no window '
-        'shows both sides of a gap',
-        'what it is': "candidates found by a machine: each needs an expert's eye",
-    }
-    report = mne.Report(title=f'Detections: {name}', verbose=False)
-    report.add_html(html_table(pd.Series(summary).to_frame('')), title='Summary')
-    add_picture(report, plot_probability(blocks, found, made_with['threshold']), 'Probability over time',
-                'Of every sub-window; triangles are detections.')  # fmt: skip
-    if len(events):
-        add_picture(report, plot_surest(blocks, found), 'Surest events',
-                    'All channels around the detections of highest probability, and their field power.')  # fmt: skip
-    else:
-        report.add_html('<p>No sub-window reaches the threshold.</p>', title='Surest events')
-    if source:
-        x, y, z = 1000 * source.position
-        fit = {
-            'events averaged': n_averaged,
-            'position': f'x {x:.1f}, y {y:.1f}, z {z:.1f} mm',
-            'coordinates': coordinates(info),
-            'orientation': ', '.join(
-                f'{axis} {part:.2f}' for axis, part in zip('xyz', source.orientation, strict=True)
-            ),
-            'moment': f'{1e9 * source.moment:.1f} nA m',
-            'goodness of fit': f"{source.goodness:.1%} of the field's power"
-            + (': low, one dipole does not describe this field' if source.goodness < 0.8 else ''),
-        }
-        add_picture(
-            report, plot_source(source, average, info), 'Average of the events and its dipole', html.escape(SPHERE)
-        )
-        report.add_html(html_table(pd.Series(fit).to_frame('')), title='Dipole')
-    settings = pd.Series(made_with['settings'], dtype=object).map(repr)
-    report.add_html(html_table(settings.to_frame('')), title='Settings of preprocessing and windows')
-    report.add_html(f'<pre>{html.escape(made_with["command"])}</pre>', title='Command')
-    with writing(folder / 'report.html') as temporary:
-        report.save(temporary, open_browser=False, overwrite=True, verbose=False)
-
-
-def add_picture(report: mne.Report, figure: Figure, title: str, caption: str) -> None:
-    """Put a figure on the page and close it."""
-    report.add_figure(figure, title=title, caption=caption, image_format='png')
-    plt.close(figure)
-
-
-def plot_probability(blocks: list[Recording], found: list[Found], threshold: float) -> Figure:
-    """Probability of every sub-window over the recording, threshold and detections."""
-    subwindows, events = seconds_of_subwindows(blocks, found), seconds_of_events(blocks, found)
-    figure, axis = plt.subplots(figsize=(10, 3), layout='constrained')
-    left = subwindows['onset'].to_numpy()
-    right = left + subwindows['duration'].to_numpy()
-    axis.hlines(subwindows['proba'], left, right, color=BLUE)
-    axis.fill_between(
-        np.column_stack([left, right]).ravel(), np.repeat(subwindows['proba'], 2), color=BLUE, alpha=0.3, linewidth=0
-    )
-    axis.axhline(threshold, color=GREY, linestyle=':', label=f'threshold {threshold:.3f}')
-    axis.plot(events['onset'], events['proba'], 'v', color=ORANGE, label=f'{len(events)} detections')
-    axis.set(xlabel='time in the recording (s)', ylabel='probability', ylim=(0, 1.05), xlim=(left[0], right[-1]))
-    axis.legend(loc='upper right')
-    return figure
-
-
-def draw_channels(axis: Axes, times: np.ndarray, signal: np.ndarray) -> None:
-    """Draw all channels (n_channels, n_times) and their field power."""
-    # One line with gaps is drawn much faster than a line per channel.
-    lines = np.pad(signal, ((0, 0), (0, 1)), constant_values=np.nan).ravel()
-    axis.plot(np.tile(np.append(times, np.nan), len(signal)), lines, color=GREY, linewidth=0.3, alpha=0.5)
-    axis.plot(times, signal.std(axis=0), color=BLUE, linewidth=2, label='field power')
-    axis.margins(x=0)
-
-
-def plot_surest(blocks: list[Recording], found: list[Found]) -> Figure:
-    """All channels and the field power around the surest events."""
-    sfreq = blocks[0].info['sfreq']
-    reach = round(2 * AROUND * sfreq)
-    shown = []
-    for block, one in zip(blocks, found, strict=True):
-        ends = np.cumsum(block.layout.lengths(sfreq))
-        for event in one.events.nlargest(N_SHOWN, 'proba').itertuples():
-            start = ends[event.part] - block.layout.lengths(sfreq)[event.part]
-            first, last = max(event.sample - reach, start), min(event.sample + reach + 1, ends[event.part])
-            [seconds] = block.layout.to_seconds([event.sample], sfreq)
-            times = (np.arange(first, last) - event.sample) / sfreq
-            shown.append((event.proba, seconds, times, 1e15 * block.meg[:, first:last]))
-    shown = sorted(shown, key=lambda one: -one[0])[:N_SHOWN]
-    n_columns = min(3, len(shown))
-    n_rows = math.ceil(len(shown) / n_columns)
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(3.6 * n_columns, 0.4 + 2.4 * n_rows), squeeze=False, layout='constrained'
-    )
-    for axis, (proba, seconds, times, signal) in zip(axes.flat, shown, strict=False):
-        draw_channels(axis, times, signal)
-        axis.axvline(0, color='black', linestyle=':')
-        axis.set_title(f'{seconds:.3f} s, probability {proba:.2f}', fontsize=10)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    for axis in axes[:, 0]:
-        axis.set_ylabel('field (fT)')
-    for axis in axes[-1]:
-        axis.set_xlabel('time (s)')
-    axes[0, 0].legend(fontsize=7, loc='upper left')
-    return figure
-
-
-def plot_source(source: Source, average: np.ndarray, info: mne.Info) -> Figure:
-    """Average of the events, its field at the peak, and the dipole among the sensors from three sides."""
-    figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout='constrained', gridspec_kw={'width_ratios': (1, 1, 1)})
-    times = (np.arange(average.shape[1]) - average.shape[1] // 2) / info['sfreq']
-    traces, field, words = axes[0]
-    draw_channels(traces, times, 1e15 * average)
-    traces.axvline(times[source.sample], color=ORANGE, label='peak')
-    traces.set(xlabel='time (s)', ylabel='field (fT)', title='average')
-    traces.legend(fontsize=7, loc='upper left')
-    image, _ = mne.viz.plot_topomap(1e15 * source.topography, info, axes=field, show=False)
-    field.set_title('at the peak (fT)')
-    figure.colorbar(image, ax=field, shrink=0.7)
-    words.set_axis_off()
-    x, y, z = 1000 * source.position
-    words.text(
-        0, 0.5, f'x {x:.0f} mm (right)\ny {y:.0f} mm (front)\nz {z:.0f} mm (up)\n\n'
-        f'moment {1e9 * source.moment:.0f} nA m\ngoodness of fit {source.goodness:.0%}', va='center', fontsize=12,
-    )  # fmt: skip
-    sensors = np.array([ch['loc'][:3] for ch in info['chs']])
-    sensors = 1000 * mne.transforms.apply_trans(info['dev_head_t'], sensors)
-    for axis, (across, up), side in zip(
-        axes[1], ((0, 1), (0, 2), (1, 2)), ('above', 'the back', 'the right'), strict=True
-    ):
-        axis.plot(*sensors[:, [across, up]].T, '.', color=GREY, markersize=3)
-        place, arrow = 1000 * source.position[[across, up]], 30 * source.orientation[[across, up]]
-        axis.plot(*place, 'o', color=ORANGE)
-        axis.annotate('', place + arrow, place, arrowprops={'color': ORANGE, 'width': 2, 'headwidth': 8})
-        axis.set_aspect('equal')
-        axis.set(xlabel=f'{"xyz"[across]} (mm)', ylabel=f'{"xyz"[up]} (mm)', title=f'from {side}')
-    return figure
 
 
 if __name__ == '__main__':

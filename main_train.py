@@ -53,7 +53,7 @@ from classification import (
     measure_filters,
     threshold_from_curve,
 )
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from evaluation import MAIN_FIGURES, Evaluation, compare, intervals, sensitivity_curve, with_predictions
 from loop import (
     Processes,
@@ -97,16 +97,15 @@ from saving_functions import (
     save_summary_row,
     write_report,
 )
+from settings import check_settings, read_command
 from timeseries_dataset import PARTS, WindowDataset, batches
 from utils import (
     DataError,
     Interrupted,
     SettingError,
-    check_settings,
     choose_device,
     choose_precision,
     interruptible,
-    read_command,
     run_script,
     set_seed,
     write_json,

@@ -14,6 +14,7 @@ from loop import load_checkpoint
 from models import AUTOENCODERS
 from models.sfcn import SFCN
 from saving_functions import RunDirectory, find_run, load_params
+from settings import ORIGINAL, check_settings
 from timeseries_dataset import (
     PARTS,
     PatientWindows,
@@ -27,7 +28,7 @@ from timeseries_dataset import (
     split_windows,
     with_parts,
 )
-from utils import ORIGINAL, DataError, SettingError, check_settings
+from utils import DataError, SettingError
 
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from classification import Hidden, gather, latent_statistics, shown_errors
-from data_processing import ctf275_info
+from data_raw import ctf275_info
 from evaluation import Evaluation
 from run_data import Data, windows_of_part, zscored
 from saving_functions import RunDirectory, plot_contrast, plot_error_maps, plot_latent, plot_topographies, plot_traces

@@ -16,9 +16,11 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import utils
-from create_data_raw import sphere_centre
-from data_processing import ctf275_info
+from data_raw import ctf275_info
+from pickles import write_pickle
+from recordings import sphere_centre
+from settings import read_command
+from utils import SettingError, run_script, writing
 
 N_CORTEX = 300  # cortical dipoles of the background
 SPIKE_DISTANCE = 0.5  # s, least distance between the peaks of two spikes
@@ -318,14 +320,14 @@ def summarise(*, data, truth):
 
 
 def main(words):
-    _, settings = utils.read_command(words)
+    _, settings = read_command(words)
     if settings.sfreq < 120:
-        raise utils.SettingError(f'sfreq = {settings.sfreq}: simulated signals reach 50 Hz, make it at least 120')
+        raise SettingError(f'sfreq = {settings.sfreq}: simulated signals reach 50 Hz, make it at least 120')
     directory = Path(settings.path_raw_data)
     names = [f'data_raw_{subject:03d}.pkl' for subject in range(1, settings.simulated_patients + 1)]
     for path in sorted(directory.glob('data_raw_*.pkl')):
         if path.name not in names or not (directory / 'truth.csv').exists():
-            raise utils.SettingError(
+            raise SettingError(
                 f'path_raw_data = {str(directory)!r} holds {path.name}, which this simulation would not make: '
                 'name an empty folder'
             )
@@ -345,12 +347,12 @@ def main(words):
             spike_free=subject > settings.simulated_patients - settings.simulated_spike_free,
         )
         path = directory / f'data_raw_{subject:03d}.pkl'
-        utils.write_pickle(path, data)
+        write_pickle(path, data)
         truths.append(truth)
         tqdm.write(f'{path}: {summarise(data=data, truth=truth)}')
-    with utils.writing(directory / 'truth.csv') as temporary:
+    with writing(directory / 'truth.csv') as temporary:
         pd.concat(truths).to_csv(temporary, index=False)
 
 
 if __name__ == '__main__':
-    utils.run_script(main, __doc__)
+    run_script(main, __doc__)

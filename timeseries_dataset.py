@@ -15,8 +15,10 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data_processing import LABEL_FILES, N_CHANNELS, as_numbers, channel_names, chosen_patients, window_stem
-from utils import SIGNALS, DataError, SettingError, read_pickle, without_waiting
+from data_processing import LABEL_FILES, window_stem
+from data_raw import N_CHANNELS, as_numbers, channel_names, chosen_patients
+from pickles import read_pickle
+from utils import SIGNALS, DataError, SettingError, without_waiting
 
 PARTS = ('train', 'validation', 'test')
 

@@ -28,13 +28,16 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.flop_counter import FlopCounterMode
 
-from data_processing import N_CHANNELS, create_windows
+from data_processing import create_windows
+from data_raw import N_CHANNELS
 from loop import reconstruction_loss
 from main_train import loss_weights
 from models import AUTOENCODERS, build_model
+from pickles import write_pickle
+from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import open_directory
-from utils import choose_device, read_command, run_script, set_seed, write_pickle, writing
+from utils import choose_device, run_script, set_seed, writing
 
 N_TIMES = 300
 N_TRAINING, N_VALIDATION = 5, 3  # patients

@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from classification import N_FILTERS
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from models.features import less_block_median, peak_score
 from models.sfcn import SFCN, spike_loss
 from utils import set_seed

@@ -24,7 +24,8 @@ import simulate_data_raw
 from classification import CLASSIFIERS
 from models import AUTOENCODERS
 from saving_functions import RunDirectory
-from utils import read_command, run_script, writing
+from settings import read_command
+from utils import run_script, writing
 
 # What two cores can afford.
 TRAINING = [

@@ -17,7 +17,8 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from classification import SubwindowShape, subwindow_shape
-from data_processing import N_CHANNELS, ctf275_info, cut_block, time_labels, window_shape
+from data_processing import cut_block, time_labels, window_shape
+from data_raw import N_CHANNELS, ctf275_info
 from simulate_data_raw import band_pass, draw_times, hann, simulate_patient
 
 PARTS = ('train', 'validation', 'test')

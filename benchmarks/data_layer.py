@@ -30,10 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 
-from data_processing import N_CHANNELS, create_windows, cut_block, making, read_data_raw, window_shape
+from data_processing import create_windows, cut_block, making, window_shape
 from data_processing import write_patient_windows as write_windows
+from data_raw import N_CHANNELS, read_data_raw
+from pickles import write_pickle
+from settings import read_command
 from timeseries_dataset import WindowDataset, id_table, open_directory
-from utils import read_command, run_script, write_pickle
+from utils import run_script
 
 N_BLOCKS, SECONDS, SPIKES = 15, 180, 20
 REPEATS = 7
@@ -46,7 +49,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from data_processing import create_windows
-from utils import read_pickle
+from pickles import read_pickle
 {work}
 print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
 """

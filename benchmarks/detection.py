@@ -23,12 +23,13 @@ import numpy as np
 import torch
 
 from classification import CLASSIFIERS
-from data_processing import N_CHANNELS, ctf275_info
+from data_raw import N_CHANNELS, ctf275_info
 from loop import save_checkpoint
 from models import AUTOENCODERS, build_model
 from saving_functions import RunDirectory
+from settings import read_command
 from simulate_data_raw import simulate_patient
-from utils import ROOT, SettingError, read_command, run_script, set_seed, write_json
+from utils import ROOT, SettingError, run_script, set_seed, write_json
 
 SECONDS, SFREQ = 180, 1200
 

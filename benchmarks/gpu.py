@@ -35,17 +35,19 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from classification import Examples, Hidden, TrainedRun, hidden_margin, masked_features, subwindow_shape
-from create_data_raw import Layout, Recording
-from data_processing import N_CHANNELS, block_statistics, ctf275_info, scale
+from data_processing import block_statistics, scale
+from data_raw import N_CHANNELS, ctf275_info
 from detect import judge_block
 from loop import make_optimizer, masked_loss, reconstruction_loss, validate
 from main_train import loss_weights
 from models import AUTOENCODERS, build_model
 from models.boosting import BoostedTrees
 from models.features import beside_block
+from recordings import Layout, Recording
+from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
-from utils import SettingError, choose_device, choose_precision, read_command, run_script, set_seed, writing
+from utils import SettingError, choose_device, choose_precision, run_script, set_seed, writing
 
 N_TIMES = 300
 RATE = 1e-3  # learning rate

@@ -48,14 +48,15 @@ from classification import (
     mean_error,
     zscore_planes,
 )
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from evaluation import sensitivity_curve
 from loop import masked_loss, reconstruction_loss
 from models import build_model
 from models.boosting import BoostedTrees
 from models.features import beside_block, less_block_median, peak_score, spatial_filters, spike_features
 from models.sfcn import SFCN
-from utils import SettingError, choose_device, read_command, run_script, set_seed, writing
+from settings import read_command
+from utils import SettingError, choose_device, run_script, set_seed, writing
 
 SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
 

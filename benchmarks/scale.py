@@ -21,12 +21,15 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from classification import SubwindowShape, classifier_inputs
-from data_processing import N_CHANNELS, create_windows
+from data_processing import create_windows
+from data_raw import N_CHANNELS
 from loop import make_optimizer, reconstruction_loss, train
 from models import AUTOENCODERS, build_model
+from pickles import write_pickle
+from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
-from utils import read_command, set_seed, write_pickle
+from utils import set_seed
 
 N_BLOCKS, SECONDS = 15, 180
 CPU = torch.device('cpu')

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from create_data_raw import sphere_centre
-from data_processing import N_CHANNELS, create_windows, ctf275_info
+from data_processing import create_windows
+from data_raw import N_CHANNELS, ctf275_info
+from recordings import sphere_centre
 
 # A slow machine is no failure, and the same commit gives the same answer.
 settings.register_profile('project', deadline=None, derandomize=True)

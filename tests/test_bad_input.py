@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import main_train
-from data_processing import find_data_raw, read_data_raw
+from data_raw import find_data_raw, read_data_raw
+from pickles import read_pickle
 from timeseries_dataset import find_windows, open_directory
-from utils import DataError, read_pickle
+from utils import DataError
 
 
 def with_nan(data):

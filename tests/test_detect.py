@@ -19,11 +19,14 @@ import create_data_raw
 import detect
 import main_train
 from classification import load_run, subwindow_shape
-from create_data_raw import read_marker_file, read_recording
-from data_processing import N_CHANNELS, ctf275_info, read_data_raw
+from data_raw import N_CHANNELS, ctf275_info, read_data_raw
 from detect import judge_block, place_windows
+from detect_report import seconds_of_events, seconds_of_subwindows
+from marker_files import read_marker_file
+from pickles import read_pickle, write_pickle
+from recordings import Layout, Recording, read_recording
 from saving_functions import RunDirectory
-from utils import DataError, SettingError, read_pickle, write_json, write_pickle
+from utils import DataError, SettingError, write_json
 
 SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
 TRAINING = {
@@ -148,8 +151,8 @@ def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
 
 
 def recording_of(signal, parts):
-    layout = create_data_raw.Layout(None, float(SFREQ), parts, None, 0.0, None)
-    return create_data_raw.Recording('x', signal, layout, ctf275_info(SFREQ), {})
+    layout = Layout(None, float(SFREQ), parts, None, 0.0, None)
+    return Recording('x', signal, layout, ctf275_info(SFREQ), {})
 
 
 def test_spikes_in_the_margins_are_found(trained):
@@ -270,7 +273,7 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
 
 # ------------------------------------------------------------------------------------------ CTF recordings
 def test_the_recording_is_not_touched_unless_asked(trained, apply, make_ds, monkeypatch, shared, capsys):
-    monkeypatch.setattr(create_data_raw, 'interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
     names = ctf275_info(SFREQ)['ch_names']
     signals = dict(zip(names, trained.meg[2].astype(np.float64), strict=True))
     ds = make_ds('patient', signals, n_trials=2, sfreq=float(SFREQ), before_sync=30)
@@ -310,11 +313,11 @@ def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_pat
     run = loaded(trained)
     blocks = read_recording(tmp_path / 'two_raw.fif', **READING | {'trials': 'apart'})
     found = [judge_block(run, block) for block in blocks]
-    subwindows = detect.seconds_of_subwindows(blocks, found)
+    subwindows = seconds_of_subwindows(blocks, found)
     assert subwindows['onset'].iloc[0] == 0
     np.testing.assert_allclose(subwindows['onset'][1:], (subwindows['onset'] + subwindows['duration'])[:-1], atol=1e-9)
     assert subwindows['duration'].sum() == pytest.approx(20)
-    events = detect.seconds_of_events(blocks, found)
+    events = seconds_of_events(blocks, found)
     assert events['onset'].is_monotonic_increasing
     assert (events['onset'] > 8).any()
 

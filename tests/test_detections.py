@@ -5,9 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from create_data_raw import open_recording, read_annotations, read_layout, read_marker_file
-from data_processing import N_CHANNELS, ctf275_info
-from detect import average_events, fit_source, write_annotations, write_detections, write_marker_file
+from data_raw import N_CHANNELS, ctf275_info
+from detect import write_annotations, write_detections
+from detect_report import average_events, fit_source
+from marker_files import read_marker_file, write_marker_file
+from recordings import open_recording, read_annotations, read_layout
 from utils import DataError
 
 CLASS = {'name': 'detected_spike', 'color': 'green'}

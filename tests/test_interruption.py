@@ -15,8 +15,9 @@ from common import clear_patient
 import loop
 import main_train
 from loop import load_checkpoint
+from pickles import write_pickle
 from saving_functions import RunDirectory, new_run_directory
-from utils import asked_to_end, set_seed, write_pickle
+from utils import asked_to_end, set_seed
 
 TRAINING = {
     'masking': None,

@@ -14,13 +14,14 @@ from common import clear_patient
 
 import main_train
 from classification import load_run
-from data_processing import N_CHANNELS
+from data_raw import N_CHANNELS
 from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
 from models import build_model
+from pickles import read_pickle, write_pickle
 from saving_functions import RunDirectory, save_summary_row
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
-from utils import DataError, SettingError, read_pickle, set_seed, write_pickle
+from utils import DataError, SettingError, set_seed
 
 N_PATIENTS, SPIKE_FREE = 6, 6
 TRAINING = {

@@ -16,9 +16,10 @@ import loop
 import main_train
 from loop import Processes, make_optimizer, masked_loss, reconstruction_loss, train
 from models import build_model
+from pickles import write_pickle
 from saving_functions import RunDirectory
 from timeseries_dataset import Batches, batches
-from utils import asked_to_end, run_script, set_seed, write_pickle
+from utils import asked_to_end, run_script, set_seed
 
 CPU = torch.device('cpu')
 

@@ -11,10 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import create_data_raw
-from create_data_raw import (
+from create_data_raw import chosen_labels
+from data_raw import N_CHANNELS, ctf275_info, read_data_raw
+from marker_files import read_marker_file, write_marker_file
+from pickles import read_pickle, write_pickle
+from recordings import (
     Layout,
     check_recording,
-    chosen_labels,
     interpolate_channels,
     open_recording,
     placed_info,
@@ -22,13 +25,10 @@ from create_data_raw import (
     preprocess,
     read_annotations,
     read_layout,
-    read_marker_file,
     read_recording,
     resample,
 )
-from data_processing import N_CHANNELS, ctf275_info, read_data_raw
-from detect import write_marker_file
-from utils import DataError, SettingError, read_pickle, write_pickle
+from utils import DataError, SettingError
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
 NAMES = ctf275_info(150)['ch_names']
@@ -45,7 +45,7 @@ def wave(n_samples, sfreq, frequency=7.0):
 @pytest.fixture
 def no_interpolation(monkeypatch):
     """Leave bad channels as they are, for tests of something else: MNE takes seconds for them."""
-    monkeypatch.setattr(create_data_raw, 'interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
 
 
 # ---------------------------------------------------------------------------------------------- signals

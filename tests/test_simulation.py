@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from data_processing import N_CHANNELS, ctf275_info
+from data_raw import N_CHANNELS, ctf275_info
 from simulate_data_raw import simulate_patient
 
 PATIENT = {

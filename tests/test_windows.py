@@ -8,15 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_processing import (
-    LABEL_FILES,
-    WindowShape,
-    annotated_spikes,
-    best_blocks,
-    create_windows,
-    cut_block,
-    window_shape,
-)
+from data_processing import LABEL_FILES, WindowShape, best_blocks, create_windows, cut_block, window_shape
+from data_raw import annotated_spikes
 from utils import DataError, SettingError
 
 OPTIONS = {'normal_only': False, 'standardize': False, 'reject_artefacts': False, 'artefact_threshold': 5.0}

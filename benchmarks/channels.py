@@ -1,6 +1,6 @@
 """How wrong are interpolated channels, recordings of another system, and dipoles? On simulated sources, and real data.
 
-    python benchmarks/recordings.py REC.ds
+    python benchmarks/channels.py REC.ds
 
 REC.ds is a CTF-275 recording; the channels that it lacks are simulated where its helmet has them. Prints the tables of
 benchmarks/README.md. Takes 2 minutes on 2 cores.
@@ -16,7 +16,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 import simulate_data_raw as simulation
-from create_data_raw import (
+from data_raw import ctf275_info
+from detect_report import average_events, fit_source
+from recordings import (
     interpolate_channels,
     map_to_ctf275,
     open_recording,
@@ -25,8 +27,6 @@ from create_data_raw import (
     read_recording,
     sphere_centre,
 )
-from data_processing import ctf275_info
-from detect import average_events, fit_source
 from utils import SettingError, run_script
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
@@ -36,7 +36,7 @@ N_FOCI, N_DIPOLES = 20, 200
 def main(words: list[str]) -> None:
     """Print the three tables."""
     if len(words) != 1:
-        raise SettingError('usage: python benchmarks/recordings.py REC.ds')
+        raise SettingError('usage: python benchmarks/channels.py REC.ds')
     with open_recording(words[0]) as raw:
         info = placed_info(raw.info['chs'], raw.info['dev_head_t'], 150)
         present = {plain_name(name) for name in raw.ch_names}

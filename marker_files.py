@@ -1,0 +1,179 @@
+"""CTF marker files (MarkerFile.mrk): reading them, and writing a class of markers into one."""
+
+import itertools
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from utils import DataError, writing
+
+if TYPE_CHECKING:
+    from recordings import Layout
+
+MARKER_FILE = 'MarkerFile.mrk'
+CLASS_START = b'CLASSGROUPID:'  # first line of each class of a marker file
+MARKER_TITLE = b'NUMBER OF MARKERS:'
+
+
+class MarkerClass(NamedTuple):
+    """A class of a CTF marker file: its name, (trial, seconds from the sync point) per marker, and its bytes."""
+
+    name: str
+    markers: list[tuple[int, float]]
+    content: bytes
+
+
+def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
+    """Read a CTF marker file, whatever its line ends (MNE's reader hangs or gives NaN on a faulty one).
+
+    Returns
+    -------
+    head : bytes
+        What comes before the first class.
+    classes : list of MarkerClass
+
+    Raises
+    ------
+    DataError
+        The file is cut off, its counts are wrong, or a time is not written with a decimal point.
+    """
+    lines = Path(path).read_bytes().splitlines(keepends=True)
+    starts = [i for i, line in enumerate(lines) if line.rstrip() == CLASS_START]
+    head = lines[: starts[0]] if starts else lines
+    n_classes = _marker_field(path, head, MARKER_TITLE, number=True)
+    if n_classes != len(starts):
+        raise DataError(
+            f'{path}: NUMBER OF MARKERS is {n_classes}, but {len(starts)} classes follow; the file is cut off, or '
+            'correct the number'
+        )
+    stops = [*starts[1:], len(lines)]
+    blocks = [lines[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    return b''.join(head), [_marker_class(path, block) for block in blocks]
+
+
+def _marker_field(path, lines, title, *, number=False):
+    """The line after the title, as text or as a number."""
+    stripped = [line.rstrip() for line in lines]
+    if title not in stripped[:-1]:
+        raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF marker file')
+    value = stripped[stripped.index(title) + 1].strip()
+    if number and not value.isdigit():
+        raise DataError(f'{path}: {title.decode()} {as_text(value)!r} is no number; correct it')
+    return int(value) if number else as_text(value)
+
+
+def _marker_class(path, lines):
+    name = _marker_field(path, lines, b'NAME:')
+    n_markers = _marker_field(path, lines, b'NUMBER OF SAMPLES:', number=True)
+    _marker_field(path, lines, b'LIST OF SAMPLES:')
+    first = [line.rstrip() for line in lines].index(b'LIST OF SAMPLES:') + 2
+    rows = list(itertools.takewhile(bytes.strip, lines[first:]))
+    if len(rows) != n_markers:
+        raise DataError(
+            f'{path}: class {name!r}: NUMBER OF SAMPLES is {n_markers}, but {len(rows)} follow; the file is cut off, '
+            'or correct the number'
+        )
+    markers = []
+    for row in rows:
+        found = re.fullmatch(rb'\s*(\d+)\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)
+        if not found:
+            raise DataError(
+                f'{path}: class {name!r}: {as_text(row.strip())!r} is no trial number and time in seconds; write times '
+                'as plain numbers with a decimal point'
+            )
+        markers.append((int(found[1]), float(found[2])))
+    return MarkerClass(name, markers, b''.join(lines))
+
+
+def as_text(content: bytes) -> str:
+    """Text of a CTF file: UTF-8, or else Latin-1."""
+    try:
+        return content.decode('utf-8')
+    except UnicodeDecodeError:
+        return content.decode('latin-1')
+
+
+def write_marker_file(
+    path: str | Path, onsets: np.ndarray, layout: 'Layout', *, name: str, color: str, source: str | Path | None = None
+) -> Path | None:
+    """Write a class of markers into a CTF marker file.
+
+    The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. The
+    existing file is kept under the next free name MarkerFile.mrk.1, .2, ...
+
+    Parameters
+    ----------
+    path : path
+        The marker file to write.
+    onsets : array
+        In s from the recording's first sample.
+    layout : Layout
+        Of the CTF recording.
+    name, color : str
+        Of the class.
+    source : path, optional
+        Marker file whose classes are taken where `path` does not exist yet.
+
+    Returns
+    -------
+    Path or None
+        The backup, where there was a file.
+
+    Raises
+    ------
+    DataError
+        The existing file is faulty (nothing is written), or the recording is no CTF recording.
+    """
+    path = Path(path)
+    if layout.trial is None:
+        raise DataError(f'{layout.path}: no CTF recording; its detections are in the CSV and -annot.fif files')
+    existing = path if path.exists() else source
+    if existing is None:
+        head = f'PATH OF DATASET:\n{layout.path.resolve()}\n\n\n'.encode() + MARKER_TITLE + b'\n0\n\n\n'
+        classes = []
+    else:
+        head, classes = read_marker_file(existing)
+    end = head.splitlines(keepends=True)[0].lstrip(head.splitlines()[0])
+    numbers = [_class_number(marker_class) for marker_class in classes]
+    own = next((i for i, marker_class in enumerate(classes) if marker_class.name == name), len(classes))
+    number = numbers[own] if own < len(classes) else max(numbers, default=0) + 1
+    contents = [marker_class.content for marker_class in classes]
+    contents[own : own + 1] = [_class_content(name, color, number, onsets, layout).replace(b'\n', end)]
+    if own and not contents[own - 1].endswith((b'\n', b'\r')):
+        contents[own] = end + contents[own]
+    lines = head.splitlines(keepends=True)
+    count = [line.rstrip() for line in lines].index(MARKER_TITLE) + 1
+    lines[count] = lines[count].replace(lines[count].strip(), str(len(contents)).encode())
+
+    backup = None
+    if path.exists():
+        backup = next(
+            free for free in (path.with_name(f'{path.name}.{i}') for i in itertools.count(1)) if not free.exists()
+        )
+        with writing(backup) as temporary:
+            temporary.write_bytes(path.read_bytes())
+    with writing(path) as temporary:
+        temporary.write_bytes(b''.join(lines) + b''.join(contents))
+    return backup
+
+
+def _class_number(marker_class: MarkerClass) -> int:
+    words = [line.strip() for line in marker_class.content.splitlines()]
+    number = words[words.index(b'CLASSID:') + 1] if b'CLASSID:' in words[:-1] else b''
+    return int(number) if number.isdigit() else 0
+
+
+def _class_content(name: str, color: str, number: int, onsets: np.ndarray, layout: 'Layout') -> bytes:
+    n_samples, before_sync = layout.trial
+    trials, samples = np.divmod(np.rint(np.sort(onsets) * layout.sfreq).astype(np.int64), n_samples)
+    rows = [
+        f'{trial:20d}\t\t\t\t{(sample - before_sync) / layout.sfreq:+20.12f}\n'
+        for trial, sample in zip(trials, samples, strict=True)
+    ]
+    return (
+        f'CLASSGROUPID:\n3\nNAME:\n{name}\nCOMMENT:\n\nCOLOR:\n{color}\nEDITABLE:\nYes\nCLASSID:\n{number}\n'
+        f'NUMBER OF SAMPLES:\n{len(rows)}\nLIST OF SAMPLES:\nTRIAL NUMBER\t\tTIME FROM SYNC POINT (in seconds)\n'
+        f'{"".join(rows)}\n\n'
+    ).encode()

@@ -1,0 +1,327 @@
+"""The settings of a run: what each may be, and reading them from params.py and from the command line."""
+
+import ast
+import difflib
+import importlib
+import itertools
+import math
+import re
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pywt
+
+from utils import ROOT, SettingError
+
+_OVERRIDE = re.compile(r'[A-Za-z_]\w*=')
+
+
+class Rule(NamedTuple):
+    """What a setting may be: a test of its value, and the same in words."""
+
+    accepts: Callable[[Any], bool]
+    words: str
+
+
+def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Rule:
+    def accepts(value):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        # No setting needs more: sizes in samples stay countable, and infinity is out.
+        return is_number and low <= value <= high and above < value and abs(value) < 1e9
+
+    bounds = [f'above {above:g}'] * (above > -math.inf) + [f'at least {low:g}'] * (low > -math.inf)
+    bounds += [f'at most {high:g}'] * (high < math.inf)
+    return Rule(accepts, ' '.join(['a number', ' and '.join(bounds)]))
+
+
+def _integer(low: int) -> Rule:
+    return Rule(
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 2**32, f'an integer of at least {low}'
+    )
+
+
+def _choice(*values: Any) -> Rule:
+    # repr tells True from 1 and 1 from 1.0, which == does not.
+    allowed = [repr(value) for value in values]
+    return Rule(lambda value: repr(value) in allowed, 'one of ' + ', '.join(allowed))
+
+
+def _or_none(rule: Rule) -> Rule:
+    return Rule(lambda value: value is None or rule.accepts(value), f'{rule.words}, or None')
+
+
+_PATH = Rule(lambda v: isinstance(v, str) and v != '', 'a path')
+_TWO_PATHS = Rule(
+    lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(_PATH.accepts(p) for p in v),
+    'a list of two paths, [autoencoder directory, classifier directory]',
+)
+_PATIENTS = Rule(
+    lambda v: (
+        v is False
+        or _integer(0).accepts(v)
+        or (isinstance(v, list | tuple) and len(v) > 0 and all(_integer(0).accepts(p) for p in v))
+    ),
+    'a patient number, a list of them, or False for all',
+)
+_LISTED = Rule(
+    lambda v: v is None or (isinstance(v, str) and v != '') or (isinstance(v, list | tuple) and _PATIENTS.accepts(v)),
+    'a list of patient numbers, the path of a text file with one per line, or None',
+)
+_LEVELS = Rule(
+    lambda v: (
+        v == 'all'
+        or (isinstance(v, list | tuple) and all(_integer(0).accepts(n) for n in v) and len(v) == len(set(v)) > 0)
+    ),
+    "'all', or a list of different numbers from 0 on",
+)
+_NAMES = Rule(
+    lambda v: isinstance(v, str) or (isinstance(v, list | tuple) and all(isinstance(n, str) for n in v)),
+    'a name or a list of names',
+)
+_WORD = Rule(
+    lambda v: isinstance(v, str) and re.fullmatch(r'[!-~]+', v) is not None, 'a word without spaces or accents'
+)
+_FREQUENCIES = Rule(
+    lambda v: all(_number(above=0).accepts(f) for f in (v if isinstance(v, list | tuple) else [v])),
+    'a number above 0 or a list of them',
+)
+_FILTERS = Rule(
+    lambda v: isinstance(v, list | tuple) and len(v) > 0 and all(_integer(1).accepts(n) for n in v),
+    'a list of integers of at least 1, one per level',
+)
+_WAVELET = Rule(
+    lambda v: v in pywt.wavelist(kind='discrete'),
+    "a discrete wavelet of PyWavelets, such as 'db5', 'haar' or 'bior2.2'",
+)
+_DEVICE = Rule(
+    lambda v: isinstance(v, str) and (v in ('auto', 'cpu', 'cuda') or re.fullmatch(r'cuda:[0-9]{1,3}', v) is not None),
+    "'auto', 'cpu', 'cuda' or 'cuda:N'",
+)
+
+RULES = {
+    'path_raw_data': _PATH,
+    'path_extracted_data': _TWO_PATHS,
+    'path_writing_data': _PATH,
+    'patient': _PATIENTS,
+    'nb_best_blocks': _integer(0),
+    'include_spike_free': _choice(True, False),
+    'high_pass': _number(above=0),
+    'low_pass': _number(above=0),
+    'notch': _or_none(_FREQUENCIES),
+    'bad_channels': _NAMES,
+    'trials': _choice('join', 'apart'),
+    'spike_labels': _NAMES,
+    'spike_labels_exclude': _NAMES,
+    'reannot_labels': _or_none(_NAMES),
+    'recipe': _choice('current', 'original'),
+    'sfreq': _number(above=0),
+    'window_size': _number(above=0),
+    'spike_spacing_from_border': _number(0),
+    'pulse_width': _number(0),
+    'standardize': _choice('window', 'block', True, False),
+    'reject_artefacts': _choice(True, False),
+    'artefact_threshold': _number(above=0),
+    'overwrite': _choice(True, False),
+    'split': _choice('auto', 'patient', 'block'),
+    'validation_fraction': _number(above=0, high=0.9),
+    'test_fraction': _number(above=0, high=0.9),
+    'training_patients': _LISTED,
+    'validation_patients': _LISTED,
+    'test_patients': _LISTED,
+    'n_splits': Rule(lambda v: v == -1 or _integer(2).accepts(v), 'an integer of at least 2, or -1'),
+    'fold': _or_none(_integer(1)),
+    'balanced': _choice(True, False),
+    'model': _choice('AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'),
+    'model_nb': _or_none(_integer(0)),
+    'resume': _choice(True, False),
+    'masking': _choice('context', None),
+    'width': _integer(1),
+    'filters': _FILTERS,
+    'pywt_family': _WAVELET,
+    'pywt_mode': _choice('periodization', 'symmetric', 'reflect', 'periodic', 'constant', 'zero'),
+    'embedding_size': _integer(1),
+    'top_k': _integer(1),
+    'graph_alpha': _number(above=0),
+    'latent_nodes': _integer(1),
+    'a': _number(0),
+    'b': _number(0),
+    'c': _number(0),
+    'd': _number(0),
+    'e': _number(0),
+    'batch_size': _integer(1),
+    'augmentation': _number(0),
+    'criterion': _choice('mse', 'mae'),
+    'optimizer': _choice('adam', 'adamw', 'sgd'),
+    'learning_rate': _number(above=0),
+    'weight_decay': _number(0),
+    'scheduler': _choice('step', 'plateau'),
+    'stepLR': _integer(1),
+    'gammaLR': _number(above=0, high=1),
+    'plateau_patience': _integer(0),
+    'fine_tuning_rate': _number(above=0, high=1),
+    'num_epochs': _integer(1),
+    'n_epochs_stop': _integer(1),
+    'classifier': _choice('sfcn', 'hgb', 'svm', 'latent', 'threshold'),
+    'levels': _LEVELS,
+    'subwindow_size': _number(above=0),
+    'classifier_width': _integer(1),
+    'classifier_batch_size': _integer(2),
+    'classifier_learning_rate': _number(above=0),
+    'classifier_loss': _choice('bce', 'focal'),
+    'focal_gamma': _number(0),
+    'classifier_num_epochs': _integer(1),
+    'classifier_n_epochs_stop': _integer(1),
+    'positive_weight': _or_none(_number(above=0)),
+    'calibration': _choice('temperature', 'isotonic'),
+    'threshold_policy': _choice('f1', 'sensitivity', 'false_alarms'),
+    'target_sensitivity': _number(above=0, high=1),
+    'false_alarm_budget': _number(0),
+    'tolerance': _number(0),
+    'bootstrap_samples': _integer(1),
+    'output': _or_none(_PATH),
+    'marker_name': _WORD,
+    'marker_color': _WORD,
+    'markers_into_recording': _choice(True, False),
+    'seed': _integer(0),
+    'device': _DEVICE,
+    'precision': _choice('auto', 'float32', 'bfloat16'),
+    'n_jobs': _integer(1),
+    'num_workers': _integer(0),
+    'preload': _choice('auto', True, False),
+    'simulated_patients': _integer(1),
+    'simulated_spike_free': _integer(0),
+    'simulated_blocks': _integer(1),
+    'simulated_seconds': _number(20),
+    'simulated_spike_rate': _number(0),
+    'simulated_distractor_rate': _number(0),
+    'simulated_snr': _number(above=0),
+    'annotation_jitter': _number(0),
+    'annotation_missed': _number(0, 1),
+}
+
+# What recipe='original' takes, whatever the other settings say.
+ORIGINAL = {
+    'standardize': 'window',
+    'masking': None,
+    'classifier': 'sfcn',
+    'levels': 'all',
+    'window_size': 2.0,
+    'spike_spacing_from_border': 0.3,
+    'subwindow_size': 0.2,
+    **dict.fromkeys('abcde', 1.0),
+    'augmentation': 0.2,
+    'criterion': 'mse',
+    'classifier_loss': 'bce',
+    'positive_weight': 35.0,
+}
+
+
+def _nearest(name: str) -> str:
+    near = difflib.get_close_matches(name, RULES, n=3, cutoff=0.4)
+    return f'nearest: {", ".join(near)}' if near else 'params.py lists them all'
+
+
+def _settings_of_params() -> dict[str, Any]:
+    """The assignments of params.py, paths made absolute; every name must be known and every known name there."""
+    try:
+        params = importlib.import_module('params')
+    except (Exception, SystemExit) as fault:
+        raise SettingError(f'params.py cannot be read: {fault}') from fault
+    found = {
+        name: value
+        for name, value in vars(params).items()
+        if not name.startswith('_') and not isinstance(value, types.ModuleType)
+    }
+    for name in found:
+        if name not in RULES:
+            raise SettingError(f'params.py: unknown setting {name} ({_nearest(name)})')
+    missing = [name for name in RULES if name not in found]
+    if missing:
+        raise SettingError(f'params.py: the setting {missing[0]} is missing: put its line back')
+    return {name: _from_folder(value, ROOT) if _holds_paths(name) else value for name, value in found.items()}
+
+
+def _holds_paths(name: str) -> bool:
+    return name.startswith('path_') or name == 'output'
+
+
+def _from_folder(paths: Any, folder: Path) -> Any:
+    if isinstance(paths, list | tuple):
+        return [_from_folder(path, folder) for path in paths]
+    return str(folder / Path(paths).expanduser()) if isinstance(paths, str) and paths else paths
+
+
+def check_settings(settings: dict[str, Any]) -> None:
+    """Check every value by its rule, then the rules between settings.
+
+    Raises
+    ------
+    SettingError
+        Names the setting or settings, the value found and the way out.
+    """
+    for name, value in settings.items():
+        if not RULES[name].accepts(value):
+            raise SettingError(f'{name} = {value!r}: must be {RULES[name].words}')
+    s = types.SimpleNamespace(**settings)
+    window, border = round(s.window_size * s.sfreq), round(s.spike_spacing_from_border * s.sfreq)
+    if window - 2 * border <= 0:
+        raise SettingError(
+            f'spike_spacing_from_border = {s.spike_spacing_from_border} leaves nothing of window_size = '
+            f'{s.window_size}: make it less than half of window_size'
+        )
+    if s.path_extracted_data[0] == s.path_extracted_data[1]:
+        raise SettingError(
+            'path_extracted_data: the two directories are the same; the windows would overwrite each other'
+        )
+    if s.validation_fraction + s.test_fraction >= 1:
+        raise SettingError(
+            f'validation_fraction = {s.validation_fraction} and test_fraction = {s.test_fraction} leave nothing for '
+            'training: make their sum less than 1'
+        )
+    if s.simulated_spike_free > s.simulated_patients:
+        raise SettingError(
+            f'simulated_spike_free = {s.simulated_spike_free} is more than simulated_patients = '
+            f'{s.simulated_patients}: lower it'
+        )
+
+
+def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str], types.SimpleNamespace]:
+    """Split a command line into positional words and settings: params.py, overridden by the `name=value` words.
+
+    Parameters
+    ----------
+    words : list of str
+        The command line after the script's name.
+    n_positional : int
+        Most positional words the script takes.
+
+    Raises
+    ------
+    SettingError
+        Unknown name, wrong type or value, a word too many, or settings that contradict each other.
+    """
+    positional = list(itertools.takewhile(lambda word: not _OVERRIDE.match(word), words))
+    words = words[len(positional) :]
+    if len(positional) > n_positional:
+        raise SettingError(f'unexpected argument {positional[n_positional]!r}: settings are given as name=value')
+    settings = _settings_of_params()
+    for word in words:
+        name, _, text = word.partition('=')
+        if not _OVERRIDE.match(word):
+            raise SettingError(f'argument {word!r}: settings are given as name=value, after all other words')
+        if name not in RULES:
+            raise SettingError(f'unknown setting {name} ({_nearest(name)})')
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            value = text
+        settings[name] = _from_folder(value, Path.cwd()) if _holds_paths(name) else value
+    check_settings(settings)
+    if settings['recipe'] == 'original':
+        changed = {name: value for name, value in ORIGINAL.items() if settings[name] != value}
+        print(f"recipe='original': {', '.join(f'{name}={value!r}' for name, value in changed.items()) or 'as set'}")
+        settings |= changed
+        check_settings(settings)
+    return positional, types.SimpleNamespace(**settings)
