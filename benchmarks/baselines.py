@@ -43,7 +43,9 @@ def baselines(cohort: Cohort, seed: int, device: torch.device):
             f'ridge predictor, {how}',
             {name: np.log(measure(np.square(errors[name]).mean(axis=1), axis=1)) for name in tested},
         )
-    yield from networks(raw, '', cohort, seed, device)
+    sfcn = SFCN(1, N_CHANNELS, cohort.sub.n_times, width=WIDTH)
+    yield 'SFCN on raw windows', network_on(raw, sfcn, cohort, seed, device)
+    yield 'EMS-Net on raw windows', network_on(raw, EMSNet(), cohort, seed, device)
 
 
 def with_margins(cohort: Cohort, seed: int, device: torch.device):
@@ -58,7 +60,8 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
         hidden = hidden_stretches(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
         raw[name] = hidden.reshape(-1, N_CHANNELS, hidden.shape[3])
     yield 'field power, with margins', {name: field_peak(raw[name], getattr(cohort, name)) for name in tested}
-    yield from networks(raw, ', with margins', cohort, seed, device)
+    sfcn = SFCN(1, N_CHANNELS, raw['train'].shape[2], width=WIDTH)
+    yield 'SFCN on raw windows, with margins', network_on(raw, sfcn, cohort, seed, device)
 
     components = components_of(cohort)
     errors, usual = ridge_errors(cohort, components, cohort.margin)
@@ -72,13 +75,10 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
     yield 'ridge predictor, with margins and the score of threshold', scores
 
 
-def networks(raw: dict, what: str, cohort: Cohort, seed: int, device: torch.device):
-    """Yield, as `baselines`, the networks on raw sub-windows."""
-    n_times = raw['train'].shape[2]
-    for name, network in (('SFCN', SFCN(1, N_CHANNELS, n_times, width=WIDTH)), ('EMS-Net', EMSNet())):
-        train_network(network, raw['train'], cohort.train.annotated, seed, device)
-        scores = {part: network_scores(network, raw[part], device) for part in ('validation', 'test')}
-        yield f'{name} on raw windows{what}', scores
+def network_on(raw, network, cohort, seed, device):
+    """Scores by a network on raw sub-windows."""
+    train_network(network, raw['train'], cohort.train.annotated, seed, device)
+    return {part: network_scores(network, raw[part], device) for part in ('validation', 'test')}
 
 
 def components_of(cohort):
@@ -167,18 +167,18 @@ class EMSNet(nn.Module):
     def __init__(self, width: int = 16):
         super().__init__()
 
-        def stage(kind, norm, n_in, n_out, pool, stride=1):
-            return [kind(n_in, n_out, 3, stride, 1), norm(n_out), nn.ReLU(), pool(2)]
+        def local_stage(n_in, n_out):  # at half the rate
+            return [nn.Conv1d(n_in, n_out, 5, 2, 2), nn.BatchNorm1d(n_out), nn.ReLU()]
 
-        one = nn.Conv1d, nn.BatchNorm1d
-        two = nn.Conv2d, nn.BatchNorm2d
+        def overall_stage(n_in, n_out, stride):
+            return [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.BatchNorm2d(n_out), nn.ReLU()]
+
         self.local = nn.Sequential(
-            *stage(*one, 1, width, nn.MaxPool1d), *stage(*one, width, width, nn.MaxPool1d),
-            *stage(*one, width, width, nn.AdaptiveMaxPool1d)[:-1], nn.AdaptiveMaxPool1d(1),
-        )  # fmt: skip
+            *local_stage(1, width), *local_stage(width, width), *local_stage(width, width), nn.AdaptiveMaxPool1d(1)
+        )
         self.overall = nn.Sequential(
-            *stage(*two, 1, width, nn.MaxPool2d, (2, 1)), *stage(*two, width, 2 * width, nn.MaxPool2d),
-            *stage(*two, 2 * width, 2 * width, nn.MaxPool2d)[:-1], nn.AdaptiveMaxPool2d(1),
+            *overall_stage(1, width, (2, 1)), nn.MaxPool2d(2), *overall_stage(width, 2 * width, 1), nn.MaxPool2d(2),
+            *overall_stage(2 * width, 2 * width, 1), nn.AdaptiveMaxPool2d(1),
         )  # fmt: skip
         self.output = nn.Sequential(nn.Dropout(0.5), nn.Linear(3 * width, 1))
 

@@ -92,7 +92,7 @@ AE1D, WAVELETS = {'name': 'AE1D'}, {'name': 'wavelets', 'pywt_mode': 'periodizat
 NARROW = AE1D | {'width': 2}, WAVELETS | {'filters': [8, 8, 8]}
 SIZES = {
     'tiny': Size(2, 1, CohortSize(3, 3, 3, 1, 40), *NARROW, epochs=2, rate=2e-3),
-    'small': Size(6, 3, CohortSize(6, 3, 6, 2, 70), *NARROW, epochs=6, rate=2e-3),
+    'small': Size(5, 3, CohortSize(6, 3, 6, 2, 70), *NARROW, epochs=5, rate=2e-3),
     'full': Size(6, 6, CohortSize(30, 6, 12, 4, 180), AE1D, WAVELETS, epochs=20, rate=1e-3),
 }
 BATCH = 16
