@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
-from cohorts import PARTS, Cohort, hidden_stretches, in_subwindows
+from cohorts import Cohort, hidden_stretches, in_subwindows
 from sklearn.ensemble import IsolationForest
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -15,11 +15,12 @@ from classification import N_FILTERS
 from data_raw import N_CHANNELS
 from models.features import less_block_median, peak_score
 from models.sfcn import SFCN, spike_loss
+from timeseries_dataset import PARTS
 from utils import set_seed
 
 N_KEPT = 20  # components of PCA
 CONTEXT = 75  # samples on either side from which the ridge predictor foretells
-EPOCHS, RATE, WIDTH = 8, 1e-3, 8  # of the networks
+EPOCHS, RATE, WIDTH, NETWORK_BATCH = 8, 1e-3, 8, 64  # of the networks
 
 
 def baselines(cohort: Cohort, seed: int, device: torch.device):
@@ -43,9 +44,8 @@ def baselines(cohort: Cohort, seed: int, device: torch.device):
             f'ridge predictor, {how}',
             {name: np.log(measure(np.square(errors[name]).mean(axis=1), axis=1)) for name in tested},
         )
-    sfcn = SFCN(1, N_CHANNELS, cohort.sub.n_times, width=WIDTH)
-    yield 'SFCN on raw windows', network_on(raw, sfcn, cohort, seed, device)
-    yield 'EMS-Net on raw windows', network_on(raw, EMSNet(), cohort, seed, device)
+    yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
+    yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)
 
 
 def with_margins(cohort: Cohort, seed: int, device: torch.device):
@@ -60,8 +60,7 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
         hidden = hidden_stretches(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
         raw[name] = hidden.reshape(-1, N_CHANNELS, hidden.shape[3])
     yield 'field power, with margins', {name: field_peak(raw[name], getattr(cohort, name)) for name in tested}
-    sfcn = SFCN(1, N_CHANNELS, raw['train'].shape[2], width=WIDTH)
-    yield 'SFCN on raw windows, with margins', network_on(raw, sfcn, cohort, seed, device)
+    yield 'SFCN on raw windows, with margins', sfcn_on(raw, cohort, seed, device)
 
     components = components_of(cohort)
     errors, usual = ridge_errors(cohort, components, cohort.margin)
@@ -75,10 +74,17 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
     yield 'ridge predictor, with margins and the score of threshold', scores
 
 
-def network_on(raw, network, cohort, seed, device):
-    """Scores by a network on raw sub-windows."""
-    train_network(network, raw['train'], cohort.train.annotated, seed, device)
-    return {part: network_scores(network, raw[part], device) for part in ('validation', 'test')}
+def sfcn_on(maps: dict, cohort: Cohort, seed: int, device: torch.device, flip: bool = True) -> dict:
+    """Scores {part: (n,)} by the group's network on maps {part: (n, channels, times)}, such as raw sub-windows."""
+    return network_on(maps, lambda: SFCN(1, *maps['train'].shape[1:], width=WIDTH), cohort, seed, device, flip)
+
+
+def network_on(maps, make, cohort, seed, device, flip=True):
+    """Scores by the network that `make` gives, trained on maps; the seed decides its weights and its training."""
+    set_seed(seed)
+    network = make()
+    train_network(network, maps['train'], cohort.train.annotated, seed, device, flip)
+    return {part: network_scores(network, maps[part], device) for part in ('validation', 'test')}
 
 
 def components_of(cohort):
@@ -188,17 +194,16 @@ class EMSNet(nn.Module):
         return self.output(torch.cat([self.overall(local).flatten(1), local.amax(dim=(1, 2))], dim=1))[:, 0]
 
 
-def train_network(network, raw, labels, seed, device, flip=True):
+def train_network(network, raw, labels, seed, device, flip):
     """Train on sub-windows, spikes weighted so that both kinds count alike; with `flip`, either polarity alike."""
-    set_seed(seed)
     network.to(device).train()
     rng = np.random.default_rng(seed)
-    n_batches = len(raw) // 64
+    n_batches = len(raw) // NETWORK_BATCH
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=1e-2)
     scheduler = OneCycleLR(optimizer, 3 * RATE, total_steps=EPOCHS * n_batches)
     loss = spike_loss('bce', (1 - labels.mean()) / labels.mean(), focal_gamma=0.0)
     for _ in range(EPOCHS):
-        for chosen in np.array_split(rng.permutation(len(raw))[: n_batches * 64], n_batches):
+        for chosen in np.array_split(rng.permutation(len(raw))[: n_batches * NETWORK_BATCH], n_batches):
             sign = rng.choice([-1, 1], (len(chosen), 1, 1)).astype(np.float32) if flip else np.float32(1)
             x = torch.from_numpy(raw[chosen] * sign)[:, None].to(device)
             value = loss(network, x, torch.from_numpy(labels[chosen].astype(np.float32)).to(device))

@@ -17,19 +17,19 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from classification import SubwindowShape, subwindow_shape
-from data_processing import cut_block, time_labels, window_shape
+from data_processing import cut_block, scale_window, time_labels, window_shape
 from data_raw import N_CHANNELS, ctf275_info
-from simulate_data_raw import band_pass, draw_times, hann, simulate_patient
+from simulate_data_raw import BORDER, band_pass, draw_times, hann, simulate_patient
+from timeseries_dataset import PARTS
+from utils import SettingError
 
-PARTS = ('train', 'validation', 'test')
 SIMULATIONS = ('first', 'second', 'third')
 SPIKE_RATE = 5.0  # per minute: 2 to 3 % of the sub-windows hold a part of a spike
 
 # The second and the third simulation.
 N_SOURCES = 60
 SPIKE_DISTANCE = 0.6  # s, least distance between two spikes
-BORDER = 1.0  # s without spikes at both ends of a block
-TESLA = 3e-13  # std of the background
+BACKGROUND_STD = 3e-13  # tesla
 
 
 class CohortSize(NamedTuple):
@@ -52,8 +52,10 @@ class Part(NamedTuple):
         The blocks, scaled as the windows are.
     annotated, truth : int arrays (n * n_sub,)
         Whether a sub-window holds a part of a spike: to the annotation, in fact.
-    block, patient, simulation : int arrays (n * n_sub,)
+    block, simulation : int arrays (n * n_sub,)
         `simulation` counts `SIMULATIONS`.
+    gain : float32 array (n,)
+        The std of a window's block over that of the patient: windows times this are scaled by the patient.
     places : DataFrame
         subject, block, timing, field and peak of every sub-window, see `evaluation.merge_events`.
     spikes : DataFrame
@@ -65,8 +67,8 @@ class Part(NamedTuple):
     annotated: np.ndarray
     truth: np.ndarray
     block: np.ndarray
-    patient: np.ndarray
     simulation: np.ndarray
+    gain: np.ndarray
     places: pd.DataFrame
     spikes: pd.DataFrame
 
@@ -81,13 +83,13 @@ class Cohort(NamedTuple):
     margin: int
 
 
-def simulate_cohort(
-    snr: float, seed: int, size: CohortSize, settings: SimpleNamespace, scaling: str = 'block'
-) -> Cohort:
+def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNamespace) -> Cohort:
     """Simulate patients who differ in rate and strength of their spikes, in other transients and in annotation.
 
-    `scaling` says whose mean and std the windows are scaled by: 'block', 'window' or 'patient' (whose std is that of
-    all blocks about their means).
+    Raises
+    ------
+    SettingError
+        Sub-windows that do not fill the inner part of a window.
     """
     shape = window_shape(
         window_size=settings.window_size,
@@ -96,6 +98,8 @@ def simulate_cohort(
         sfreq=settings.sfreq,
     )
     sub = subwindow_shape(shape.n_times, shape.border, round(settings.subwindow_size * settings.sfreq))
+    if sub.n_sub * sub.n_times != shape.hop:
+        raise SettingError(f'subwindow_size = {settings.subwindow_size} leaves a rest of the inner part of a window')
     made, subject = [], 0
     for part in PARTS:
         rows = {name: [] for name in Part._fields}
@@ -122,10 +126,9 @@ def simulate_cohort(
             for block, (signal, events) in enumerate(zip(data['meg'], data['events'], strict=True)):
                 cut, _ = cut_block(
                     signal, events, shape, normal_only=False,
-                    standardize='window' if scaling == 'window' else 'block',
-                    reject_artefacts=False, artefact_threshold=np.inf,
+                    standardize='block', reject_artefacts=False, artefact_threshold=np.inf,
                 )  # fmt: skip
-                windows = cut.windows * np.float32(signal.std() / spread if scaling == 'patient' else 1)
+                windows = cut.windows
                 n = len(windows) * sub.n_sub
                 samples = truth.loc[truth['block'] == block, 'sample'].to_numpy()
                 samples = samples[(samples >= sub.border) & (samples < sub.border + n * sub.n_times)]
@@ -144,11 +147,23 @@ def simulate_cohort(
                 rows['windows'].append(windows)
                 rows['signals'].append(((signal - signal.mean()) / signal.std()).astype(np.float32))
                 rows['block'].append(np.full(n, subject * size.n_blocks + block))
-                rows['patient'].append(np.full(n, subject))
                 rows['simulation'].append(np.full(n, simulation))
+                rows['gain'].append(np.full(len(windows), signal.std() / spread, dtype=np.float32))
         join = {'signals': list} | dict.fromkeys(('places', 'spikes'), functools.partial(pd.concat, ignore_index=True))
         made.append(Part(**{name: join.get(name, np.concatenate)(values) for name, values in rows.items()}))
     return Cohort(*made, sub, shape.half_pulse)
+
+
+def rescaled(cohort: Cohort, scaling: str) -> Cohort:
+    """The cohort with windows scaled by themselves ('window') or by their patient ('patient': the std of all blocks
+    about their means), not by their block; `places` stay."""
+
+    def of(part):
+        if scaling == 'window':
+            return part._replace(windows=np.stack([scale_window(window) for window in part.windows]))
+        return part._replace(windows=part.windows * part.gain[:, None, None])
+
+    return cohort._replace(**{name: of(getattr(cohort, name)) for name in PARTS})
 
 
 def in_subwindows(windows: np.ndarray, sub: SubwindowShape) -> np.ndarray:
@@ -206,12 +221,12 @@ def other_patient(
         if rhythmic:
             background += heart * heartbeats(rng, times)
         background = band_pass(background + sensor * rng.standard_normal(background.shape), sfreq)
-        spikes = np.zeros_like(background)
+        courses = np.zeros((len(foci), n_times))
         starts = draw_times(rate=spike_rate * rng.gamma(4, 1 / 4), **place)
         for start in starts:
-            field, morphology = foci[rng.integers(len(foci))]
-            spikes += np.outer(field, rng.lognormal(0, 0.3) * spike(morphology, times - start))
-        spikes = band_pass(spikes, sfreq)
+            focus = rng.integers(len(foci))
+            courses[focus] += rng.lognormal(0, 0.3) * spike(foci[focus][1], times - start)
+        spikes = np.stack([field for field, _ in foci], axis=1) @ band_pass(courses, sfreq)
         near = np.round(starts * sfreq).astype(np.int64)[:, None] + np.arange(-8, 9)
         power = spikes.std(axis=0)[near]
         peaks = near[np.arange(len(near)), power.argmax(axis=1)]
@@ -219,14 +234,15 @@ def other_patient(
         signal = background + gain * spikes
         for start in draw_times(rate=distractor_rate, **place):
             height = snr * background.std() * rng.lognormal(0, 0.4)
-            signal += height * band_pass(transient(rng, places, times - start, rhythmic), sfreq)
+            field, course = transient(rng, places, times - start, rhythmic)
+            signal += height * np.outer(field, band_pass(course[None], sfreq))
         seen = peaks[rng.random(len(peaks)) >= annotation_missed]
         annotated = np.round(seen + rng.normal(0, annotation_jitter * sfreq, len(seen))).astype(np.int64)
-        data['meg'].append((TESLA * signal).astype(np.float32))
+        data['meg'].append((BACKGROUND_STD * signal).astype(np.float32))
         data['events'].append(np.unique(annotated.clip(0, n_times - 1)))
         data['reannot'].append(np.array([], dtype=np.int64))
         data['file'].append(f'other_{subject:03d}_block_{block:02d}.ds')
-        rows += [(subject, block, peak, TESLA * gain * np.abs(spikes[:, peak]).max()) for peak in peaks]
+        rows += [(subject, block, peak, BACKGROUND_STD * gain * np.abs(spikes[:, peak]).max()) for peak in peaks]
     return data, pd.DataFrame(rows, columns=['subject', 'block', 'sample', 'amplitude'])
 
 
@@ -294,13 +310,13 @@ def spike(morphology, t):
 
 
 def transient(rng, places, t, rhythmic):
-    """A transient that is no spike (n_channels, n_times): a slow wave; or a damped oscillation, or a jump of one
-    channel."""
+    """Field (n_channels,) and time course of a transient that is no spike: a slow wave; or a damped oscillation, or a
+    jump of one channel."""
     if rhythmic:
-        return np.outer(draw_fields(rng, places, 1)[:, 0], hann(t, rng.uniform(0.2, 0.4)))
+        return draw_fields(rng, places, 1)[:, 0], hann(t, rng.uniform(0.2, 0.4))
     if rng.random() < 0.7:
         decay = np.where(t > 0, np.exp(-t.clip(0) / rng.uniform(0.08, 0.2)), 0)
-        return np.outer(draw_fields(rng, places, 1)[:, 0], decay * np.sin(2 * np.pi * rng.uniform(5, 15) * t))
+        return draw_fields(rng, places, 1)[:, 0], decay * np.sin(2 * np.pi * rng.uniform(5, 15) * t)
     field = np.zeros(len(places))
     field[rng.integers(len(places))] = 8.0
-    return np.outer(field, t > 0) * (t < 0.5)
+    return field, ((t > 0) & (t < 0.5)).astype(float)

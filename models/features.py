@@ -6,7 +6,7 @@ import numpy as np
 _AROUND = np.arange(-45, 46, 3)
 _AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45])
 _IN_RESIDUAL = np.arange(-12, 13, 2)
-_N_POWERS = 5  # the first features are logs of power
+N_POWERS = 5  # the first features are logs of power
 # Samples beside the peak where a spike is over, or passes through zero, and how much power there counts against it.
 _BESIDE = np.concatenate([np.arange(-15, -4), np.arange(5, 16)])  # at 150 Hz, 33 to 100 ms on either side
 _WEIGHT_BESIDE = 0.75
@@ -134,7 +134,7 @@ def beside_block(features: np.ndarray, blocks: np.ndarray, usual: np.ndarray | N
     usual : bool array (n,), optional
         The rows that the medians are taken of; all where not given.
     """
-    return np.concatenate([features, less_block_median(features[:, :_N_POWERS], blocks, usual)], axis=1)
+    return np.concatenate([features, less_block_median(features[:, :N_POWERS], blocks, usual)], axis=1)
 
 
 def less_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:

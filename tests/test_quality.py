@@ -52,7 +52,7 @@ def scores(detectors, seed):
     timing = np.tile(15 + 30 * np.arange(100), 3)
     places = pd.DataFrame({'subject': patient, 'block': 0, 'timing': timing, 'field': 1.0, 'peak': timing})
     spikes = places.loc[truth == 1, ['subject', 'block', 'peak']].rename(columns={'peak': 'sample'})
-    part = Part(None, None, truth, truth, patient, patient, patient - 10, places, spikes)
+    part = Part(None, None, truth, truth, patient, patient - 10, None, places, spikes)
     key = {'validation': part, 'test': part}
     found = {name: score(truth, rng) for name, score in detectors.items()}
     return [
