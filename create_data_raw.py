@@ -150,7 +150,8 @@ def print_facts(facts: dict, *, high_pass: float) -> None:
     print(
         f'{facts["file"]}: {facts["seconds"]:.1f} s at {facts["sampling_rate"]:g} Hz in {facts["continuous_parts"]} '
         f'continuous parts; {facts["system"]}, compensation grade {facts["compensation"]} kept; interpolated: '
-        f'{", ".join(facts["interpolated"]) or "none"}; labels: {", ".join(labels) or "none"}'
+        f'{", ".join(facts["interpolated"]) or "none"}; left out: {", ".join(facts["left_out"]) or "none"}; labels: '
+        f'{", ".join(labels) or "none"}'
     )
     if facts['system'] != 'CTF-275':
         print(f'warning: {facts["file"]}: {facts["system"]}; what CTF-275 would have shown is an estimate')

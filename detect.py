@@ -30,8 +30,16 @@ import pandas as pd
 from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
 from create_data_raw import plan_recordings
 from data_processing import block_statistics, scale, scale_window
-from data_raw import ctf275_info, read_data_raw, read_record
-from detect_report import Found, coordinates, locate, seconds_of_events, seconds_of_subwindows, write_report
+from data_raw import channel_names, ctf275_info, read_data_raw, read_record
+from detect_report import (
+    Found,
+    coordinates,
+    interpolated_channels,
+    locate,
+    seconds_of_events,
+    seconds_of_subwindows,
+    write_report,
+)
 from evaluation import merge_events
 from marker_files import MARKER_FILE, read_marker_file, write_marker_file
 from recordings import Layout, Recording, check_filters, read_recording
@@ -219,6 +227,7 @@ def read_units(
             )
     data, sfreq = read_data_raw(path), settings['sfreq']
     known = {one['file']: one['interpolated'] for one in record.get('recordings', [])}
+    ctf275 = set(channel_names())  # data_raw made of another system may list channels of that system
     n_times = round(settings['window_size'] * sfreq)
     if max(signal.shape[1] for signal in data['meg']) < n_times:
         raise DataError(f'{path}: every block is shorter than a window of {n_times} samples')
@@ -234,7 +243,7 @@ def read_units(
             'sampling_rate': sfreq,
             'system': 'a block of data_raw, which does not say where its recording had gaps',
             'compensation': None,
-            'interpolated': known.get(name, []),
+            'interpolated': [channel for channel in known.get(name, []) if channel in ctf275],
         }
         yield (
             f'{path.name}, block {block} ({name})',
@@ -387,7 +396,7 @@ def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Foun
             **made_with,
             'system': facts['system'],
             'compensation': facts['compensation'],
-            'interpolated channels': sorted({ch for block in blocks for ch in block.facts['interpolated']}),
+            'interpolated channels': interpolated_channels(blocks),
             'sampling rate': layout.sfreq,
             'continuous parts': sum(len(block.layout.parts) for block in blocks),
             'minutes': minutes,
@@ -412,7 +421,7 @@ def print_result(name, folder, blocks, found, n_times, seconds):
     recorded = sum(block.facts['seconds'] for block in blocks)
     n_events = sum(len(one.events) for one in found)
     read, judged, written = seconds
-    interpolated = sorted({ch for block in blocks for ch in block.facts['interpolated']})
+    interpolated = interpolated_channels(blocks)
     print(
         f'{name}: {n_events} detections in {recorded / 60:.2f} min ({60 * n_events / recorded:.1f} per minute); '
         f'interpolated: {", ".join(interpolated) or "none"}; in {folder}\n'

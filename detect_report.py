@@ -9,11 +9,10 @@ import matplotlib.pyplot as plt
 import mne
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from recordings import Recording, sphere_centre
-from saving_functions import BLUE, GREY, ORANGE, html_table
+from saving_functions import BLUE, GREY, ORANGE, draw_channels, html_table
 from utils import writing
 
 AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
@@ -67,7 +66,7 @@ def seconds_of_subwindows(blocks: list[Recording], found: list[Found]) -> pd.Dat
 
 
 # ---------------------------------------------------------------------------------- where spikes come from
-class Source(NamedTuple):
+class Dipole(NamedTuple):
     """A single equivalent dipole.
 
     Attributes
@@ -120,7 +119,7 @@ def average_events(
     return (total / n_events, n_events) if n_events else (None, 0)
 
 
-def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, search: slice) -> Source:
+def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, search: slice) -> Dipole:
     """Fit a single equivalent dipole to an average of events, at its peak, with MNE and a spherical head.
 
     Parameters
@@ -140,10 +139,10 @@ def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, 
     evoked.info['bads'] = list(interpolated)
     sphere = mne.make_sphere_model(r0=sphere_centre(info), head_radius=None, verbose='error')
     dipole, _ = mne.fit_dipole(evoked, mne.make_ad_hoc_cov(info, verbose='error'), sphere, verbose='error')
-    return Source(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
+    return Dipole(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
 
 
-def locate(blocks: list[Recording], found: list[Found]) -> tuple[Source | None, np.ndarray | None, int]:
+def locate(blocks: list[Recording], found: list[Found]) -> tuple[Dipole | None, np.ndarray | None, int]:
     """Average all events of a recording, and fit a dipole; None without any event.
 
     Returns
@@ -156,9 +155,13 @@ def locate(blocks: list[Recording], found: list[Found]) -> tuple[Source | None, 
     average, n_events = average_events(signals_of_parts(blocks, found), reach, reach)
     if average is None:
         return None, None, 0
-    interpolated = sorted({ch for block in blocks for ch in block.facts['interpolated']})
     around_peak = slice(reach - search, reach + search + 1)
-    return fit_source(average, blocks[0].info, interpolated, search=around_peak), average, n_events
+    return fit_source(average, blocks[0].info, interpolated_channels(blocks), search=around_peak), average, n_events
+
+
+def interpolated_channels(blocks: list[Recording]) -> list[str]:
+    """Names of the channels that were interpolated in any of the blocks."""
+    return sorted({channel for block in blocks for channel in block.facts['interpolated']})
 
 
 def signals_of_parts(blocks: list[Recording], found: list[Found]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -191,12 +194,11 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
     events = seconds_of_events(blocks, found)
     info, facts, layout = blocks[0].info, blocks[0].facts, blocks[0].layout
     minutes = sum(block.facts['seconds'] for block in blocks) / 60
-    interpolated = sorted({ch for block in blocks for ch in block.facts['interpolated']})
     summary = {
         'recording': name,
         'recorded': f'{minutes:.2f} min at {layout.sfreq:g} Hz, '
         f'{sum(len(block.layout.parts) for block in blocks)} continuous parts; {facts["system"]}',
-        'interpolated channels': ', '.join(interpolated) or 'none',
+        'interpolated channels': ', '.join(interpolated_channels(blocks)) or 'none',
         'run': made_with['run'],
         'networks': f'{made_with["model"]}, classifier {made_with["classifier"]}',
         'threshold': f'{made_with["threshold"]:.4f}: {made_with["policy"]}',
@@ -262,15 +264,6 @@ def plot_probability(blocks: list[Recording], found: list[Found], threshold: flo
     return figure
 
 
-def draw_channels(axis: Axes, times: np.ndarray, signal: np.ndarray) -> None:
-    """Draw all channels (n_channels, n_times) and their field power."""
-    # One line with gaps is drawn much faster than a line per channel.
-    lines = np.pad(signal, ((0, 0), (0, 1)), constant_values=np.nan).ravel()
-    axis.plot(np.tile(np.append(times, np.nan), len(signal)), lines, color=GREY, linewidth=0.3, alpha=0.5)
-    axis.plot(times, signal.std(axis=0), color=BLUE, linewidth=2, label='field power')
-    axis.margins(x=0)
-
-
 def plot_surest(blocks: list[Recording], found: list[Found]) -> Figure:
     """All channels and the field power around the surest events."""
     sfreq = blocks[0].info['sfreq']
@@ -304,7 +297,7 @@ def plot_surest(blocks: list[Recording], found: list[Found]) -> Figure:
     return figure
 
 
-def plot_source(source: Source, average: np.ndarray, info: mne.Info) -> Figure:
+def plot_source(source: Dipole, average: np.ndarray, info: mne.Info) -> Figure:
     """Average of the events, its field at the peak, and the dipole among the sensors from three sides."""
     figure, axes = plt.subplots(2, 3, figsize=(10, 6.5), layout='constrained', gridspec_kw={'width_ratios': (1, 1, 1)})
     times = (np.arange(average.shape[1]) - average.shape[1] // 2) / info['sfreq']

@@ -235,7 +235,7 @@ class Job(NamedTuple):
 
     mode: str
     command: str
-    source: 'Source | None'
+    source: Source | None
     settings: SimpleNamespace
     saved: dict
     device: torch.device

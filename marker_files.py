@@ -48,8 +48,7 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
             f'{path}: NUMBER OF MARKERS is {n_classes}, but {len(starts)} classes follow; the file is cut off, or '
             'correct the number'
         )
-    stops = [*starts[1:], len(lines)]
-    blocks = [lines[start:stop] for start, stop in zip(starts, stops, strict=True)]
+    blocks = [lines[start:stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
     return b''.join(head), [_marker_class(path, block) for block in blocks]
 
 
@@ -141,7 +140,8 @@ def write_marker_file(
     number = numbers[own] if own < len(classes) else max(numbers, default=0) + 1
     contents = [marker_class.content for marker_class in classes]
     contents[own : own + 1] = [_class_content(name, color, number, onsets, layout).replace(b'\n', end)]
-    if own and not contents[own - 1].endswith((b'\n', b'\r')):
+    before = contents[own - 1] if own else head
+    if not before.endswith((b'\n', b'\r')):
         contents[own] = end + contents[own]
     lines = head.splitlines(keepends=True)
     count = [line.rstrip() for line in lines].index(MARKER_TITLE) + 1

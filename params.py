@@ -208,8 +208,8 @@ n_epochs_stop = 10
 # Spike classifier. 'sfcn': the group's convolutional network on error cards (original). 'hgb': gradient-boosted trees
 # on the field and time course at the peak of the error (without masking: on statistics of the errors per channel).
 # 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
-# 'threshold': the peak of the error over its median in the block (without masking: the mean error); the autoencoder
-# then learns from all windows, so that training uses no annotation.
+# 'threshold': how high and how brief the peak of the error is (without masking: the mean error); the autoencoder then
+# learns from all windows, so that training uses no annotation.
 classifier = 'hgb'
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of

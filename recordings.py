@@ -16,7 +16,7 @@ import numpy as np
 from scipy.fft import next_fast_len
 from scipy.spatial.transform import Rotation
 
-from data_raw import N_CHANNELS, ctf275_info
+from data_raw import N_CHANNELS, channel_names, ctf275_info
 from marker_files import MARKER_FILE, as_text, read_marker_file
 from utils import DataError, SettingError
 
@@ -401,13 +401,13 @@ def check_recording(raw: mne.io.BaseRaw, path: Path, *, low_pass: float, bad_cha
             f'{path}: sampled at {raw.info["sfreq"]:g} Hz, below the {2 * low_pass:g} Hz that low_pass = {low_pass:g} '
             'needs; leave out this recording'
         )
-    known = set(raw.ch_names) | set(ctf275_info(raw.info['sfreq'])['ch_names']) | {'MRP52'}
+    known = set(raw.ch_names) | set(channel_names()) | {'MRP52'}
     for name in bad_channels:
         if name not in known and plain_name(name) not in known:
             raise SettingError(f'bad_channels: {path} has no channel {name!r}; correct the name')
     bad = bad_names(raw, path, bad_channels)
     good = {plain_name(raw.ch_names[i]) for i in picks if plain_name(raw.ch_names[i]) not in bad}
-    n_ctf = len(good & set(ctf275_info(raw.info['sfreq'])['ch_names']))
+    n_ctf = len(good & set(channel_names()))
     if n_ctf < LEAST_CTF and len(good) < LEAST_OTHER:
         raise DataError(f'{path}: only {len(good)} good MEG channels; at least {LEAST_OTHER} are needed')
     return n_ctf >= LEAST_CTF
@@ -497,7 +497,8 @@ def read_recording(
             'shortest_part': float(lengths.min()),
             'system': 'CTF-275' if is_ctf275 else f'{len(names)} channels of another system, mapped to CTF-275',
             'compensation': compensation,
-            'interpolated': bad,
+            'interpolated': bad if is_ctf275 else [],
+            'left_out': [] if is_ctf275 else bad,
             'flat': [channel for channel in flat if channel not in bad],
         }
         blocks.append(Recording(name, meg.astype(np.float32), block_layout, info, facts))

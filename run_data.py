@@ -187,6 +187,16 @@ def with_data(opened, table, parts, by, otherwise, tested_on, settings, shape) -
     return Data(ae_patients, clf_patients, ae_table, clf_table, by, tested_on, subwindows, spikes, shape)
 
 
+def loss_weights(settings: SimpleNamespace) -> list[float]:
+    """Weight of each (reconstruction, target) pair of the model: a..e for wavelets, otherwise 1 for the only one."""
+    if settings.model != 'wavelets':
+        return [1.0]
+    details = [settings.b, settings.c, settings.d]
+    n_levels = len(settings.filters)
+    details = details[:n_levels] + details[-1:] * (n_levels - len(details))
+    return [settings.a, *details, settings.e]
+
+
 def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
     """How the settings cut a window into sub-windows.
 
@@ -351,13 +361,3 @@ def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> S
     if settings.recipe == 'original' and any(getattr(settings, name) != value for name, value in ORIGINAL.items()):
         raise SettingError(f"recipe='original': run {run.name} was made otherwise; set recipe='current'")
     return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
-
-
-def loss_weights(settings: SimpleNamespace) -> list[float]:
-    """Weight of each (reconstruction, target) pair of the model: a..e for wavelets, otherwise 1 for the only one."""
-    if settings.model != 'wavelets':
-        return [1.0]
-    details = [settings.b, settings.c, settings.d]
-    n_levels = len(settings.filters)
-    details = details[:n_levels] + details[-1:] * (n_levels - len(details))
-    return [settings.a, *details, settings.e]

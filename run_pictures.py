@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from classification import Hidden, gather, latent_statistics, shown_errors
-from data_raw import ctf275_info
+from data_raw import channel_names, ctf275_info
 from evaluation import Evaluation
 from run_data import Data, windows_of_part, zscored
 from saving_functions import RunDirectory, plot_contrast, plot_error_maps, plot_latent, plot_topographies, plot_traces
@@ -26,7 +26,7 @@ def show_errors(
 ) -> None:
     """Pictures for which the windows are looked at again: errors beside labels, contrast, latent maps, topographies,
     and traces of hits, false alarms and misses."""
-    n_times, half = data.clf_patients[0].windows.shape[2], data.shape.n_times
+    n_times, n_sub_times = data.clf_patients[0].windows.shape[2], data.shape.n_times
     rows = data.clf_table[data.clf_table['part'] == 'test'].reset_index(drop=True)
     labels_t = np.stack(
         [data.clf_patients[p].labels_t[w] for p, w in zip(rows['patient'], rows['window'], strict=True)]
@@ -44,7 +44,7 @@ def show_errors(
             errors = shown_errors(autoencoder, x.to(device), data.shape, hidden).cpu().numpy()[0]
         return row, start, x[0, 0].numpy(), errors
 
-    names = ctf275_info(settings.sfreq).ch_names
+    names = channel_names()
     predictions = evaluation.predictions
     spikes, events = evaluation.spikes, evaluation.events
     if len(spikes):
@@ -62,7 +62,7 @@ def show_errors(
                 maps.append((title, errors[0], labels_t[row], (judged['timing'] - start, judged['proba'])))
         plot_error_maps(run, maps, names, settings.sfreq, threshold)
 
-    inner = slice(data.shape.border, data.shape.border + data.shape.n_sub * half)
+    inner = slice(data.shape.border, data.shape.border + data.shape.n_sub * n_sub_times)
     extract = lambda model, x: shown_errors(model, x, data.shape, hidden).mean(dim=2)  # noqa: E731
     over_time = gather(autoencoder, windows_of_part(data, 'test', settings), extract, device, 'contrast')
     plot_contrast(run, over_time[:, :, inner], labels_t[:, inner].astype(bool), level_names(settings))
@@ -91,7 +91,7 @@ def show_errors(
             heading = f'{title}: patient {subject}, block {block}, {sample / settings.sfreq:.2f} s'
             shown.append((title, heading, x, errors[0], sample - start, near.tolist()))
     plot_traces(run, shown, settings.sfreq)
-    plot_topographies(run, [one for one in shown if one[0] != 'missed'], ctf275_info(settings.sfreq), half // 4)
+    plot_topographies(run, [one for one in shown if one[0] != 'missed'], ctf275_info(settings.sfreq), n_sub_times // 4)
 
 
 def level_names(settings: SimpleNamespace) -> list[str]:

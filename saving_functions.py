@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 
 mpl.use('Agg')  # batch jobs have no screen
 
@@ -532,6 +533,15 @@ def plot_latent(run: RunDirectory, latents: dict[str, np.ndarray], labels: dict[
     _save_figure(figure, run.figures / 'latent.png')
 
 
+def draw_channels(axis: Axes, times: np.ndarray, signal: np.ndarray) -> None:
+    """Draw all channels (n_channels, n_times) and their field power."""
+    # One line with gaps is drawn much faster than a line per channel.
+    lines = np.pad(signal, ((0, 0), (0, 1)), constant_values=np.nan).ravel()
+    axis.plot(np.tile(np.append(times, np.nan), len(signal)), lines, color=GREY, linewidth=0.3, alpha=0.5)
+    axis.plot(times, signal.std(axis=0), color=BLUE, linewidth=2, label='field power')
+    axis.margins(x=0)
+
+
 def plot_traces(run: RunDirectory, shown: list[tuple], sfreq: float) -> None:
     """Signals around hits, false alarms and misses, a column each.
 
@@ -550,11 +560,7 @@ def plot_traces(run: RunDirectory, shown: list[tuple], sfreq: float) -> None:
             _, title, signal, _, place, spikes = one
             first, last = max(place - round(0.4 * sfreq), 0), place + round(0.4 * sfreq)
             times = (np.arange(signal.shape[1]) - place)[first:last] / sfreq
-            # One line with gaps is drawn much faster than a line per channel.
-            lines = np.pad(signal[:, first:last], ((0, 0), (0, 1)), constant_values=np.nan).ravel()
-            gaps = np.tile(np.append(times, np.nan), len(signal))
-            axis.plot(gaps, lines, color=GREY, linewidth=0.3, alpha=0.5)
-            axis.plot(times, signal[:, first:last].std(axis=0), color=BLUE, linewidth=2, label='field power')
+            draw_channels(axis, times, signal[:, first:last])
             for spike in spikes:
                 if first <= spike < last:
                     axis.axvline((spike - place) / sfreq, color=ORANGE, linewidth=2, label='annotated')

@@ -84,7 +84,11 @@ _WORD = Rule(
     lambda v: isinstance(v, str) and re.fullmatch(r'[!-~]+', v) is not None, 'a word without spaces or accents'
 )
 _FREQUENCIES = Rule(
-    lambda v: all(_number(above=0).accepts(f) for f in (v if isinstance(v, list | tuple) else [v])),
+    lambda v: (
+        all(_number(above=0).accepts(f) for f in v) and len(v) > 0
+        if isinstance(v, list | tuple)
+        else _number(above=0).accepts(v)
+    ),
     'a number above 0 or a list of them',
 )
 _FILTERS = Rule(

@@ -607,7 +607,7 @@ class Batches(Sampler):
         order = list(self.order)
         for number in range(self.first, len(self)):
             begin, end, _ = self.part(number)
-            yield order[number * self.whole :][begin:end]
+            yield order[number * self.whole + begin : number * self.whole + end]
 
     def part(self, number: int) -> tuple[int, int, int]:
         """Which windows of batch `number` are this process's: begin, end (excluded), and size of the whole batch."""

@@ -31,9 +31,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_processing import create_windows
 from data_raw import N_CHANNELS
 from loop import reconstruction_loss
-from main_train import loss_weights
 from models import AUTOENCODERS, build_model
 from pickles import write_pickle
+from run_data import loss_weights
 from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import open_directory

@@ -160,7 +160,7 @@ def rescaled(cohort: Cohort, scaling: str) -> Cohort:
 
     def of(part):
         if scaling == 'window':
-            return part._replace(windows=np.stack([scale_window(window) for window in part.windows]))
+            return part._replace(windows=np.stack([scale_window(window).astype(np.float32) for window in part.windows]))
         return part._replace(windows=part.windows * part.gain[:, None, None])
 
     return cohort._replace(**{name: of(getattr(cohort, name)) for name in PARTS})

@@ -39,11 +39,11 @@ from data_processing import block_statistics, scale
 from data_raw import N_CHANNELS, ctf275_info
 from detect import judge_block
 from loop import make_optimizer, masked_loss, reconstruction_loss, validate
-from main_train import loss_weights
 from models import AUTOENCODERS, build_model
 from models.boosting import BoostedTrees
 from models.features import beside_block
 from recordings import Layout, Recording
+from run_data import loss_weights
 from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table

@@ -71,8 +71,8 @@ class Size(NamedTuple):
     ablated : int
         Of the middle ratio, cohorts on which variants are tried.
     patients : CohortSize
-    model, other_model : dicts
-        The autoencoder, and another one among the variants.
+    model : dict
+        The autoencoder: its name, and settings of params.py where they are not the original's.
     epochs : int
         Of training of an autoencoder.
     rate : float
@@ -83,17 +83,15 @@ class Size(NamedTuple):
     ablated: int
     patients: CohortSize
     model: dict
-    other_model: dict
     epochs: int
     rate: float
 
 
-AE1D, WAVELETS = {'name': 'AE1D'}, {'name': 'wavelets', 'pywt_mode': 'periodization'}
-NARROW = AE1D | {'width': 2}, WAVELETS | {'filters': [4, 4, 4]}
+NARROW = {'name': 'AE1D', 'width': 2}
 SIZES = {
-    'tiny': Size(2, 1, CohortSize(3, 3, 3, 1, 40), *NARROW, epochs=2, rate=2e-3),
-    'small': Size(5, 3, CohortSize(6, 3, 6, 2, 60), *NARROW, epochs=5, rate=2e-3),
-    'full': Size(6, 6, CohortSize(30, 6, 12, 4, 180), AE1D, WAVELETS, epochs=20, rate=1e-3),
+    'tiny': Size(2, 1, CohortSize(3, 3, 3, 1, 40), NARROW, epochs=2, rate=2e-3),
+    'small': Size(5, 3, CohortSize(6, 3, 6, 2, 60), NARROW, epochs=5, rate=2e-3),
+    'full': Size(6, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3),
 }
 BATCH = 16
 # The detectors of this project in the table; what the others are compared with.
@@ -189,9 +187,6 @@ def ablation(cohort: Cohort, residuals: dict, seed: int, size: Size, device: tor
         residuals = residuals_of(train_autoencoder(scaled, size.model, size, seed, device), scaled, device)
         yield f'windows scaled by {scaling}, masked errors + hgb', boosted(scaled, residuals, seed)
         yield f'windows scaled by {scaling}, masked errors + threshold', peaks(scaled, residuals)
-    other = residuals_of(train_autoencoder(cohort, size.other_model, size, seed, device), cohort, device)
-    yield f'{size.other_model["name"]}, masked errors + hgb', boosted(cohort, other, seed)
-    yield f'{size.other_model["name"]}, masked errors + threshold', peaks(cohort, other)
 
 
 # ------------------------------------------------------------------------------- autoencoder and classifier

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 
 from loop import load_checkpoint, save_checkpoint
 
-N_FORESTS = 3
+_N_FORESTS = 3
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -43,16 +43,16 @@ class BoostedTrees:
                 max_features=0.3,
                 l2_regularization=1.0,
                 early_stopping=False,
-                random_state=N_FORESTS * self.seed + number,
+                random_state=(_N_FORESTS * self.seed + number) % 2**32,
             ).fit(*train_set)
-            for number in range(N_FORESTS)
+            for number in range(_N_FORESTS)
         ]
         labels = validation_set.labels
         stages = zip(*(forest.staged_decision_function(validation_set.inputs) for forest in forests), strict=True)
         losses = [log_loss(labels, expit(np.mean(scores, axis=0)), labels=[0, 1]) for scores in stages]
         n_trees = int(np.argmin(losses)) + 1
-        n_spikes = int(train_set.labels.sum())
-        print(f'  {len(train_set.labels)} training sub-windows, {n_spikes} with a spike; {N_FORESTS} x {n_trees} trees')
+        n, n_spikes = len(train_set.labels), int(train_set.labels.sum())
+        print(f'  {n} training sub-windows, {n_spikes} with a spike; {_N_FORESTS} x {n_trees} trees')
         nodes = [predictor.nodes for forest in forests for (predictor,) in forest._predictors[:n_trees]]
         roots = np.cumsum([0] + [len(tree) for tree in nodes[:-1]])
         itself = [np.arange(len(tree)) for tree in nodes]
@@ -66,7 +66,7 @@ class BoostedTrees:
             'threshold': np.concatenate([tree['num_threshold'] for tree in nodes]),
             'left': np.concatenate(children('left')),
             'right': np.concatenate(children('right')),
-            'value': np.concatenate([np.where(tree['is_leaf'], tree['value'] / N_FORESTS, 0.0) for tree in nodes]),
+            'value': np.concatenate([np.where(tree['is_leaf'], tree['value'] / _N_FORESTS, 0.0) for tree in nodes]),
             'roots': roots,
             'baseline': np.asarray(forests[0]._baseline_prediction, dtype=np.float64).reshape(1),
         }

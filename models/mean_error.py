@@ -1,4 +1,4 @@
-"""The size of the reconstruction error as detector (classifier `threshold`): nothing is learnt from annotations."""
+"""A score as detector (classifier `threshold`): nothing is learnt from annotations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,17 +8,23 @@ import numpy as np
 from scipy.special import expit
 
 from loop import load_checkpoint, save_checkpoint
+from utils import DataError
+
+# Of the score with masking; 1 was the peak of the residual alone.
+_VERSION = 2
 
 
 @dataclasses.dataclass(kw_only=True)
 class MeanError:
-    """Score of a sub-window: the logarithm of its mean error, in robust standard deviations above the median.
+    """The score of a sub-window in robust standard deviations above the median.
+
+    The score is the logarithm of the mean error, or with masking `features.peak_score` over its median in the block.
 
     Attributes
     ----------
     median, spread : floats
-        Of the training sub-windows, whatever their labels; spread is the interquartile range of the logarithms over
-        1.349, which is the standard deviation where they are normal.
+        Of the training sub-windows, whatever their labels; spread is the interquartile range of the scores over 1.349,
+        which is the standard deviation where they are normal.
     """
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
@@ -29,7 +35,7 @@ class MeanError:
         return []
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """Score between 0 and 1 (n,), float64, of log mean errors (n, 1); only its order means anything.
+        """Score between 0 and 1 (n,), float64, of scores (n, 1); only its order means anything.
 
         A tenth of the distance goes into the logistic function, so that no error, however large, reaches 1.
         """
@@ -37,10 +43,18 @@ class MeanError:
 
     def save(self, path: str | Path, beside: dict) -> None:
         """Write median and spread, and what belongs to them, such as the decision (calibration and threshold)."""
-        save_checkpoint(path, {'median': self.median, 'spread': self.spread} | beside)
+        save_checkpoint(path, {'version': _VERSION, 'median': self.median, 'spread': self.spread} | beside)
 
     def load(self, path: str | Path) -> 'MeanError':
-        """Take over median and spread of a checkpoint."""
+        """Take over median and spread of a checkpoint.
+
+        Raises
+        ------
+        DataError
+            They are those of an earlier score.
+        """
         state = load_checkpoint(path)
+        if state.get('version') != _VERSION:
+            raise DataError(f'{path}: the score of `threshold` has changed since; train the classifier again')
         self.median, self.spread = state['median'], state['spread']
         return self

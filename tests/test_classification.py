@@ -37,12 +37,12 @@ from classification import (
     threshold_from_curve,
     zscore_planes,
 )
-from loop import load_checkpoint
+from loop import load_checkpoint, save_checkpoint
 from models.autoencoder import Autoencoder
 from models.features import spatial_filters
 from models.sfcn import spike_loss
 from timeseries_dataset import batches
-from utils import set_seed
+from utils import DataError, set_seed
 
 CPU = torch.device('cpu')
 SHAPE = subwindow_shape(40, 4, 10)
@@ -254,6 +254,21 @@ def test_the_stored_trees_are_scikit_learns(tmp_path):
     assert 1 < n_trees < 200
     expected = np.mean([staged[n_trees - 1] for staged in stages], axis=0)
     np.testing.assert_allclose(classifier.predict_proba(inputs), 1 / (1 + np.exp(-expected)), rtol=1e-12)
+
+
+@pytest.mark.parametrize('seed', [2**31, 2**32 - 1])
+def test_any_seed_of_the_settings_is_one_of_the_trees(seed):
+    few = examples('hgb', n=60)
+    judge = CLASSIFIERS['hgb'].make(seed=seed)
+    judge.fit(few, few, None)
+    assert judge.predict_proba(few.inputs).shape == (60,)
+
+
+def test_a_threshold_of_an_earlier_score_is_refused(tmp_path):
+    path = tmp_path / 'best.pth'
+    save_checkpoint(path, {'median': 0.0, 'spread': 1.0})
+    with pytest.raises(DataError, match='the score of `threshold` has changed'):
+        CLASSIFIERS['threshold'].make().load(path)
 
 
 def test_the_stored_machine_is_scikit_learns(tmp_path):

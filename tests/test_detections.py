@@ -103,6 +103,16 @@ def test_other_classes_stay_byte_for_byte(ds, shared, end, whole):
     assert path.read_bytes() == first
 
 
+@pytest.mark.parametrize('whole', [True, False])
+def test_a_marker_file_without_classes_gets_its_first(ds, whole):
+    path = ds / 'MarkerFile.mrk'
+    head = b'PATH OF DATASET:\n/data\n\n\nNUMBER OF MARKERS:\n0\n'
+    path.write_bytes(head if whole else head.rstrip())
+    write_marker_file(path, np.array([0.5]), layout_of(ds), **CLASS)
+    assert path.read_bytes().startswith(head.replace(b'0\n', b'1\nCLASSGROUPID:\n'))
+    np.testing.assert_array_equal(markers_by_mne(ds), [150])
+
+
 def test_our_class_is_replaced_in_its_place(ds):
     path, layout = ds / 'MarkerFile.mrk', layout_of(ds)
     for name, onset in (('a', 0.1), ('detected_spike', 0.2), ('b', 0.3)):

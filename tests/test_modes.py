@@ -19,7 +19,9 @@ from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
 from models import build_model
 from pickles import read_pickle, write_pickle
+from run_data import Source
 from saving_functions import RunDirectory, save_summary_row
+from settings import read_command
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
 from utils import DataError, SettingError, set_seed
 
@@ -126,7 +128,7 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
         start = further['history'][0]
         assert start['epoch'] == 0
         assert start['validation loss'] == pytest.approx(saved['validation loss'], rel=1e-4)
-        rate = 1e-3 if network == 'sfcn' else main_train.read_command([])[1].learning_rate
+        rate = 1e-3 if network == 'sfcn' else read_command([])[1].learning_rate
         assert further['learning rate'] == pytest.approx(1e-6 * rate)
         steps = [state['optimizer_state_dict']['state'][0]['step'] for state in (saved, further)]
         assert steps[1] > steps[0]
@@ -234,7 +236,7 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
 
 def source(folder, **split):
     empty = {'by': 'patient', 'train': [], 'validation': [], 'test': [], 'blocks': [], 'seen before': []}
-    return main_train.Source(RunDirectory(folder / 'AE1D_1'), {}, empty | split)
+    return Source(RunDirectory(folder / 'AE1D_1'), {}, empty | split)
 
 
 def test_nothing_that_a_chain_of_runs_has_seen_is_tested(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import create_data_raw
 from create_data_raw import chosen_labels
-from data_raw import N_CHANNELS, ctf275_info, read_data_raw
+from data_raw import N_CHANNELS, ctf275_info, read_data_raw, read_record
 from marker_files import read_marker_file, write_marker_file
 from pickles import read_pickle, write_pickle
 from recordings import (
@@ -174,8 +174,10 @@ def test_another_system_is_mapped_to_ctf275_with_a_warning(make_fif, dipole_fiel
     fields, _, _ = dipole_fields(info, 2)
     signal = 1e-12 * np.repeat(fields, 600, axis=1) * np.tile(wave(600, 300), 2)
     path = make_fif('neuromag', signal, info=info)
-    run(1, path, raw=tmp_path)
-    assert 'warning: neuromag_raw.fif: 306 channels of another system' in capsys.readouterr().out
+    run(1, path, "bad_channels=['MEG0111']", raw=tmp_path)
+    assert 'warning: neuromag_raw.fif: 305 channels of another system' in capsys.readouterr().out
+    [facts] = read_record(tmp_path / 'data_raw_001.pkl')['recordings']
+    assert (facts['interpolated'], facts['left_out']) == ([], ['MEG0111'])
     [mapped] = read_data_raw(tmp_path / 'data_raw_001.pkl')['meg']
     # The helmets' centres coincide.
     to = ctf275_info(150)
@@ -329,6 +331,12 @@ def test_faults_of_a_marker_file(tmp_path, spoil, said):
     with pytest.raises(DataError, match=said) as fault:
         read_marker_file(path)
     assert str(path) in str(fault.value)
+
+
+def test_a_marker_file_without_classes(tmp_path):
+    path = tmp_path / 'MarkerFile.mrk'
+    path.write_bytes(marker_file())
+    assert read_marker_file(path) == (marker_file(), [])
 
 
 # ---------------------------------------------------------------------------------------------- bad input

@@ -106,6 +106,7 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
         (['pywt_family=db99'], "pywt_family = 'db99': must be a discrete wavelet"),
         (['filters=32'], 'filters = 32: must be a list of integers'),
         (['top_k=0'], 'top_k'),
+        (['notch=[]'], 'notch'),
         (["path_extracted_data=['x', 'x']"], 'the two directories are the same'),
         (['validation_fraction=0.5', 'test_fraction=0.5'], 'validation_fraction = 0.5 and test_fraction = 0.5'),
     ],

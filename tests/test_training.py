@@ -18,9 +18,9 @@ from loop import (
     train,
     validate,
 )
-from main_train import loss_weights
 from models import build_model
 from models.autoencoder import Autoencoder
+from run_data import loss_weights
 from saving_functions import new_run_directory
 from timeseries_dataset import batches
 from utils import DataError, SettingError, set_seed
