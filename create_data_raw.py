@@ -150,11 +150,11 @@ def print_facts(facts: dict, *, high_pass: float) -> None:
     print(
         f'{facts["file"]}: {facts["seconds"]:.1f} s at {facts["sampling_rate"]:g} Hz in {facts["continuous_parts"]} '
         f'continuous parts; {facts["system"]}, compensation grade {facts["compensation"]} kept; interpolated: '
-        f'{", ".join(facts["interpolated"]) or "none"}; left out: {", ".join(facts["left_out"]) or "none"}; labels: '
-        f'{", ".join(labels) or "none"}'
+        f'{", ".join(facts["interpolated"]) or "none"}; labels: {", ".join(labels) or "none"}'
     )
     if facts['system'] != 'CTF-275':
-        print(f'warning: {facts["file"]}: {facts["system"]}; what CTF-275 would have shown is an estimate')
+        left_out = f'without {", ".join(facts["left_out"])}; ' if facts['left_out'] else ''
+        print(f'warning: {facts["file"]}: {facts["system"]}; {left_out}what CTF-275 would have shown is an estimate')
     if facts['flat']:
         print(f'warning: {facts["file"]}: flat channels {", ".join(facts["flat"])}; name them in bad_channels')
     if facts['shortest_part'] < filter_seconds(high_pass):
