@@ -1,8 +1,8 @@
 """From a trained autoencoder to decisions: sub-windows, what the classifiers see of them, calibration, threshold."""
 
 import dataclasses
-import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data_processing import window_shape
+from evaluation import merge_events
 from loop import load_checkpoint
 from models import build_model
 from models.boosting import BoostedTrees
@@ -25,6 +26,7 @@ from models.features import beside_block, less_block_median, peak_score, spatial
 from models.mean_error import MeanError
 from models.sfcn import SfcnClassifier
 from models.svm import SupportVectors
+from timeseries_dataset import BlockWindows, batches
 from utils import DataError
 
 
@@ -90,36 +92,40 @@ def field_peaks(x: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
     return torch.stack([value, sample.to(value.dtype)], dim=1)
 
 
-# --------------------------------------------------------------------------- what the classifiers see
-# Gives the inputs (batch * n_sub, ...) of a classifier and takes (model, x, shape, levels): an autoencoder, windows
-# (batch, 1, channels, times), the shape of the sub-windows, and the (reconstruction, target) pairs to use, as indices.
-# With masking they take `hidden` besides.
-Inputs = Callable[..., torch.Tensor]
-
-# Spatial filters of the features and of the score.
-N_FILTERS = 60
+def with_peaks(table: pd.DataFrame, peaks: np.ndarray, shape: SubwindowShape) -> pd.DataFrame:
+    """Add to a table of sub-windows the columns `field` and `peak` (in samples of the block) of `field_peaks`."""
+    field, sample = peaks.T
+    first = table['timing'].to_numpy() - shape.n_times / 2
+    # As float64, which a CSV gives back as it was.
+    return table.assign(field=field.astype(np.float64), peak=np.round(first + sample).astype(np.int64))
 
 
-class Hidden(NamedTuple):
-    """What is needed, with masking, to look at what a sub-window's context does not foretell.
+# --------------------------------------------------------------------------- what the classifiers read
+N_FILTERS = 60  # spatial filters of the features and of the score
+# Windows at once in the networks when a recording is scored: on a CPU more are no faster, a GPU takes them all.
+BATCH_SIZE = {'cpu': 8, 'cuda': 64}
+
+
+class Masking(NamedTuple):
+    """What is needed, with masking, to read what a sub-window's context does not predict.
 
     Attributes
     ----------
     margin : int
-        Samples hidden on either side of a sub-window: half a pulse, so that a spike is hidden whole.
+        Samples masked on either side of a sub-window: half a pulse, so that a spike is masked whole.
     filters : float32 array (n_filters, channels) or None
-        Spatial filters of the training windows, where the classifier takes them.
+        Spatial filters of the training windows, where the classifier reads them.
     """
 
     margin: int
     filters: np.ndarray | None = None
 
 
-def error_cards(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """The original's error cards (batch * n_sub, levels, channels, n_times): squared errors, cut to the inner part of
-    the window, each plane z-scored there."""
+def error_cards(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """The original's error cards (batch * n_sub, levels, channels, n_times) of errors (batch, pairs, channels, times):
+    cut to the inner part of the window, each plane z-scored there."""
     inner = slice(shape.border, shape.border + shape.n_sub * shape.n_times)
-    cards = zscore_planes(model.error_cards(x)[:, levels, :, inner])
+    cards = zscore_planes(errors[:, levels, :, inner])
     return SubwindowShape(0, shape.n_sub, shape.n_times).cut(cards)
 
 
@@ -129,33 +135,32 @@ def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
     return (cards - mean) / torch.where(std > 0, std, 1.0)
 
 
-def error_statistics(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """Statistics of the squared errors per channel (batch * n_sub, n_features).
+def error_statistics(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Statistics per channel (batch * n_sub, n_features) of errors (batch, pairs, channels, times).
 
     Per level: the logarithms of the mean and of the maximum over time of every channel, then deciles of both over the
     channels, which say the same wherever in the head a spike is.
     """
-    errors = shape.cut(model.error_cards(x)[:, levels])  # (batch * n_sub, levels, channels, n_times)
+    errors = shape.cut(errors[:, levels])  # (batch * n_sub, levels, channels, n_times)
     per_channel = torch.stack([errors.mean(dim=-1), errors.amax(dim=-1)], dim=-2).clamp(min=1e-30).log()
-    deciles = torch.quantile(per_channel, torch.linspace(0, 1, 11, device=x.device), dim=-1).movedim(0, -1)
+    deciles = torch.quantile(per_channel, torch.linspace(0, 1, 11, device=errors.device), dim=-1).movedim(0, -1)
     return torch.cat([per_channel, deciles], dim=-1).flatten(1)
 
 
-def mean_error(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """Logarithm of the mean squared error over levels, channels and samples (batch * n_sub, 1)."""
-    errors = shape.cut(model.error_cards(x)[:, levels])
-    return errors.mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
+def mean_error(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Logarithm (batch * n_sub, 1) of the mean over levels, channels and samples of errors (batch, pairs, channels,
+    times)."""
+    return shape.cut(errors[:, levels]).mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
 
 
-def latent_statistics(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+def latent_statistics(latents: list[torch.Tensor], n_times: int, shape: SubwindowShape) -> torch.Tensor:
     """Mean and log std over time of every row of the latent maps (batch * n_sub, n_features).
 
-    A map (batch, ..., times / 2^k) is first brought back to the window's length by nearest neighbour. All maps are
-    used, whatever the levels: those are levels of the errors.
+    A map (batch, ..., times / 2^k) is first brought back to the window's `n_times` samples by nearest neighbour.
     """
-    n_times, features = x.shape[-1], []
-    for latent in model.latent(x):
-        column = torch.arange(n_times, device=x.device) * latent.shape[-1] // n_times
+    features = []
+    for latent in latents:
+        column = torch.arange(n_times, device=latent.device) * latent.shape[-1] // n_times
         rows = shape.cut(latent.flatten(1, -2)[..., column])  # (batch * n_sub, rows, n_times)
         std, mean = torch.std_mean(rows, dim=-1, correction=0)
         features += [mean, std.clamp(min=1e-6).log()]
@@ -163,45 +168,44 @@ def latent_statistics(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, 
 
 
 def masked_cards(
-    model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
+    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """Error cards as `error_cards` gives, of sub-windows that were hidden in turn."""
-    cards = model.masked_error_cards(x, shape, hidden.margin)[:, levels].flatten(-2)
+    """Error cards as `error_cards` gives, of residuals (batch, pairs, channels, n_sub, n_times + 2 margin)."""
+    cards = residuals[..., masking.margin : masking.margin + shape.n_times].square()[:, levels].flatten(-2)
     return SubwindowShape(0, shape.n_sub, shape.n_times).cut(zscore_planes(cards))
 
 
 def masked_features(
-    model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
+    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """Features at the peak of what the context does not foretell (batch * n_sub, n_features), see
-    `features.spike_features`. They are of the signal, whatever the levels."""
-    residuals = model.masked_residuals(x, shape, hidden.margin)[:, 0].cpu().numpy()
-    return torch.from_numpy(spike_features(x[:, 0].cpu().numpy(), residuals, hidden.filters, shape, hidden.margin))
+    """Features at the peak of the signal's residual (batch * n_sub, n_features), see `features.spike_features`;
+    whatever the levels."""
+    arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
+    return torch.from_numpy(spike_features(*arrays, masking.filters, shape, masking.margin))
 
 
 def masked_peak(
-    model: nn.Module, x: torch.Tensor, shape: SubwindowShape, levels: list[int], hidden: Hidden
+    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """How large and brief what the context does not foretell is (batch * n_sub, 1), see `features.peak_score`."""
-    residuals = model.masked_residuals(x, shape, hidden.margin)[:, 0].cpu().numpy()
-    score = peak_score(x[:, 0].cpu().numpy(), residuals, hidden.filters, shape, hidden.margin)
-    return torch.from_numpy(score)[:, None]
+    """How large and brief the signal's residual is (batch * n_sub, 1), see `features.peak_score`."""
+    arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
+    return torch.from_numpy(peak_score(*arrays, masking.filters, shape, masking.margin))[:, None]
 
 
-def shown_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, hidden: Hidden | None) -> torch.Tensor:
+def window_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:
     """Squared errors of whole windows (batch, n_pairs, channels, times), for pictures.
 
-    With masking, those of the sub-windows, hidden in turn; NaN outside them.
+    With masking, those of the sub-windows, masked in turn; NaN outside them.
     """
-    if hidden is None:
+    if masking is None:
         return model.error_cards(x)
-    cards = model.masked_error_cards(x, shape, hidden.margin).flatten(-2)
+    cards = model.masked_error_cards(x, shape, masking.margin).flatten(-2)
     outside = (shape.border, x.shape[-1] - shape.border - cards.shape[-1])
     return nn.functional.pad(cards, outside, value=torch.nan)
 
 
-class Kind(NamedTuple):
-    """A kind of classifier.
+class ClassifierSpec(NamedTuple):
+    """A classifier: its class, what it reads of the autoencoder, and the settings it takes.
 
     Every class has `fit(train, validation, checkpoint)`, `predict_proba(inputs)`, `save(path, beside)` and
     `load(path)`.
@@ -209,35 +213,35 @@ class Kind(NamedTuple):
     Attributes
     ----------
     make : type
-    inputs : callable
-        What it sees, see `Inputs`.
-    masked : callable or None
-        What it sees with masking='context'; None for the same.
-    beside : callable or None
-        With masking, what compares the inputs (n, ...) with those of their block: see `features.beside_block`.
+    inputs : callable or None
+        From errors to what it reads, as `error_cards`; None for the latent maps.
+    masked_inputs : callable or None
+        The same from masked residuals, as `masked_cards`; None where masking makes no difference.
+    relative_to_block : callable or None
+        With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
     settings : tuple of str
         The settings of params.py that it takes.
     """
 
     make: type
-    inputs: Inputs
-    masked: Inputs | None = None
-    beside: Callable[..., np.ndarray] | None = None
+    inputs: Callable[..., torch.Tensor] | None
+    masked_inputs: Callable[..., torch.Tensor] | None = None
+    relative_to_block: Callable[..., np.ndarray] | None = None
     settings: tuple[str, ...] = ('seed',)
 
     @property
     def needs_filters(self) -> bool:
-        """Whether, with masking, it takes the spatial filters: what is compared with its block is filtered."""
-        return self.beside is not None
+        """Whether, with masking, it reads the spatial filters: what is compared with its block is filtered."""
+        return self.relative_to_block is not None
 
 
-_OF_SFCN = tuple(field.name for field in dataclasses.fields(SfcnClassifier))
+_SFCN_SETTINGS = tuple(field.name for field in dataclasses.fields(SfcnClassifier))
 CLASSIFIERS = {
-    'sfcn': Kind(SfcnClassifier, error_cards, masked_cards, settings=_OF_SFCN),
-    'hgb': Kind(BoostedTrees, error_statistics, masked_features, beside_block),
-    'svm': Kind(SupportVectors, error_statistics, masked_features, beside_block),
-    'latent': Kind(BoostedTrees, latent_statistics),
-    'threshold': Kind(MeanError, mean_error, masked_peak, less_block_median, settings=()),
+    'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_SFCN_SETTINGS),
+    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, beside_block),
+    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, beside_block),
+    'latent': ClassifierSpec(BoostedTrees, None),
+    'threshold': ClassifierSpec(MeanError, mean_error, masked_peak, less_block_median, settings=()),
 }
 
 
@@ -255,47 +259,86 @@ class Examples(NamedTuple):
     labels: np.ndarray
 
 
+class SubwindowData(NamedTuple):
+    """What one pass over windows leaves of their sub-windows, window after window.
+
+    Attributes
+    ----------
+    inputs : float32 array (n, ...)
+        What the classifier reads.
+    peaks : float32 array (n, 2)
+        Field power at its peak, and the peak's sample, see `field_peaks`.
+    errors : float32 array (n_windows, n_pairs, n_inner) or None
+        Squared errors of the windows' inner part, averaged over channels; None where the classifier reads none.
+    """
+
+    inputs: np.ndarray
+    peaks: np.ndarray
+    errors: np.ndarray | None
+
+
 def levels_of(levels: str | list[int], n_pairs: int) -> list[int]:
     """The setting `levels` as a list: 'all' is every (reconstruction, target) pair."""
     return list(range(n_pairs)) if levels == 'all' else list(levels)
 
 
-def classifier_inputs(
-    autoencoder: nn.Module,
-    loader: DataLoader,
-    classifier: str,
-    shape: SubwindowShape,
-    levels: list[int],
-    hidden: Hidden | None,
-    device: torch.device,
-) -> np.ndarray:
-    """What the classifier of a name sees of the sub-windows of a loader's windows, see `Kind`; with masking, not yet
-    compared with its block. `hidden` is None without masking."""
-    kind = CLASSIFIERS[classifier]
-    extract = functools.partial(kind.inputs, shape=shape, levels=levels)
-    if hidden and kind.masked:
-        extract = functools.partial(kind.masked, shape=shape, levels=levels, hidden=hidden)
-    return gather(autoencoder, loader, extract, device, 'errors')
+class SubwindowReader(NamedTuple):
+    """Turns windows into what a classifier reads of their sub-windows, in training, test and detection alike.
 
-
-def beside_their_block(
-    classifier: str, inputs: np.ndarray, blocks: np.ndarray, hidden: Hidden | None, usual: np.ndarray | None = None
-) -> np.ndarray:
-    """With masking, compare inputs (n, ...) with those of their block.
-
-    Parameters
+    Attributes
     ----------
-    blocks : array (n,)
-        What tells the blocks apart.
-    usual : bool array (n,), optional
-        The rows that every row is compared with; all where not given.
+    autoencoder : Module
+    spec : ClassifierSpec
+    shape : SubwindowShape
+    levels : list of int
+        The (reconstruction, target) pairs that are read.
+    masking : Masking or None
+    device : torch.device
     """
-    beside = CLASSIFIERS[classifier].beside
-    return beside(inputs, blocks, usual) if hidden and beside else inputs
+
+    autoencoder: nn.Module
+    spec: ClassifierSpec
+    shape: SubwindowShape
+    levels: list[int]
+    masking: Masking | None
+    device: torch.device
+
+    def read(
+        self, loader: DataLoader, blocks: np.ndarray | None = None, reference: np.ndarray | None = None
+    ) -> SubwindowData:
+        """Read the sub-windows of a loader's windows, in one pass.
+
+        Parameters
+        ----------
+        blocks : array (n,), optional
+            What tells the blocks of the sub-windows apart, because with masking inputs are compared with their block;
+            all of one block where not given.
+        reference : bool array (n,), optional
+            The sub-windows that they are compared with; all where not given.
+        """
+        inputs, peaks, *errors = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
+        if self.masking and self.spec.relative_to_block:
+            blocks = np.zeros(len(inputs), dtype=np.int64) if blocks is None else blocks
+            inputs = self.spec.relative_to_block(inputs, blocks, reference)
+        return SubwindowData(inputs, peaks, errors[0] if errors else None)
+
+    def _read_batch(self, model, x):
+        """Inputs, field peaks and errors averaged over channels of one batch of windows."""
+        shape, levels, peaks = self.shape, self.levels, field_peaks(x, self.shape)
+        if self.spec.inputs is None:
+            return latent_statistics(model.latent(x), x.shape[-1], shape), peaks
+        if self.masking and self.spec.masked_inputs:
+            residuals = model.masked_residuals(x, shape, self.masking.margin)
+            inputs = self.spec.masked_inputs(x, residuals, shape, levels, self.masking)
+            errors = residuals[..., self.masking.margin : self.masking.margin + shape.n_times].square()
+            return inputs, peaks, errors.mean(dim=2).flatten(-2)
+        errors = model.error_cards(x)
+        inner = slice(shape.border, shape.border + shape.n_sub * shape.n_times)
+        return self.spec.inputs(errors, shape, levels), peaks, errors[..., inner].mean(dim=2)
 
 
-def hidden_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> int:
-    """Samples to hide on either side of a sub-window: half a pulse, but at least one sample must stay at the ends."""
+def masking_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> int:
+    """Samples to mask on either side of a sub-window: half a pulse, but at least one sample must stay at the ends."""
     return min(round(pulse_width / 2 * sfreq), shape.border - 1)
 
 
@@ -304,15 +347,15 @@ def measure_filters(
 ) -> np.ndarray:
     """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`."""
     autoencoder.eval()
-    signal, unforeseen, n_windows = 0.0, 0.0, 0
+    signal, residual, n_windows = 0.0, 0.0, 0
     with torch.no_grad():
         for x, _ in tqdm(loader, desc='filters', leave=False, disable=None, unit='batch'):
             x = x.to(device, non_blocking=True)
             residuals = autoencoder.masked_residuals(x, shape, margin)[:, 0]
             signal = signal + len(x) * _covariance(x[:, 0])
-            unforeseen = unforeseen + len(x) * _covariance(residuals)
+            residual = residual + len(x) * _covariance(residuals)
             n_windows += len(x)
-    return spatial_filters(signal / n_windows, unforeseen / n_windows, N_FILTERS).astype(np.float32)
+    return spatial_filters(signal / n_windows, residual / n_windows, N_FILTERS).astype(np.float32)
 
 
 def _covariance(maps):
@@ -324,79 +367,57 @@ def _covariance(maps):
 def gather(
     model: nn.Module,
     loader: DataLoader,
-    extract: Callable[[nn.Module, torch.Tensor], torch.Tensor],
+    extract: Callable[[nn.Module, torch.Tensor], tuple[torch.Tensor, ...]],
     device: torch.device,
     description: str,
-) -> np.ndarray:
-    """Apply `extract(model, x)` to the windows of a loader, without gradients, and put the rows together.
+) -> list[np.ndarray]:
+    """Apply `extract(model, x)` to the windows of a loader, without gradients, and put the rows of each of the tensors
+    that it gives together.
 
     Returns
     -------
-    float32 array
+    list of float32 arrays
         In the loader's order.
     """
     model.eval()
-    gathered, n_windows, done = None, len(loader.dataset), 0
+    gathered, n_windows, n_read = [], len(loader.dataset), 0
     with torch.no_grad():
         for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch'):
-            rows = extract(model, x.to(device, non_blocking=True)).cpu().numpy()
-            if gathered is None:  # all at once: putting batches together later would take the memory twice
-                gathered = np.empty((n_windows * (len(rows) // len(x)), *rows.shape[1:]), dtype=rows.dtype)
-            gathered[done : done + len(rows)] = rows
-            done += len(rows)
+            tensors = [rows.cpu().numpy() for rows in extract(model, x.to(device, non_blocking=True))]
+            if not gathered:  # all at once: putting batches together later would take the memory twice
+                per_window = [len(rows) // len(x) for rows in tensors]
+                gathered = [
+                    np.empty((n_windows * n, *rows.shape[1:]), rows.dtype)
+                    for n, rows in zip(per_window, tensors, strict=True)
+                ]
+            for whole, n, rows in zip(gathered, per_window, tensors, strict=True):
+                whole[n * n_read : n * n_read + len(rows)] = rows
+            n_read += len(x)
     return gathered
 
 
 class TrainedRun(NamedTuple):
-    """A finished run, ready to judge windows.
+    """A finished run, ready to score windows.
 
     Attributes
     ----------
     settings : dict
         Those of its params.json.
-    autoencoder : Module
+    reader : SubwindowReader
     classifier
-        See `Kind`.
+        See `ClassifierSpec`.
     decision : dict
         calibration, threshold and policy, as chosen on its validation set.
-    shape : SubwindowShape
-    levels : list of int
-    hidden : Hidden or None
-        With masking.
-    device : torch.device
     """
 
     settings: dict
-    autoencoder: nn.Module
+    reader: SubwindowReader
     classifier: object
     decision: dict
-    shape: SubwindowShape
-    levels: list[int]
-    hidden: Hidden | None
-    device: torch.device
 
-    def inputs(self, loader: DataLoader) -> np.ndarray:
-        """What the classifier sees of the sub-windows (n_windows * n_sub, ...) of a loader's windows."""
-        kind = self.settings['classifier']
-        return classifier_inputs(self.autoencoder, loader, kind, self.shape, self.levels, self.hidden, self.device)
-
-    def judge(
-        self, inputs: np.ndarray, blocks: np.ndarray | None = None, usual: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Calibrated probabilities (n,) of inputs (n, ...) of whole blocks: with masking they are compared with them.
-
-        `blocks` (n,) tells the blocks apart; None where there is one. `usual`: see `beside_their_block`.
-        """
-        blocks = np.zeros(len(inputs), dtype=np.int64) if blocks is None else blocks
-        inputs = beside_their_block(self.settings['classifier'], inputs, blocks, self.hidden, usual)
-        return calibrate(self.decision['calibration'], self.classifier.predict_proba(inputs))
-
-    def predict_proba(self, loader: DataLoader, blocks: np.ndarray | None = None) -> np.ndarray:
-        """Calibrated probabilities (n_windows * n_sub,) of the sub-windows of a loader's windows.
-
-        Where a block is too large for one loader, call `inputs` piece by piece and `judge` on all of them.
-        """
-        return self.judge(self.inputs(loader), blocks)
+    def score(self, data: SubwindowData) -> np.ndarray:
+        """Calibrated probabilities (n,) of sub-windows."""
+        return calibrate(self.decision['calibration'], self.classifier.predict_proba(data.inputs))
 
 
 def load_run(
@@ -421,34 +442,152 @@ def load_run(
     lengths = ('window_size', 'spike_spacing_from_border', 'pulse_width', 'sfreq')
     window = window_shape(**{name: settings[name] for name in lengths})
     shape = subwindow_shape(window.n_times, window.border, round(settings['subwindow_size'] * settings['sfreq']))
-    kind = CLASSIFIERS[settings['classifier']]
-    taken = settings | {'device': device, 'precision': precision}
-    state = load_checkpoint(autoencoder)
+    model = load_autoencoder(autoencoder, window.n_times)
+    model.to(device).precision = precision
+    spec, arguments = CLASSIFIERS[settings['classifier']], settings | {'device': device, 'precision': precision}
     try:
-        network = state['network']
-        model = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
-        model.to(device).load_state_dict(state['model_state_dict'])
-        model.precision = precision
-    except (KeyError, TypeError, RuntimeError) as fault:
-        raise DataError(f'{autoencoder}: not an autoencoder of this project ({type(fault).__name__})') from fault
-    if network['n_times'] != window.n_times:
-        raise DataError(
-            f'{autoencoder}: trained on windows of {network["n_times"]} samples, but its run says window_size x sfreq '
-            f'= {window.n_times}: its checkpoint or params.json is of another run'
-        )
-    try:
-        judge = kind.make(**{name: taken[name] for name in kind.settings}).load(classifier)
-        beside = load_checkpoint(classifier)
-        decision, hidden = beside['decision'], None
+        loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
+        state = load_checkpoint(classifier)
+        decision, masking = state['decision'], None
         if settings['masking']:
-            filters = beside['filters']
-            hidden = Hidden(beside['margin'], None if filters is None else filters.numpy())
+            filters = state['filters']
+            masking = Masking(state['margin'], None if filters is None else filters.numpy())
     except (KeyError, TypeError, RuntimeError) as fault:
         raise DataError(
             f'{classifier}: not a {settings["classifier"]} of this project ({type(fault).__name__})'
         ) from fault
     levels = levels_of(settings['levels'], 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2)
-    return TrainedRun(settings, model, judge, decision, shape, levels, hidden, device)
+    return TrainedRun(settings, SubwindowReader(model, spec, shape, levels, masking, device), loaded, decision)
+
+
+def load_autoencoder(path: Path, window_length: int) -> nn.Module:
+    """The autoencoder of a checkpoint, on the CPU.
+
+    Raises
+    ------
+    DataError
+        The checkpoint is missing, damaged, or of windows of another length (in samples).
+    """
+    state = load_checkpoint(path)
+    try:
+        network = state['network']
+        model = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
+        model.load_state_dict(state['model_state_dict'])
+    except (KeyError, TypeError, RuntimeError) as fault:
+        raise DataError(f'{path}: not an autoencoder of this project ({type(fault).__name__})') from fault
+    if network['n_times'] != window_length:
+        raise DataError(
+            f'{path}: trained on windows of {network["n_times"]} samples, but its run says window_size x sfreq '
+            f'= {window_length}: its checkpoint or params.json is of another run'
+        )
+    return model
+
+
+# ---------------------------------------------------------------------------- scoring a whole block
+class Detections(NamedTuple):
+    """What a run says of a block.
+
+    Attributes
+    ----------
+    subwindows : DataFrame
+        In order, tiling the block: part, onset, end (samples of the block, end excluded), proba, pred.
+    events : DataFrame
+        sample (the highest peak of the field power), part and proba (the highest) of every event.
+    """
+
+    subwindows: pd.DataFrame
+    events: pd.DataFrame
+
+
+def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -> tuple[np.ndarray, pd.DataFrame]:
+    """Lay windows over a block so that their sub-windows tile every continuous part of it.
+
+    In each part the windows that fit lie as in training. Others, moved by whole sub-windows, score what these leave at
+    both ends; what they show beyond the ends are mirror images. No window shows two parts.
+
+    Parameters
+    ----------
+    lengths : iterable of int
+        Samples of the continuous parts.
+    n_times : int
+        Samples of a window.
+
+    Returns
+    -------
+    samples : int array (n_windows, n_times)
+        Sample of the block that each window shows at each of its samples.
+    table : DataFrame
+        One row per sub-window, window after window: part; timing, its centre in samples of the part; onset and end in
+        samples of the block, cut at the ends of the part; kept, False where another window scores it; reference, True
+        in the windows that lie as in training.
+    """
+    samples, tables, offset = [], [], 0
+    before = math.ceil(shape.border / shape.n_times)  # sub-windows before the first window's first
+    for part, length in enumerate(lengths):
+        end = math.ceil((length - shape.border) / shape.n_times)
+        n_fit = max(0, (length - n_times) // (shape.n_sub * shape.n_times) + 1)
+        # Number of each window's first sub-window, which is its place in sub-windows too.
+        firsts = [*range(0, n_fit * shape.n_sub, shape.n_sub), *range(-before, 0, shape.n_sub)]
+        reached = max((first + shape.n_sub for first in firsts), default=0)
+        while reached < end:
+            firsts.append(min(reached, end - shape.n_sub))
+            reached = firsts[-1] + shape.n_sub
+        starts = np.array(firsts) * shape.n_times
+        margins = max(0, -starts.min()), max(0, starts.max() + n_times - length)
+        shown = np.pad(np.arange(length), margins, mode='reflect' if length > 1 else 'edge')
+        samples.append(offset + shown[starts[:, None] + margins[0] + np.arange(n_times)])
+
+        number = (np.array(firsts)[:, None] + np.arange(shape.n_sub)).ravel()
+        kept = np.zeros(len(number), dtype=bool)
+        kept[np.unique(number, return_index=True)[1]] = True  # the first, so that training's windows come first
+        onset = shape.border + number * shape.n_times
+        tables.append(
+            pd.DataFrame(
+                {
+                    'part': part,
+                    'timing': onset + shape.n_times / 2,
+                    'onset': offset + np.clip(onset, 0, length),
+                    'end': offset + np.clip(onset + shape.n_times, 0, length),
+                    'kept': kept & (-before <= number) & (number < end),
+                    'reference': np.arange(len(number)) < n_fit * shape.n_sub,
+                }
+            )
+        )
+        offset += length
+    return np.concatenate(samples), pd.concat(tables, ignore_index=True)
+
+
+def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -> Detections:
+    """Apply a run to every sample of a block, scaled as in training.
+
+    Parameters
+    ----------
+    meg : array (274, n_samples)
+        In tesla.
+    part_lengths : list of int
+        Samples of its continuous parts.
+    """
+    reader, standardize = trained.reader, trained.settings['standardize']
+    shape, device = reader.shape, reader.device
+    window_length = round(trained.settings['window_size'] * trained.settings['sfreq'])
+    samples, table = place_windows(part_lengths, shape, window_length)
+    # With masking, sub-windows are compared with those that training would have, where there are any.
+    reference = table['reference'].to_numpy() | (not table['reference'].any())
+    loader = batches(BlockWindows(meg, samples, standardize), batch_size=BATCH_SIZE[device.type])
+    data = reader.read(loader, reference=reference)
+    proba = trained.score(data)
+    field, peak = data.peaks.T
+    window, number = np.divmod(np.arange(len(table)), shape.n_sub)
+    # A peak in a mirror image is that of the sample it shows.
+    peak = samples[window, shape.border + number * shape.n_times + np.round(peak).astype(np.int64)]
+    pred = (proba >= trained.decision['threshold']).astype(int)
+    table = table.assign(proba=proba, field=field, peak=peak, pred=pred)
+    table = table[table['kept']].sort_values(['part', 'timing'], ignore_index=True)
+    events = merge_events(table.rename(columns={'part': 'block'}).assign(subject=0), shape.n_times)
+    return Detections(
+        table[['part', 'onset', 'end', 'proba', 'pred']],
+        events.rename(columns={'block': 'part'})[['sample', 'part', 'proba']],
+    )
 
 
 # ---------------------------------------------------------------------------- calibration, threshold

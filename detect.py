@@ -16,23 +16,20 @@ Writes  beside each recording, or in the folder `output`, <recording>_detections
 
 import hashlib
 import json
-import math
 import os
 import shlex
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import mne
 import numpy as np
 import pandas as pd
 
-from classification import SubwindowShape, TrainedRun, field_peaks, gather, load_run
+from classification import Detections, load_run, score_block
 from create_data_raw import plan_recordings
-from data_processing import block_statistics, scale, scale_window
 from data_raw import channel_names, ctf275_info, read_data_raw, read_record
 from detect_report import (
-    Found,
     coordinates,
     interpolated_channels,
     locate,
@@ -40,21 +37,17 @@ from detect_report import (
     seconds_of_subwindows,
     write_report,
 )
-from evaluation import merge_events
 from marker_files import MARKER_FILE, read_marker_file, write_marker_file
 from recordings import Layout, Recording, check_filters, read_recording
-from run_data import WINDOW_SETTINGS, zscored
 from saving_functions import RunDirectory, find_run, git_revision, load_params
 from settings import check_settings, read_command
-from timeseries_dataset import PARTS, PatientWindows, WindowDataset, batches, id_table
+from timeseries_dataset import PARTS, WINDOW_SETTINGS
 from utils import DataError, SettingError, choose_device, choose_precision, run_script, set_seed, write_json, writing
 
 FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')
 # Settings that say how signal becomes sub-windows: those of the run are used, whatever params.py says.
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
-# Windows at once in memory, and in the networks: on a CPU more are no faster, a GPU takes them all.
-CHUNK, BATCH = 64, {'cpu': 8, 'cuda': 64}
 
 
 # ------------------------------------------------------------------------------------------ the script
@@ -91,7 +84,9 @@ def main(words: list[str]) -> None:
         started = time.perf_counter()
         for name, sub, blocks in read_units(path, folder, of_run, bad_channels):
             read = time.perf_counter()
-            found = [judge_block(trained, block) for block in blocks]
+            found = [
+                score_block(trained, block.meg, block.layout.lengths(of_run['sfreq']).tolist()) for block in blocks
+            ]
             judged = time.perf_counter()
             write_all(name, sub, blocks, found, made_with, marker)
             if settings.markers_into_recording and blocks[0].layout.trial:
@@ -252,109 +247,8 @@ def read_units(
         )
 
 
-# ----------------------------------------------------------------------------------------- probabilities
-def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """Lay windows over a block so that their sub-windows tile every continuous part of it.
-
-    In each part the windows that fit lie as in training. Others, moved by whole sub-windows, judge what these leave at
-    both ends; what they show beyond the ends are mirror images. No window shows two parts.
-
-    Parameters
-    ----------
-    lengths : iterable of int
-        Samples of the continuous parts.
-    n_times : int
-        Samples of a window.
-
-    Returns
-    -------
-    samples : int array (n_windows, n_times)
-        Sample of the block that each window shows at each of its samples.
-    table : DataFrame
-        One row per sub-window, window after window: part; timing, its centre in samples of the part; onset and end in
-        samples of the block, cut at the ends of the part; kept, False where another window judges it; usual, True in
-        the windows that lie as in training.
-    """
-    samples, tables, offset = [], [], 0
-    before = math.ceil(shape.border / shape.n_times)  # sub-windows before the first window's first
-    for part, length in enumerate(lengths):
-        end = math.ceil((length - shape.border) / shape.n_times)
-        n_fit = max(0, (length - n_times) // (shape.n_sub * shape.n_times) + 1)
-        # Number of each window's first sub-window, which is its place in sub-windows too.
-        firsts = [*range(0, n_fit * shape.n_sub, shape.n_sub), *range(-before, 0, shape.n_sub)]
-        reached = max((first + shape.n_sub for first in firsts), default=0)
-        while reached < end:
-            firsts.append(min(reached, end - shape.n_sub))
-            reached = firsts[-1] + shape.n_sub
-        starts = np.array(firsts) * shape.n_times
-        margins = max(0, -starts.min()), max(0, starts.max() + n_times - length)
-        shown = np.pad(np.arange(length), margins, mode='reflect' if length > 1 else 'edge')
-        samples.append(offset + shown[starts[:, None] + margins[0] + np.arange(n_times)])
-
-        number = (np.array(firsts)[:, None] + np.arange(shape.n_sub)).ravel()
-        kept = np.zeros(len(number), dtype=bool)
-        kept[np.unique(number, return_index=True)[1]] = True  # the first, so that training's windows come first
-        onset = shape.border + number * shape.n_times
-        tables.append(
-            pd.DataFrame(
-                {
-                    'part': part,
-                    'timing': onset + shape.n_times / 2,
-                    'onset': offset + np.clip(onset, 0, length),
-                    'end': offset + np.clip(onset + shape.n_times, 0, length),
-                    'kept': kept & (-before <= number) & (number < end),
-                    'usual': np.arange(len(number)) < n_fit * shape.n_sub,
-                }
-            )
-        )
-        offset += length
-    return np.concatenate(samples), pd.concat(tables, ignore_index=True)
-
-
-def judge_block(trained: TrainedRun, block: Recording) -> Found:
-    """Apply a run to every sample of a block, scaled as in training."""
-    settings, shape = trained.settings, trained.shape
-    signal, standardize, sfreq = block.meg, settings['standardize'], settings['sfreq']
-    samples, table = place_windows(block.layout.lengths(sfreq).tolist(), shape, round(settings['window_size'] * sfreq))
-    if standardize == 'block':
-        deviations = np.empty(signal.shape, '<f4')
-        signal = scale(deviations, *block_statistics(signal, deviations))
-    batch_size = BATCH[trained.device.type]
-    inputs, peaks = [], []
-    for first in range(0, len(samples), CHUNK):
-        shown = samples[first : first + CHUNK]
-        windows = np.empty((len(shown), len(signal), samples.shape[1]), dtype='<f4')
-        for window, columns in zip(windows, shown, strict=True):
-            cut = signal[:, columns]
-            if standardize is not False and cut.min() == cut.max():
-                window[:] = 0
-            else:
-                window[:] = cut if standardize in ('block', False) else scale_window(cut)
-        n, none = len(windows), np.zeros(len(windows), dtype=np.int64)
-        one = PatientWindows(0, block.layout.path, windows, none, none, none, np.zeros((n, 0), dtype=np.uint8))
-        loader = batches(WindowDataset([one], id_table([one]), zscore=zscored(standardize)), batch_size=batch_size)
-        inputs.append(trained.inputs(loader))
-        extract = lambda model, x: field_peaks(x, shape)  # noqa: E731
-        peaks.append(gather(trained.autoencoder, loader, extract, trained.device, 'field'))
-    field, peak = np.concatenate(peaks).T
-    window, place = np.divmod(np.arange(len(table)), shape.n_sub)
-    # A peak in a mirror image is that of the sample it shows.
-    peak = samples[window, shape.border + place * shape.n_times + np.round(peak).astype(np.int64)]
-    # A run with masking compares sub-windows with their block: with those that training would have, where there are
-    # any.
-    usual = table['usual'].to_numpy() | (not table['usual'].any())
-    proba = trained.judge(np.concatenate(inputs), usual=usual)
-    table = table.assign(proba=proba, field=field, peak=peak, pred=(proba >= trained.decision['threshold']).astype(int))
-    table = table[table['kept']].sort_values(['part', 'timing'], ignore_index=True)
-    events = merge_events(table.rename(columns={'part': 'block'}).assign(subject=0), shape.n_times)
-    return Found(
-        table[['part', 'onset', 'end', 'proba', 'pred']],
-        events.rename(columns={'block': 'part'})[['sample', 'part', 'proba']],
-    )
-
-
 # ------------------------------------------------------------------------------------------ what is left
-def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Found], made_with: dict, marker: dict):
+def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Detections], made_with: dict, marker: dict):
     """Write the detections of a recording, detections.json last.
 
     Parameters

@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from classification import Detections
 from recordings import Recording, sphere_centre
-from saving_functions import BLUE, GREY, ORANGE, draw_channels, html_table
+from reports.run_page import html_table
+from saving_functions import BLUE, GREY, ORANGE, draw_channels
 from utils import writing
 
 AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
@@ -20,22 +22,7 @@ N_SHOWN = 9  # surest events on the page
 
 
 # ---------------------------------------------------------------------------------------- what was found
-class Found(NamedTuple):
-    """What a run says of a block.
-
-    Attributes
-    ----------
-    subwindows : DataFrame
-        In order, tiling the block: part, onset, end (samples of the block, end excluded), proba, pred.
-    events : DataFrame
-        sample (the highest peak of the field power), part and proba (the highest) of every event.
-    """
-
-    subwindows: pd.DataFrame
-    events: pd.DataFrame
-
-
-def seconds_of_events(blocks: list[Recording], found: list[Found]) -> pd.DataFrame:
+def seconds_of_events(blocks: list[Recording], found: list[Detections]) -> pd.DataFrame:
     """Events of all blocks of a recording: onset (s from its first sample) and proba."""
     tables = [
         pd.DataFrame(
@@ -49,7 +36,7 @@ def seconds_of_events(blocks: list[Recording], found: list[Found]) -> pd.DataFra
     return pd.concat(tables, ignore_index=True).sort_values('onset', ignore_index=True)
 
 
-def seconds_of_subwindows(blocks: list[Recording], found: list[Found]) -> pd.DataFrame:
+def seconds_of_subwindows(blocks: list[Recording], found: list[Detections]) -> pd.DataFrame:
     """Sub-windows of all blocks of a recording: onset, duration (s), proba, pred."""
     tables = [
         pd.DataFrame(
@@ -142,7 +129,7 @@ def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, 
     return Dipole(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
 
 
-def locate(blocks: list[Recording], found: list[Found]) -> tuple[Dipole | None, np.ndarray | None, int]:
+def locate(blocks: list[Recording], found: list[Detections]) -> tuple[Dipole | None, np.ndarray | None, int]:
     """Average all events of a recording, and fit a dipole; None without any event.
 
     Returns
@@ -164,7 +151,7 @@ def interpolated_channels(blocks: list[Recording]) -> list[str]:
     return sorted({channel for block in blocks for channel in block.facts['interpolated']})
 
 
-def signals_of_parts(blocks: list[Recording], found: list[Found]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def signals_of_parts(blocks: list[Recording], found: list[Detections]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Signal of every continuous part, and its events in samples of it."""
     for block, one in zip(blocks, found, strict=True):
         ends = np.cumsum(block.layout.lengths(block.info['sfreq']))
@@ -247,7 +234,7 @@ def add_picture(report: mne.Report, figure: Figure, title: str, caption: str) ->
     plt.close(figure)
 
 
-def plot_probability(blocks: list[Recording], found: list[Found], threshold: float) -> Figure:
+def plot_probability(blocks: list[Recording], found: list[Detections], threshold: float) -> Figure:
     """Probability of every sub-window over the recording, threshold and detections."""
     subwindows, events = seconds_of_subwindows(blocks, found), seconds_of_events(blocks, found)
     figure, axis = plt.subplots(figsize=(10, 3), layout='constrained')
@@ -264,7 +251,7 @@ def plot_probability(blocks: list[Recording], found: list[Found], threshold: flo
     return figure
 
 
-def plot_surest(blocks: list[Recording], found: list[Found]) -> Figure:
+def plot_surest(blocks: list[Recording], found: list[Detections]) -> Figure:
     """All channels and the field power around the surest events."""
     sfreq = blocks[0].info['sfreq']
     reach = round(2 * AROUND * sfreq)

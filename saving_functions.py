@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import html
 import importlib.metadata
 import io
 import json
@@ -13,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -28,7 +28,7 @@ from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from evaluation import MAIN_FIGURES, PREDICTION_COLUMNS, Evaluation, calibration_bins
+from evaluation import PREDICTION_COLUMNS, Evaluation, calibration_bins
 from utils import ROOT, DataError, SettingError, write_json, writing
 
 PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'pandas', 'matplotlib')
@@ -106,6 +106,25 @@ class RunDirectory:
                 (self.path / '.lock').unlink(missing_ok=True)
             os.close(descriptor)
 
+    @contextlib.contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Within this block, keep other processes out; a fault removes the run or fold if it was begun in this block
+        and nothing was trained yet.
+
+        Raises
+        ------
+        SettingError
+            Another process is working in it.
+        """
+        with self.held():
+            begun_here = not any(self.path.glob('[!.]*'))
+            try:
+                yield
+            except BaseException:
+                if begun_here:
+                    self.discard_without_checkpoint()
+                raise
+
     def discard_without_checkpoint(self) -> None:
         """Remove the directory of a run that failed before anything was trained, so that its number is free again."""
         if not any(self.path.rglob('*.pth')):
@@ -138,6 +157,18 @@ def new_run_directory(
             number += 1
         else:
             return RunDirectory(path)
+
+
+def run_of_number(settings: SimpleNamespace, number: int | None) -> RunDirectory:
+    """Make the directory of a new run, see `new_run_directory`.
+
+    The directory may exist where other jobs train other folds in it, or where a process was killed before it wrote
+    anything: then it holds no file but hidden ones.
+    """
+    directory = Path(settings.path_writing_data) / f'{settings.model}_{number}'
+    empty = settings.resume and all(path.name.startswith('.') for path in directory.glob('*'))
+    shared = number is not None and (settings.fold is not None or empty)
+    return new_run_directory(settings.path_writing_data, settings.model, number, shared=shared)
 
 
 def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
@@ -331,7 +362,14 @@ def _save_figure(figure, path):
 
 
 def plot_losses(run: RunDirectory, histories: dict[str, list[dict]]) -> None:
-    """Training and validation loss by epoch, one panel per network, the best epoch marked, the rate below."""
+    """Training and validation loss by epoch, one panel per network, the best epoch marked, the rate below.
+
+    Parameters
+    ----------
+    histories : dict
+        Name to the history of its training, see `loop.train`; empty for a classifier that is no network.
+    """
+    histories = {name: history for name, history in histories.items() if history}
     figure, axes = plt.subplots(
         2, len(histories), figsize=(5 * len(histories), 5), sharex='col', squeeze=False, height_ratios=(3, 1),
         layout='constrained',
@@ -591,82 +629,3 @@ def plot_topographies(run: RunDirectory, shown: list[tuple], info: mne.Info, hal
         figure.colorbar(image, ax=axis, shrink=0.6, format='%.1f')
     figure.suptitle('Squared error at detected events (scaled units)', fontsize=10)
     _save_figure(figure, run.figures / 'topographies.png')
-
-
-# ----------------------------------------------------------------------------------------------- report
-CAPTIONS = {
-    'calibration': 'Of the sub-windows given a probability p, a share p should hold a spike.',
-    'confusion_matrix': 'Sub-windows by annotation and decision, with shares of each row.',
-    'contrast': 'How much worse the autoencoder reconstructs signal around annotated spikes, per band; with masking, '
-    'signal that was hidden from it.',
-    'error_maps': 'Where and when the reconstruction fails, with the annotation and the probability below. With '
-    'masking, each judged sub-window was hidden in turn, and nothing is shown outside them.',
-    'events': 'Spikes found against false alarms, for every threshold.',
-    'latent': 'What the autoencoder keeps of the signal, seen from its two main directions (left) and from the one '
-    'that best separates spikes on training patients (right).',
-    'patients': 'The same figures patient by patient.',
-    'precision_recall': 'Precision against the share of spike sub-windows found, for every threshold.',
-    'roc': 'Share of spike sub-windows found against share of others called spikes, for every threshold.',
-    'topographies': 'Where over the helmet the error lies at detected events.',
-    'traces': 'The surest detections that are annotated, the surest that are not, and spikes that were missed.',
-}
-
-
-def write_report(
-    run: RunDirectory,
-    commands: tuple[str, str],
-    settings: dict,
-    facts: dict[str, str],
-    metrics: dict,
-    evaluation: Evaluation,
-    rows: list[dict],
-) -> None:
-    """Write report.html, one self-contained page: command, facts, figures, pictures, patients, settings.
-
-    Parameters
-    ----------
-    commands : (str, str)
-        As it was typed, and with every setting, which repeats the run whatever params.py says.
-    facts : dict
-        Short facts about the run, name to text.
-    metrics : dict
-        The content of metrics.json.
-    rows : list of dict
-        The rows of the results table, one per fold.
-    """
-    result = evaluation.result
-    main = pd.DataFrame(
-        {
-            'pooled': {name: result[name] for name in MAIN_FIGURES},
-            '95 % interval over patients': {
-                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_FIGURES
-            },
-            'mean over patients': metrics['means over patients'],
-        }
-    )
-    if 'folds' in metrics:
-        folds = metrics['folds']
-        main['mean ± std over folds'] = {name: f'{one["mean"]:.3f} ± {one["std"]:.3f}' for name, one in folds.items()}
-    report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    typed, whole = map(html.escape, commands)
-    report.add_html(
-        f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
-        f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
-        title='Command',
-    )
-    report.add_html(html_table(pd.Series(facts).to_frame('')), title='Summary')
-    report.add_html(html_table(main), title='Main figures on the test set')
-    report.add_html(html_table(pd.DataFrame(rows).T), title='All figures')
-    shown = ['subject', 'spikes', 'minutes', *MAIN_FIGURES]
-    report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
-    for path in [*[run.losses] * run.losses.is_file(), *sorted(run.figures.glob('*.png'))]:
-        title = 'loss curves' if path == run.losses else path.stem.replace('_', ' ')
-        report.add_image(path, title=title, caption=CAPTIONS.get(path.stem))
-    report.add_html(html_table(pd.Series(settings, dtype=object).map(repr).to_frame('')), title='Settings')
-    with writing(run.report) as temporary:
-        report.save(temporary, open_browser=False, overwrite=True, verbose=False)
-
-
-def html_table(table: pd.DataFrame) -> str:
-    """A table for a page; the names of the columns are shown where there are several."""
-    return table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)

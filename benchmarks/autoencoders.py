@@ -33,7 +33,7 @@ from data_raw import N_CHANNELS
 from loop import reconstruction_loss
 from models import AUTOENCODERS, build_model
 from pickles import write_pickle
-from run_data import loss_weights
+from runs.network_settings import loss_weights
 from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import open_directory

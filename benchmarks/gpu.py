@@ -34,16 +34,22 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from classification import Examples, Hidden, TrainedRun, hidden_margin, masked_features, subwindow_shape
+from classification import (
+    CLASSIFIERS,
+    Examples,
+    Masking,
+    SubwindowReader,
+    TrainedRun,
+    masking_margin,
+    score_block,
+    subwindow_shape,
+)
 from data_processing import block_statistics, scale
-from data_raw import N_CHANNELS, ctf275_info
-from detect import judge_block
+from data_raw import N_CHANNELS
 from loop import make_optimizer, masked_loss, reconstruction_loss, validate
 from models import AUTOENCODERS, build_model
 from models.boosting import BoostedTrees
-from models.features import beside_block
-from recordings import Layout, Recording
-from run_data import loss_weights
+from runs.network_settings import loss_weights
 from settings import read_command
 from simulate_data_raw import simulate_patient
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
@@ -215,7 +221,7 @@ def make_loss(name: str, settings: SimpleNamespace) -> Callable:
     if not settings.masking:
         return reconstruction_loss(settings.criterion, weights)
     shape = shape_of(settings)
-    return masked_loss(settings.criterion, weights, shape, hidden_margin(shape, settings.pulse_width, settings.sfreq))
+    return masked_loss(settings.criterion, weights, shape, masking_margin(shape, settings.pulse_width, settings.sfreq))
 
 
 def shape_of(settings):
@@ -342,27 +348,25 @@ def measure_detection(recording: np.ndarray, settings: SimpleNamespace, device: 
     model, shape = make('wavelets', 'eager', settings, device).eval(), shape_of(settings)
     rng = np.random.default_rng(settings.seed)
     filters = rng.normal(size=(60, N_CHANNELS)).astype(np.float32)
-    hidden = Hidden(hidden_margin(shape, settings.pulse_width, settings.sfreq), filters)
-    x = torch.from_numpy(rng.normal(size=(1, 1, N_CHANNELS, N_TIMES)).astype(np.float32)).to(device)
-    with torch.no_grad():
-        features = masked_features(model, x, shape, [0], hidden).numpy()
-    n_features = beside_block(features, np.zeros(len(features))).shape[1]
+    masking = Masking(masking_margin(shape, settings.pulse_width, settings.sfreq), filters)
+    reader = SubwindowReader(model, CLASSIFIERS['hgb'], shape, [0], masking, device)
+    x = rng.normal(size=(1, N_CHANNELS, N_TIMES)).astype(np.float32)
+    n_features = reader.read(serve(x, False, 0.0, settings, device)).inputs.shape[1]
     noise = Examples(rng.normal(size=(2000, n_features)), rng.integers(0, 2, 2000))
     trees = BoostedTrees(seed=settings.seed)
     with contextlib.redirect_stdout(None):
         trees.fit(noise, noise, None)
     decision = {'calibration': {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}, 'threshold': 0.5}
     chosen = vars(settings) | {'classifier': 'hgb', 'masking': 'context', 'standardize': 'block'}
-    trained = TrainedRun(chosen, model, trees, decision, shape, [0], hidden, device)
-    layout = Layout(Path(), settings.sfreq, [(0, recording.shape[1])], None, 0.0, None)
-    block = Recording('simulated', recording, layout, ctf275_info(settings.sfreq), {})
+    trained = TrainedRun(chosen, reader, trees, decision)
+    lengths = [recording.shape[1]]
     repeats = 5 if device.type == 'cuda' else 1
     started = time.perf_counter()
-    judge_block(trained, block)
+    score_block(trained, recording, lengths)
     first = time.perf_counter() - started
     for what, seconds in (
         ('first', first),
-        ('later', median_seconds(lambda: judge_block(trained, block), repeats, device, warm_up=False)),
+        ('later', median_seconds(lambda: score_block(trained, recording, lengths), repeats, device, warm_up=False)),
     ):
         yield {'what': f'detection in 3 minutes after loading, {what} recording', 'value': seconds, 'unit': 's'}
 

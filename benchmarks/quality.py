@@ -298,10 +298,10 @@ def peaks(cohort, residuals):
 
 
 def per_subwindow(model, cohort, inputs, device):
-    """What a classifier without masking sees of the signal, by part: `inputs` as `classification.Inputs`."""
+    """What a classifier without masking sees of the signal, by part: `inputs` as `error_cards`."""
 
     def extract(x):
-        return inputs(model, x, cohort.sub, [0])
+        return inputs(model.error_cards(x), cohort.sub, [0])
 
     return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
 

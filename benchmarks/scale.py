@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from classification import SubwindowShape, classifier_inputs
+from classification import CLASSIFIERS, SubwindowReader, SubwindowShape
 from data_processing import create_windows
 from data_raw import N_CHANNELS
 from loop import make_optimizer, reconstruction_loss, train
@@ -125,7 +125,8 @@ def measure(folder, n_patients):
     peak = int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1024
     in_order = batches(dataset, batch_size=32)
     shape = SubwindowShape(45, 7, 30)
-    inputs = step('inputs', lambda: classifier_inputs(model, in_order, 'hgb', shape, [0], None, CPU))
+    reader = SubwindowReader(model, CLASSIFIERS['hgb'], shape, [0], None, CPU)
+    inputs = step('inputs', lambda: reader.read(in_order)).inputs
     assert len(inputs) == 7 * len(table)
     assert np.isfinite(inputs).all()
     size = sum(path.stat().st_size for path in (folder / f'windows_{n_patients}').iterdir()) / 1e9

@@ -1,7 +1,5 @@
 """Sub-windows, what the classifiers see of them, the five classifiers, calibration and threshold."""
 
-import functools
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -18,23 +16,23 @@ from torch.utils.data import Dataset
 
 from classification import (
     CLASSIFIERS,
+    ClassifierSpec,
     Examples,
-    Hidden,
+    Masking,
+    SubwindowReader,
     best_f1_threshold,
     calibrate,
     error_cards,
     error_statistics,
     field_peaks,
     fit_calibration,
-    gather,
-    latent_statistics,
     masked_cards,
     mean_error,
     measure_filters,
-    shown_errors,
     subwindow_shape,
     subwindow_table,
     threshold_from_curve,
+    window_errors,
     zscore_planes,
 )
 from loop import load_checkpoint, save_checkpoint
@@ -95,9 +93,14 @@ class Windows(Dataset):
         return self.x[indices], self.x[indices]
 
 
+def read(x, spec, *, levels=(0, 1), masking=None):
+    """What is read of the sub-windows of x through the autoencoder `Zero`."""
+    reader = SubwindowReader(Zero(), spec, SHAPE, list(levels), masking, CPU)
+    return reader.read(batches(Windows(x), batch_size=2))
+
+
 def seen(inputs, x, levels=(0, 1)):
-    extract = functools.partial(inputs, shape=SHAPE, levels=list(levels))
-    return gather(Zero(), batches(Windows(x), batch_size=2), extract, CPU, 'test')
+    return read(x, ClassifierSpec(None, inputs), levels=levels).inputs
 
 
 def pieces(x):
@@ -144,15 +147,20 @@ def test_error_cards_are_cut_where_the_labels_are_and_zscored_over_the_inner_win
 
 
 def test_errors_of_hidden_sub_windows_where_hiding_changes_nothing():
-    """The reconstruction is zero whatever is hidden: cards are the plain ones, and every hidden stretch is itself."""
-    x, hidden = windows(5), Hidden(margin=2)
-    np.testing.assert_array_equal(seen(functools.partial(masked_cards, hidden=hidden), x), seen(error_cards, x))
-    errors, plain = shown_errors(Zero(), x, SHAPE, hidden), shown_errors(Zero(), x, SHAPE, None)
+    """The reconstruction is zero whatever is masked: cards are the plain ones, and every masked segment is itself."""
+    x, masking = windows(5), Masking(margin=2)
+    masked = read(x, ClassifierSpec(None, error_cards, masked_cards), masking=masking)
+    plain = read(x, ClassifierSpec(None, error_cards))
+    np.testing.assert_array_equal(masked.inputs, plain.inputs)
+    np.testing.assert_allclose(masked.errors, plain.errors, rtol=1e-6)
+    np.testing.assert_allclose(plain.errors[:, 0], x[:, 0, :, 4:34].square().mean(dim=1), rtol=1e-6)
+    np.testing.assert_array_equal(plain.peaks, field_peaks(x, SHAPE))
+    errors, plain = window_errors(Zero(), x, SHAPE, masking), window_errors(Zero(), x, SHAPE, None)
     assert torch.equal(errors[..., 4:34], plain[..., 4:34])
     assert errors[..., :4].isnan().all()
     assert errors[..., 34:].isnan().all()
 
-    filters = measure_filters(Zero(), batches(Windows(x), batch_size=2), SHAPE, hidden.margin, CPU)
+    filters = measure_filters(Zero(), batches(Windows(x), batch_size=2), SHAPE, masking.margin, CPU)
     signal = x[:, 0].double().numpy()
     stretches = [signal[..., first - 2 : first + 12] for first in (4, 14, 24)]
     each = [np.concatenate(list(part), axis=1) for part in (signal, np.concatenate(stretches, axis=2))]
@@ -176,7 +184,7 @@ def test_statistics_of_the_errors():
 
 def test_statistics_of_the_latent_maps():
     x = windows(3)
-    statistics = seen(latent_statistics, x)
+    statistics = seen(None, x)
     assert statistics.shape == (9, 2 * (8 + 3))
     for row, _ in pieces(x):
         expected = []

@@ -7,20 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from timeseries_dataset import (
-    PARTS,
-    WindowDataset,
-    balance,
-    batches,
-    fold_units,
-    id_table,
-    listed_patients,
-    open_directory,
-    split_folds,
-    split_units,
-    split_windows,
-    with_parts,
-)
+from runs.splits import balance, fold_units, listed_patients, split_folds, split_units, split_windows, with_parts
+from timeseries_dataset import PARTS, WindowDataset, batches, id_table, open_directory
 from utils import DataError, SettingError
 
 MADE_WITH = {'sfreq': 150, 'window_size': 2.0, 'spike_spacing_from_border': 0.3, 'standardize': 'block'}

@@ -18,13 +18,12 @@ from hypothesis import strategies as st
 import create_data_raw
 import detect
 import main_train
-from classification import load_run, subwindow_shape
+from classification import load_run, place_windows, score_block, subwindow_shape
 from data_raw import N_CHANNELS, ctf275_info, read_data_raw
-from detect import judge_block, place_windows
 from detect_report import seconds_of_events, seconds_of_subwindows
 from marker_files import read_marker_file
 from pickles import read_pickle, write_pickle
-from recordings import Layout, Recording, read_recording
+from recordings import read_recording
 from saving_functions import RunDirectory
 from utils import DataError, SettingError, write_json
 
@@ -150,28 +149,23 @@ def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
         assert (tmp_path / 'data_raw_007_detections' / 'block_00' / name).read_bytes() == (folder / name).read_bytes()
 
 
-def recording_of(signal, parts):
-    layout = Layout(None, float(SFREQ), parts, None, 0.0, None)
-    return Recording('x', signal, layout, ctf275_info(SFREQ), {})
-
-
 def test_spikes_in_the_margins_are_found(trained):
     """A spike cut to 7 samples from the beginning, then to 7 from the end, of a recording."""
     run, spikes = loaded(trained), read_data_raw(trained.folder / 'raw' / 'data_raw_001.pkl')['events'][2]
-    whole = judge_block(run, recording_of(trained.meg[2], [(0, 3000)]))
+    whole = score_block(run, trained.meg[2], [3000])
     surest = int(whole.events.loc[whole.events['proba'].idxmax(), 'sample'])
     assert abs(spikes - surest).min() <= 2
     for first, last, place in ((surest - 7, 3000, 7), (0, surest + 8, surest)):
-        found = judge_block(run, recording_of(trained.meg[2][:, first:last], [(0, last - first)]))
+        found = score_block(run, trained.meg[2][:, first:last], [last - first])
         assert place in found.events['sample'].tolist()
 
 
 def test_nothing_is_judged_across_a_gap(trained):
     run, signal, rng = loaded(trained), trained.meg[2], np.random.default_rng(0)
-    parts = [(0, 1000), (1500, 1600), (1700, 3600)]
+    parts = [1000, 100, 1900]
     other = signal.copy()
     other[:, 1100:] = other[:, 1100 + rng.permutation(1900)]  # same mean and standard deviation
-    one, two = (judge_block(run, recording_of(meg, parts)).subwindows for meg in (signal, other))
+    one, two = (score_block(run, meg, parts).subwindows for meg in (signal, other))
     assert one['end'].tolist()[-1] == 3000
     before = (one['part'] < 2).to_numpy()
     np.testing.assert_allclose(one['proba'][before], two['proba'][before], atol=1e-6)
@@ -312,7 +306,7 @@ def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_pat
     raw.save(tmp_path / 'two_raw.fif', verbose='error')
     run = loaded(trained)
     blocks = read_recording(tmp_path / 'two_raw.fif', **READING | {'trials': 'apart'})
-    found = [judge_block(run, block) for block in blocks]
+    found = [score_block(run, block.meg, block.layout.lengths(SFREQ).tolist()) for block in blocks]
     subwindows = seconds_of_subwindows(blocks, found)
     assert subwindows['onset'].iloc[0] == 0
     np.testing.assert_allclose(subwindows['onset'][1:], (subwindows['onset'] + subwindows['duration'])[:-1], atol=1e-9)

@@ -10,7 +10,7 @@ from common import OPTIMIZER
 import loop
 from classification import (
     Examples,
-    Hidden,
+    Masking,
     SubwindowShape,
     error_cards,
     error_statistics,
@@ -289,13 +289,13 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_is_on_another_device_and_nothing_waits(elsewhere, name):
     """Losses, with their gradients, and what the classifiers see, as far as it is computed on the GPU."""
-    hidden = Hidden(2)
+    masking = Masking(2)
     inputs = [
-        lambda m, x: error_cards(m, x, SHAPE, [0]),
-        lambda m, x: error_statistics(m, x, SHAPE, [0]),
-        lambda m, x: latent_statistics(m, x, SHAPE, [0]),
-        lambda m, x: mean_error(m, x, SHAPE, [0]),
-        lambda m, x: masked_cards(m, x, SHAPE, [0], hidden),
+        lambda m, x: error_cards(m.error_cards(x), SHAPE, [0]),
+        lambda m, x: error_statistics(m.error_cards(x), SHAPE, [0]),
+        lambda m, x: latent_statistics(m.latent(x), x.shape[-1], SHAPE),
+        lambda m, x: mean_error(m.error_cards(x), SHAPE, [0]),
+        lambda m, x: masked_cards(x, m.masked_residuals(x, SHAPE, 2), SHAPE, [0], masking),
         lambda m, x: m.masked_residuals(x, SHAPE, 2),
         lambda m, x: field_peaks(x, SHAPE),
     ]

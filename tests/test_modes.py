@@ -19,7 +19,7 @@ from evaluation import MAIN_FIGURES
 from loop import load_checkpoint
 from models import build_model
 from pickles import read_pickle, write_pickle
-from run_data import Source
+from runs.source import Source
 from saving_functions import RunDirectory, save_summary_row
 from settings import read_command
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
@@ -175,15 +175,15 @@ def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_p
     )
     opened = open_directory(windows / 'windows_clf', 3, [2, SPIKE_FREE], {'sfreq': 150, 'window_size': 2.0})
     rows = id_table(opened)
-    blocks = np.repeat(rows.groupby(['subject', 'block']).ngroup(), again.shape.n_sub)
-    proba = again.predict_proba(batches(WindowDataset(opened, rows, zscore=False), batch_size=16), blocks)
+    blocks = np.repeat(rows.groupby(['subject', 'block']).ngroup(), again.reader.shape.n_sub)
+    loader = batches(WindowDataset(opened, rows, zscore=False), batch_size=16)
+    proba = again.score(again.reader.read(loader, blocks))
     assert sorted(predictions['subject'].unique()) == [2, SPIKE_FREE]
     np.testing.assert_allclose(predictions['proba'], proba, rtol=1e-12)
     assert (predictions['pred'] == (proba >= again.decision['threshold'])).all()
-    # A block alone, in two pieces, as a recording is judged.
+    # A block alone, as a recording is scored.
     alone = rows[(rows['subject'] == 2) & (rows['block'] == 1)]
-    pieces = [batches(WindowDataset(opened, some, zscore=False), batch_size=16) for some in (alone[:5], alone[5:])]
-    proba = again.judge(np.concatenate([again.inputs(piece) for piece in pieces]))
+    proba = again.score(again.reader.read(batches(WindowDataset(opened, alone, zscore=False), batch_size=8)))
     of_block = (predictions['subject'] == 2) & (predictions['block'] == 1)
     np.testing.assert_allclose(predictions['proba'][of_block], proba, rtol=1e-4, atol=1e-7)
 

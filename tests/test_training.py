@@ -20,7 +20,7 @@ from loop import (
 )
 from models import build_model
 from models.autoencoder import Autoencoder
-from run_data import loss_weights
+from runs.network_settings import loss_weights
 from saving_functions import new_run_directory
 from timeseries_dataset import batches
 from utils import DataError, SettingError, set_seed

@@ -1,0 +1,67 @@
+"""The finished run that another one starts from."""
+
+from types import SimpleNamespace
+from typing import NamedTuple
+
+from loop import load_checkpoint
+from models import AUTOENCODERS
+from saving_functions import RunDirectory, find_run, load_params
+from settings import ORIGINAL, check_settings
+from timeseries_dataset import PARTS, WINDOW_SETTINGS
+from utils import DataError, SettingError
+
+
+class Source(NamedTuple):
+    """The finished run that `ft` and `clf` start from.
+
+    Attributes
+    ----------
+    run : RunDirectory
+    autoencoder : dict
+        Its best checkpoint.
+    split : dict
+        Who was in which part there, see `runs.splits.split_record`.
+    """
+
+    run: RunDirectory
+    autoencoder: dict
+    split: dict
+
+    @property
+    def seen(self) -> set[int]:
+        """Patients that the run, or one that it started from, was trained or validated on."""
+        return {*self.split['train'], *self.split['validation'], *self.split['seen before']}
+
+    def fixed(self, mode: str, subjects: set[int]) -> dict:
+        """Parts that patients keep, so that nothing is tested on what has been seen; blocks, where the run was split
+        by block and there are no other patients."""
+        if self.split['by'] == 'block' and subjects <= {subject for subject, _, _ in self.split['blocks']}:
+            return {(subject, block): part for subject, block, part in self.split['blocks']}
+        parts = dict.fromkeys(self.seen, 'train')
+        if self.split['by'] == 'patient':
+            # Where ft gets none of the patients seen, those of the old test are free to be trained on.
+            kept = PARTS if mode == 'clf' or self.seen & subjects else ()
+            parts |= {subject: part for part in kept for subject in self.split[part]}
+        return {subject: part for subject, part in parts.items() if subject in subjects}
+
+
+def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> Source:
+    """Open run `model_nb`, and take over the settings that must match; says which differ from params.py."""
+    if model_nb is None:
+        raise SettingError(f'model_nb: mode {mode} starts from a finished run: give its number')
+    run = find_run(settings.path_writing_data, f'{settings.model}_{model_nb}')
+    params = load_params(run)
+    must_match = [*WINDOW_SETTINGS, 'subwindow_size', 'masking', *AUTOENCODERS[settings.model][1]]
+    if mode == 'ft':
+        must_match += ['classifier', 'levels', 'classifier_width', 'optimizer']
+    for name in must_match:
+        if name not in params['settings']:
+            raise DataError(f'{run.params}: lacks the setting {name}: made by another version; train the run again')
+        saved = params['settings'][name]
+        if saved != getattr(settings, name):
+            print(f'warning: {name} = {getattr(settings, name)!r} now, but run {run.name} has {saved!r}, which is used')
+            setattr(settings, name, saved)
+    check_settings(vars(settings))
+    if settings.recipe == 'original' and any(getattr(settings, name) != value for name, value in ORIGINAL.items()):
+        raise SettingError(f"recipe='original': run {run.name} was made otherwise; set recipe='current'")
+    return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
