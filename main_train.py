@@ -71,7 +71,7 @@ def main(words: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         processes = started_together()
         if not processes.first:  # it would say the same
-            sys.stdout = stack.enter_context(open(os.devnull, 'w'))
+            sys.stdout = stack.enter_context(open(os.devnull, 'w', errors='replace'))
             stack.callback(setattr, sys, 'stdout', sys.__stdout__)
         stack.enter_context(interruptible())
         start_or_resume(mode, words, command, settings, processes)

@@ -2,17 +2,20 @@
 
 import contextlib
 import datetime
+import functools
 import math
 import re
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import mne
 import numpy as np
+import scipy.signal
 from scipy.fft import next_fast_len
 from scipy.spatial.transform import Rotation
 
@@ -22,6 +25,8 @@ from utils import DataError, SettingError
 
 LEAST_CTF = 200  # good channels of CTF-275 below which a recording is not taken for one (CTF-151 has 151)
 LEAST_OTHER = 60  # good MEG channels of another system that can stand for 274
+NOTCH_SECONDS = 6.6  # length of MNE's notch filters
+LARGEST_MATRIX = 1_000_000  # numbers of a matrix that takes less time than filtering
 
 
 # ------------------------------------------------------------------------------------------ recordings
@@ -321,8 +326,8 @@ def extend(signal: np.ndarray, before: int, after: int) -> np.ndarray:
     Against filtering what really went on, the error at the ends is half of that of the point reflections that MNE
     uses, and in a part shorter than its filter, which MNE continues with zeros, far less still.
     """
-    pad = [(0, 0)] * (signal.ndim - 1) + [(before, after)]
-    return np.pad(signal, pad, mode='reflect' if signal.shape[-1] > 1 else 'edge')
+    n = signal.shape[-1]
+    return signal[..., np.pad(np.arange(n), (before, after), mode='reflect' if n > 1 else 'edge')]
 
 
 def filter_seconds(high_pass: float) -> float:
@@ -335,20 +340,38 @@ def resample(signal: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
     # A whole number of periods of both rates, so that no sample drifts; 1200 to 150 Hz: 8 samples become 1.
     ratio = Fraction(sfreq / new_sfreq).limit_denominator(1000)
     down, up = ratio.numerator, ratio.denominator
-    if down == up:
-        return signal.copy()
     n = signal.shape[1]
+    n_new = max(1, round(n * new_sfreq / sfreq))
+    if down == up and n_new == n:
+        return signal.copy()
     before = down * math.ceil(sfreq / down)  # 1 s at least
     total = down * next_fast_len(math.ceil((n + 2 * before) / down))
-    resampled = np.empty((len(signal), max(1, round(n * new_sfreq / sfreq))))
-    for row, channel in zip(resampled, signal, strict=True):
-        extended = extend(channel, before, total - n - before)
+    resampled, kept = np.empty((len(signal), n_new)), np.arange(n_new)
+    for rows in rows_at_a_time(len(signal), total):
+        extended = extend(signal[rows], before, total - n - before)
         # The transform takes the end for a neighbour of the beginning: take out the line between them meanwhile.
-        line = extended[0] + (extended[-1] - extended[0]) * np.arange(total) / (total - 1)
-        new = mne.filter.resample(extended - line, up=up, down=down, npad=0, method='fft', verbose='error')
-        kept = np.arange(len(row))
-        row[:] = new[before // down * up + kept] + np.interp((before + kept * down / up), np.arange(total), line)
+        first, slope = extended[:, :1], (extended[:, -1:] - extended[:, :1]) / (total - 1)
+        new = scipy.signal.resample(extended - first - slope * np.arange(total), total // down * up, axis=1)
+        resampled[rows] = new[:, before // down * up + kept] + first + slope * (before + kept * down / up)
     return resampled
+
+
+def rows_at_a_time(n_rows: int, n_samples: int) -> Iterator[slice]:
+    """Cut the rows of an array into pieces of about 8 MB, or of one row, so that work on them takes little memory."""
+    step = max(1, 2**20 // n_samples)
+    return (slice(first, first + step) for first in range(0, n_rows, step))
+
+
+@functools.lru_cache(1)
+def impulse_response(*, sfreq: float, high_pass: float, low_pass: float, notch: tuple[float, ...] | None) -> np.ndarray:
+    """What MNE's band-pass and notch filters make of a unit impulse in its middle: (2 * reach + 1,)."""
+    band_pass = mne.filter.create_filter(None, sfreq, high_pass, low_pass, verbose='error')
+    reach = len(band_pass) // 2
+    if notch is None:
+        return band_pass
+    reach += math.ceil(NOTCH_SECONDS / 2 * sfreq) + 2  # MNE mirrors the ends, which must not matter
+    impulse = np.pad(band_pass, reach - len(band_pass) // 2)
+    return mne.filter.notch_filter(impulse, sfreq, np.array(notch), verbose='error')
 
 
 def preprocess(
@@ -362,12 +385,35 @@ def preprocess(
 ) -> np.ndarray:
     """Resample and filter one continuous part, (n_channels, n_samples), without delay."""
     signal = resample(signal, raw_sfreq, sfreq)
-    reach = math.ceil(filter_seconds(high_pass) * sfreq)
-    signal = extend(signal, reach, reach)
-    signal = mne.filter.filter_data(signal, sfreq, high_pass, low_pass, copy=False, verbose='error')
-    if notch is not None:
-        signal = mne.filter.notch_filter(signal, sfreq, np.atleast_1d(notch), verbose='error')
-    return signal[:, reach:-reach]
+    frequencies = None if notch is None else tuple(np.atleast_1d(notch).tolist())
+    response = impulse_response(sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=frequencies)
+    reach = len(response) // 2
+    for rows in rows_at_a_time(len(signal), signal.shape[1] + len(response)):
+        signal[rows] = scipy.signal.oaconvolve(extend(signal[rows], reach, reach), response[None], mode='valid', axes=1)
+    return signal
+
+
+def preprocess_parts(parts: Iterable[np.ndarray], lengths: list[int], **filters) -> Iterator[np.ndarray]:
+    """Preprocess the continuous parts of a recording, each on its own.
+
+    Short parts of one length share a matrix: what `preprocess`, which is linear, makes of each single sample.
+
+    Parameters
+    ----------
+    parts : iterable of arrays (n_channels, n_samples)
+    lengths : list of int
+        Their n_samples.
+    **filters
+        As `preprocess` takes them.
+    """
+    n_parts, matrices = Counter(lengths), {}
+    for part in parts:
+        n_channels, n = part.shape
+        if n not in matrices:
+            n_new = n * filters['sfreq'] / filters['raw_sfreq']
+            is_faster = 2 * n < n_channels * n_parts[n] and n * n_new < LARGEST_MATRIX
+            matrices[n] = preprocess(np.eye(n), **filters) if is_faster else None
+        yield preprocess(part, **filters) if matrices[n] is None else part @ matrices[n]
 
 
 def check_filters(*, sfreq: float, high_pass: float, low_pass: float, notch: float | list[float] | None) -> None:
@@ -466,28 +512,28 @@ def read_recording(
         names = [plain_name(name) for name in source['ch_names']]
         bad = [name for name in names if name in bad_names(raw, path, bad_channels)]
         source['bads'] = [ch for ch, name in zip(source['ch_names'], names, strict=True) if name in bad]
-        signals = [
-            preprocess(read_part(raw, path, source, start, stop), raw_sfreq=layout.sfreq, **filters)
-            for start, stop in layout.parts
-        ]
+        parts = (read_part(raw, path, source, start, stop) for start, stop in layout.parts)
+        lengths = [stop - start for start, stop in layout.parts]
+        signals = list(preprocess_parts(parts, lengths, raw_sfreq=layout.sfreq, **filters))
         compensation = raw.compensation_grade
     flat = [name for name, *rows in zip(names, *signals, strict=True) if not any(map(np.any, rows))]
 
+    signal = np.hstack(signals)
+    if is_ctf275:
+        info = placed_info(source['chs'], source['dev_head_t'], sfreq)
+        bad = [channel for channel in info['ch_names'] if channel not in names or channel in bad]
+        full = np.zeros((N_CHANNELS, signal.shape[1]))
+        for row, channel in enumerate(info['ch_names']):
+            if channel not in bad:
+                full[row] = signal[names.index(channel)]
+        meg = interpolate_channels(full, info, bad)
+    else:
+        meg, info = map_to_ctf275(signal, source, sfreq)
     layouts = block_layouts(path, layout, trials)
-    if len(layouts) == 1:
-        signals = [np.hstack(signals)]
+    ends = np.cumsum([block_layout.lengths(sfreq).sum() for block_layout in layouts.values()])
+    block_signals = np.split(meg.astype(np.float32), ends[:-1], axis=1)
     blocks = []
-    for (name, block_layout), signal in zip(layouts.items(), signals, strict=True):
-        if is_ctf275:
-            info = placed_info(source['chs'], source['dev_head_t'], sfreq)
-            bad = [channel for channel in info['ch_names'] if channel not in names or channel in bad]
-            full = np.zeros((N_CHANNELS, signal.shape[1]))
-            for row, channel in enumerate(info['ch_names']):
-                if channel not in bad:
-                    full[row] = signal[names.index(channel)]
-            meg = interpolate_channels(full, info, bad)
-        else:
-            meg, info = map_to_ctf275(signal, source, sfreq)
+    for (name, block_layout), block_signal in zip(layouts.items(), block_signals, strict=True):
         lengths = np.diff(block_layout.parts) / layout.sfreq
         facts = {
             'file': name,
@@ -501,7 +547,7 @@ def read_recording(
             'left_out': [] if is_ctf275 else bad,
             'flat': [channel for channel in flat if channel not in bad],
         }
-        blocks.append(Recording(name, meg.astype(np.float32), block_layout, info, facts))
+        blocks.append(Recording(name, block_signal, block_layout, info, facts))
     return blocks
 
 

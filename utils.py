@@ -8,11 +8,14 @@ import random
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from faults import describe
 
 if TYPE_CHECKING:
     import torch
@@ -81,25 +84,57 @@ def check_interruption() -> None:
 
 def run_script(main: Callable[[list[str]], None], description: str) -> None:
     """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting;
-    75 interrupted, and can go on."""
+    75 interrupted, and can go on.
+
+    The environment variable MEG_DEBUG=1 shows the traceback of what ended it.
+    """
     words = sys.argv[1:]
-    if {'-h', '--help'} & set(words):
-        print(description.strip())
-        sys.exit(0)
+    _prepare_output()
     try:
-        main(words)
-    except (DataError, SettingError) as fault:
-        message, status = str(fault), 2 if isinstance(fault, SettingError) else 1
-    except OSError as fault:
-        message, status = f'{fault.filename or "input or output"}: {fault.strerror or fault}', 1
-    except KeyboardInterrupt:
-        message, status = 'interrupted', 130
-    except Interrupted as fault:
-        message, status = f'interrupted by {fault}', INTERRUPTED
+        if {'-h', '--help'} & set(words):
+            print(description.strip())
+        else:
+            main(words)
+        _flush_output()
+    except (Exception, KeyboardInterrupt, Interrupted) as fault:
+        if os.environ.get('MEG_DEBUG', '0') not in ('', '0'):
+            traceback.print_exc()
+        message, status = _ending(fault)
     else:
         sys.exit(0)
-    print('error: ' + ' '.join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        _flush_output()
+    with contextlib.suppress(OSError):
+        print('error: ' + ' '.join(message.split()), file=sys.stderr)
     sys.exit(status)
+
+
+def _ending(fault: BaseException) -> tuple[str, int]:
+    """What is said of what ended a script, and its exit status."""
+    if isinstance(fault, DataError | SettingError):
+        return str(fault), 2 if isinstance(fault, SettingError) else 1
+    if isinstance(fault, Interrupted):
+        return f'interrupted by {fault}', INTERRUPTED
+    if isinstance(fault, KeyboardInterrupt):
+        return 'interrupted', 130
+    return describe(fault, ROOT)
+
+
+def _prepare_output():
+    """Let names of files be printed whatever bytes they hold, and scripts run whose output was closed (`>&-`)."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name) or open(os.devnull, 'w')  # noqa: SIM115, to the end
+        stream.reconfigure(errors='backslashreplace')
+        setattr(sys, name, stream)
+
+
+def _flush_output():
+    """Write out what was printed; where that fails, drop it, or else Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 # ---------------------------------------------------------------------------------------------- files
