@@ -3,7 +3,6 @@
 import math
 import re
 from collections import OrderedDict
-from collections.abc import Callable
 from functools import partial
 from pickle import UnpicklingError
 from typing import Any
@@ -122,7 +121,7 @@ class ObjectBuilder:
                 raise UnpicklingError('an array of objects without its list of objects')
             self.limits.charge(n_items)
         else:
-            self._check_content(content, (bytes,), dtype, n_items)
+            self._check_content(content, dtype, n_items)
         # NumPy's own setter takes large content as it is, without a copy; every part of the state is checked above.
         array = np.ndarray((0,), dtype)
         array.__setstate__((1, shape, dtype, bool(fortran_order), content))
@@ -131,20 +130,26 @@ class ObjectBuilder:
         return array
 
     def array_of_buffer(
-        self, content: bytes | bytearray, dtype: np.dtype, shape: tuple, order: str, axes: tuple | None = None
+        self, content: bytes | Record, dtype: np.dtype, shape: tuple, order: str, axes: tuple | None = None
     ) -> np.ndarray:
-        """In place of _frombuffer, by which NumPy writes arrays at protocol 5."""
-        self._check_content(content, (bytes, bytearray), dtype, self._n_items(shape, dtype))
+        """In place of _frombuffer, by which NumPy writes arrays at protocol 5, read-only ones as bytes."""
+        writable = type(content) is Record and content.kind == 'bytearray'
+        [content] = content.parts if writable else [content]
+        if type(content) is not bytes:
+            raise UnpicklingError(f'an array out of a {type(content).__name__}')
+        array = self._filled_array((1, shape, dtype.newbyteorder('='), order == 'F', content)).view(dtype)
         if order == 'K':
             if type(axes) is not tuple or sorted(axes) != list(range(len(shape))):
                 raise UnpicklingError('an array whose axes do not fit')
-            return np.ndarray(shape, dtype, content).transpose(axes)
-        return np.ndarray(shape, dtype, content, order='F' if order == 'F' else 'C')
+            array = array.transpose(axes)
+        if not writable:
+            array.flags.writeable = False
+        return array
 
     def scalar(self, dtype: np.dtype, content: bytes) -> np.generic:
         """In place of NumPy's scalar."""
         self._n_items((), dtype)
-        self._check_content(content, (bytes,), dtype, 1)
+        self._check_content(content, dtype, 1)
         return np.ndarray((), dtype, content)[()]
 
     def _n_items(self, shape, dtype):
@@ -155,12 +160,12 @@ class ObjectBuilder:
             raise UnpicklingError('an array of a shape that does not fit')
         return math.prod(shape)
 
-    def _check_content(self, content, kinds, dtype, n_items):
-        if dtype == OBJECT or type(content) not in kinds:
+    def _check_content(self, content, dtype, n_items):
+        if dtype == OBJECT or type(content) is not bytes:
             raise UnpicklingError(f'an array of type {dtype} out of a {type(content).__name__}')
         if len(content) != n_items * dtype.itemsize or (n_items > 1 and not dtype.itemsize):
             raise UnpicklingError(f'an array of {n_items} items of type {dtype} out of {len(content)} bytes')
-        if dtype == bool and content.strip(b'\0\1'):
+        if dtype.kind == 'b' and content.strip(b'\0\1'):
             raise UnpicklingError('truth values other than 0 and 1')
         self.limits.charge(len(content))
 
@@ -221,22 +226,22 @@ class ObjectBuilder:
         blocks, (columns, index) = state['_mgr'].parts
         if not isinstance(columns, pd.Index) or not isinstance(index, pd.Index):
             raise UnpicklingError('a frame without columns or rows')
-        parts, places = [], [np.zeros(0, dtype=np.int64)]
+        parts, places = [pd.DataFrame(index=range(len(index)))], [np.zeros(0, dtype=np.int64)]
         for block in blocks:
             values, where = block.parts
             if len(values.T) != len(index):
                 raise UnpicklingError('a frame whose columns differ in length from its index')
             self.limits.charge(values.size)
-            places.append(_column_places(where, 1 if values.ndim == 1 else len(values), len(columns)))
             # pandas 3 would take objects that are all strings for its own type of strings: name the type.
-            parts.append(pd.DataFrame(values.T, index=index, dtype=values.dtype, copy=False))
-        places = np.concatenate(places)
-        if not np.array_equal(np.sort(places), np.arange(len(columns))):
+            parts.append(pd.DataFrame(values.T, dtype=values.dtype, copy=False))
+            places.append(_column_places(where, parts[-1].shape[1], len(columns)))
+        order = np.argsort(np.concatenate(places))
+        if not np.array_equal(np.concatenate(places)[order], np.arange(len(columns))):
             raise UnpicklingError('a frame whose blocks do not fit its columns')
-        frame = pd.concat(parts, axis=1, ignore_index=True) if len(parts) > 1 else next(iter(parts), pd.DataFrame(index=index))
-        if not np.array_equal(places, np.arange(len(columns))):
-            frame = frame.iloc[:, np.argsort(places)]
-        frame.columns = columns
+        frame = parts[1] if len(parts) == 2 else pd.concat(parts, axis=1, ignore_index=True)
+        if not np.array_equal(order, np.arange(len(columns))):
+            frame = frame.iloc[:, order]
+        frame.columns, frame.index = columns, index
         return frame
 
     def series(self, state: dict) -> pd.Series:

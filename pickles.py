@@ -9,7 +9,7 @@ from pickled_objects import ObjectBuilder
 from unpickler import Limits, Unpickler
 from utils import DataError, writing
 
-BUFFER = 2**14  # bytes; larger contents are read past it, straight to their place
+BUFFER = 2**13  # bytes; larger contents are read past it, straight to their place
 
 
 def read_pickle(path: str | os.PathLike) -> Any:

@@ -11,6 +11,7 @@ import re
 import struct
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from io import BufferedReader
 from pickle import UnpicklingError
 from typing import Any
@@ -88,14 +89,15 @@ def _refuse(kinds: set[type], values: list) -> None:
     if kinds.isdisjoint(map(type, values)):
         return
     for value in values:
-        if type(value) is Name:
-            raise refused(value)
+        if type(value) is Name or type(value) is Record:
+            raise refused(value if type(value) is Name else value.kind)
     raise UnpicklingError('an object without its state')
 
 
 def refused(name: str) -> DataError:
     """The error for what no pickle of data needs."""
-    return DataError(f'the pickle asks for {name[:200]}, which is no container, number, string, array or frame')
+    shown = name[:200].encode('unicode_escape').decode()
+    return DataError(f'the pickle asks for {shown}, which is no container, number, string, array or frame')
 
 
 # ----------------------------------------------------------------------------------------------- the machine
@@ -170,10 +172,14 @@ class Unpickler:
 
     def remember(self, key: int) -> None:
         """Put the top of the stack into the memo."""
-        if not 0 <= key <= self.limits.size:
+        value = self.stack[-1]
+        if key == len(self.memo):
+            self.memo.append(value)
+        elif 0 <= key <= self.limits.size:
+            self.memo.extend([_NOTHING] * (key + 1 - len(self.memo)))
+            self.memo[key] = value
+        else:
             raise UnpicklingError('a memo of more entries than the file has bytes')
-        self.memo.extend([_NOTHING] * (key + 1 - len(self.memo)))
-        value = self.memo[key] = self.stack[-1]
         if type(value) is Pending:
             value.memo_keys.append(key)
 
@@ -205,9 +211,22 @@ def _counted(width, convert=bytes):
     return read
 
 
-def _packed(layout):
+_RUN_OF_NUMBERS = re.compile(rb'(?:(?:G.{8})++|K.|M..|J.{4}|[N\x88\x89])*+', re.DOTALL)
+
+
+def _number(layout):
+    """A number of fixed size, and those that follow it."""
     size, unpack = struct.calcsize(layout), struct.Struct(layout).unpack
-    return lambda machine: machine.stack.append(unpack(machine.take(size))[0])
+
+    def read(machine):
+        machine.stack.append(unpack(machine.stream.read(size))[0])
+        # Signals stored as lists are runs of millions of numbers. As many as are in the stream's buffer are left to
+        # Python's own unpickler, which is faster and meets nothing else.
+        run = _RUN_OF_NUMBERS.match(machine.stream.peek()).end()
+        if run > 20:
+            machine.stack += pickle.loads(pickle.MARK + machine.stream.read(run) + pickle.LIST + pickle.STOP)
+
+    return read
 
 
 def _text(content):
@@ -220,27 +239,6 @@ def _python2_text(content):
 
 def _long(content):
     return int.from_bytes(content, 'little', signed=True)
-
-
-def _byte_array(machine):
-    size = machine.number(8)
-    content = bytearray(size if size <= machine.limits.size else 0)
-    if machine.stream.readinto(content) < size:
-        raise UnpicklingError('it ends too early')
-    machine.stack.append(content)
-
-
-_FLOAT = struct.Struct('>d')
-_FLOATS = np.dtype([('opcode', 'S1'), ('value', '>f8')])
-_RUN_OF_FLOATS = re.compile(rb'(?:G.{8})*+', re.DOTALL)
-
-
-def _float(machine):
-    machine.stack.append(_FLOAT.unpack(machine.take(8))[0])
-    # Signals stored as lists are runs of millions of these: take as many as are in the stream's buffer.
-    size = _RUN_OF_FLOATS.match(machine.stream.peek()).end()
-    if size:
-        machine.stack.extend(np.frombuffer(machine.take(size), _FLOATS)['value'].tolist())
 
 
 def _decimal_int(machine):
@@ -374,14 +372,14 @@ _OPCODES = {
     pickle.NEWTRUE: _constant(True),
     pickle.NEWFALSE: _constant(False),
     pickle.INT: _decimal_int,
-    pickle.BININT: _packed('<i'),
-    pickle.BININT1: _packed('<B'),
-    pickle.BININT2: _packed('<H'),
+    pickle.BININT: _number('<i'),
+    pickle.BININT1: _number('<B'),
+    pickle.BININT2: _number('<H'),
     pickle.LONG: lambda machine: machine.stack.append(int(machine.decimal().removesuffix(b'L'))),
     pickle.LONG1: _counted(1, _long),
     pickle.LONG4: _counted(4, _long),
     pickle.FLOAT: lambda machine: machine.stack.append(float(machine.decimal())),
-    pickle.BINFLOAT: _float,
+    pickle.BINFLOAT: _number('>d'),
     pickle.STRING: _quoted,
     pickle.BINSTRING: _counted(4, _python2_text),
     pickle.SHORT_BINSTRING: _counted(1, _python2_text),
@@ -392,7 +390,7 @@ _OPCODES = {
     pickle.BINBYTES: _counted(4),
     pickle.SHORT_BINBYTES: _counted(1),
     pickle.BINBYTES8: _counted(8),
-    pickle.BYTEARRAY8: _byte_array,
+    pickle.BYTEARRAY8: _counted(8, partial(Record, 'bytearray')),
     pickle.MARK: _mark,
     pickle.POP: _pop,
     pickle.POP_MARK: lambda machine: machine.items_from_mark(),
