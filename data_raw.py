@@ -15,6 +15,8 @@ from utils import DataError
 N_CHANNELS = 274  # CTF-275 without MRP52
 KEYS = ('meg', 'events', 'reannot', 'file')
 TESLA = (1e-14, 1e-8)  # what a channel of brain signal can span, maximum - minimum; usual are 1e-12 to 1e-10
+LARGEST = 1e15  # a sample beyond it is no magnetic field: this is one tesla, in femtotesla
+MAX_NAME = 4096  # characters of a recording's name, as of a path
 
 
 # -------------------------------------------------------------------------------------------- channels
@@ -121,12 +123,10 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     DataError
         Names the file, the block and the fault.
     """
+    path = Path(path)
     data = read_pickle(path)
     if isinstance(data, pd.DataFrame):
-        try:
-            data = {key: list(data[key]) for key in KEYS if key in data.columns}
-        except Exception as fault:  # a damaged frame can raise anything at all
-            raise DataError(f'{path}: a damaged DataFrame ({type(fault).__name__}); make it again') from fault
+        data = _columns(path, data)
     if not isinstance(data, dict):
         raise DataError(f'{path}: holds a {type(data).__name__}, not a dict or DataFrame with {", ".join(KEYS)}')
     for key in KEYS:
@@ -139,17 +139,34 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     if lengths['meg'] == 0:
         raise DataError(f'{path}: no block in it; leave out this patient, or make the file again')
     signals = list(data.pop('meg'))
+    n_numbers = 0
     for block in range(len(signals)):
         signals[block] = _checked_signal(path, block, signals[block])  # lists take more memory than arrays: let go
+        n_numbers = _counted(path, 'meg', n_numbers + signals[block].size)
     _check_channels(path, signals)
-    spikes = {
-        key: [_checked_spikes(path, key, i, times, signals[i].shape[1]) for i, times in enumerate(data[key])]
-        for key in ('events', 'reannot')
-    }
-    for block, name in enumerate(data['file']):
-        if isinstance(name, list | tuple | dict | set | np.ndarray):
-            raise DataError(f'{path}: block {block}: file holds a {type(name).__name__}, not the name of a recording')
-    return {'meg': signals, **spikes, 'file': [str(name) for name in data['file']]}
+    spikes = {'events': [], 'reannot': []}
+    for key, checked in spikes.items():
+        n_numbers = 0
+        for block, times in enumerate(data[key]):
+            checked.append(_checked_spikes(path, key, block, times, signals[block].shape[1]))
+            n_numbers = _counted(path, key, n_numbers + len(checked[-1]))
+    return {'meg': signals, **spikes, 'file': [_checked_name(path, i, name) for i, name in enumerate(data['file'])]}
+
+
+def _columns(path, frame):
+    """The columns of a frame that a data_raw file needs, as lists."""
+    names = list(frame.columns)
+    for key in KEYS:
+        if names.count(key) > 1:
+            raise DataError(f'{path}: {names.count(key)} columns named {key!r}; leave one of them')
+    return {key: list(frame.iloc[:, names.index(key)]) for key in KEYS if key in names}
+
+
+def _counted(path, key, n_numbers):
+    """Refuse more numbers than the file has bytes: it refers to the same ones over and over."""
+    if n_numbers > path.stat().st_size:
+        raise DataError(f'{path}: {key!r} holds the same numbers many times over; make the file again')
+    return n_numbers
 
 
 def _length(path, key, entries):
@@ -172,17 +189,14 @@ def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
         Says what else it is.
     """
     if isinstance(values, pd.DataFrame | pd.Series):
-        try:
-            values = values.to_numpy()
-        except Exception as fault:  # a damaged frame can raise anything at all
-            raise ValueError(f'a damaged {type(values).__name__}') from fault
+        values = values.to_numpy()
     if isinstance(values, list | tuple):
         if n_dims == 1:
             try:
                 return np.fromiter(values, np.float64, len(values))
             except (TypeError, ValueError, OverflowError) as fault:
                 raise ValueError('not numbers') from fault
-        if len({len(row) if hasattr(row, '__len__') else 1 for row in values}) > 1:
+        if len({len(row) if hasattr(row, '__len__') and getattr(row, 'ndim', 1) else 1 for row in values}) > 1:
             raise ValueError('rows of unequal length')
         if len({id(row) for row in values}) < len(values):
             raise ValueError('the same list several times')
@@ -202,11 +216,15 @@ def _checked_signal(path, block, signal):
         raise DataError(f'{where}: meg holds {fault}; it must be numbers of channels x samples') from fault
     if signal.shape[1] == 0:
         raise DataError(f'{where}: no sample in it; leave out that block')
-    if not np.isfinite(channel_extremes(signal)).all():
+    extremes = channel_extremes(signal)
+    if not np.isfinite(extremes).all():
         raise DataError(
             f'{where}: {np.count_nonzero(~np.isfinite(signal))} samples are NaN or infinite; '
             'interpolate or leave out that block'
         )
+    largest = max((abs(float(value)) for value in extremes.flat), default=0.0)
+    if largest > LARGEST:
+        raise DataError(f'{where}: meg holds {largest:g}, which is no magnetic field; make the file again in tesla')
     return signal
 
 
@@ -239,6 +257,20 @@ def _checked_spikes(path, key, block, times, n_samples):
             'they must be counted from the start of the block'
         )
     return times
+
+
+def _checked_name(path, block, name):
+    where = f'{path}: block {block}: file holds'
+    if not isinstance(name, str | bytes | int | float | np.generic | None):
+        raise DataError(f'{where} a {type(name).__name__}, not the name of a recording')
+    try:
+        name = str(name)  # of a number, limited by Python to some thousand digits
+        name.encode()
+    except ValueError as fault:
+        raise DataError(f'{where} no name of a recording ({fault})') from fault
+    if len(name) > MAX_NAME:
+        raise DataError(f'{where} {len(name)} characters, not the name of a recording')
+    return name
 
 
 def channel_extremes(signal: np.ndarray) -> np.ndarray:
