@@ -1,4 +1,6 @@
-"""What several test files use: settings of an optimizer, and a patient with spikes that nobody overlooks."""
+"""What several test files use: settings of an optimizer, a patient with spikes that nobody overlooks, a child process."""
+
+import multiprocessing
 
 from simulate_data_raw import simulate_patient
 
@@ -30,3 +32,11 @@ def clear_patient(subject, **changes):
     }
     data, _ = simulate_patient(**settings | changes)
     return data
+
+
+def in_child(act):
+    """Call `act` in a process of its own, forked from this one; gives its exit status, negative for a signal."""
+    child = multiprocessing.get_context('fork').Process(target=act)
+    child.start()
+    child.join(120)
+    return child.exitcode
