@@ -1,4 +1,4 @@
-"""What several test files use: settings of an optimizer, a patient with spikes that nobody overlooks, a child process."""
+"""What several test files use: settings of an optimizer, a patient with obvious spikes, a process of its own."""
 
 import multiprocessing
 
