@@ -12,7 +12,7 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
-from common import in_child
+from common import at_call, default_signals, in_child, kill, names
 
 import detect
 from data_raw import N_CHANNELS
@@ -56,10 +56,6 @@ def run(tmp_path, monkeypatch):
 
 def apply(*recordings, **settings):
     detect.main(['run', *map(str, recordings), *(f'{name}={value}' for name, value in settings.items())])
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 def contents(folder):
@@ -290,19 +286,6 @@ def test_a_folder_keeps_its_mode_and_a_link_to_it_stays_one(patient4, tmp_path):
 
 
 # ---------------------------------------------------------------------------------------- killed at any moment
-def at_call(module, function, call, act, monkeypatch):
-    """Have the call of this number of a function do something else first."""
-    genuine, calls = getattr(module, function), []
-
-    def instead(*arguments, **keywords):
-        calls.append(arguments)
-        if len(calls) == call:
-            act()
-        return genuine(*arguments, **keywords)
-
-    monkeypatch.setattr(module, function, instead)
-
-
 POINTS = [
     (detect, 'write_detections', 1),
     (detect, 'write_report', 1),
@@ -325,7 +308,7 @@ def test_killed_at_any_step_it_leaves_the_old_or_the_new(recorded, run, monkeypa
     run.proba = 0.8
 
     def child():
-        at_call(module, function, call, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
+        at_call(module, function, call, kill, monkeypatch)
         apply(recorded, output=output)
 
     assert in_child(child) == -signal.SIGKILL
@@ -344,7 +327,7 @@ def test_killed_at_any_step_it_leaves_the_old_or_the_new(recorded, run, monkeypa
 
 def test_killed_the_first_time_it_leaves_no_folder(recorded, monkeypatch):
     def child():
-        at_call(detect, 'write_report', 1, lambda: os.kill(os.getpid(), signal.SIGKILL), monkeypatch)
+        at_call(detect, 'write_report', 1, kill, monkeypatch)
         apply(recorded)
 
     assert in_child(child) == -signal.SIGKILL
@@ -361,7 +344,7 @@ def test_a_signal_leaves_the_old_and_nothing_else(recorded, run, monkeypatch, nu
     run.proba = 0.8
 
     def child():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        default_signals()
         at_call(detect, 'write_report', 1, lambda: os.kill(os.getpid(), number), monkeypatch)
         sys.argv = ['detect.py', 'run', str(recorded)]
         run_script(detect.main, '')

@@ -7,18 +7,10 @@ import sys
 import threading
 
 import pytest
-from common import in_child
+from common import default_signals, in_child, kill, names
 
 from files import back_up, locked, replacing, staging_folder
 from utils import DataError, run_script, writing
-
-
-def names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
-def kill():
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def write_and(act, path):
@@ -120,12 +112,12 @@ def test_a_signal_leaves_no_temporary_file(tmp_path, number, status, words):
     path, faults = tmp_path / 'x.csv', tmp_path / 'faults'
 
     def main(_):
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # jobs in the background ignore it
         with staging_folder(tmp_path / 'folder') as staging:
             (staging / 'y.csv').write_text('half')
             write_and(lambda: os.kill(os.getpid(), number), path)
 
     def script():
+        default_signals()
         sys.argv, sys.stderr = ['script'], faults.open('w')
         run_script(main, '')
 
