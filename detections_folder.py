@@ -161,11 +161,9 @@ def keep_corrections(earlier: Path, new: Path) -> dict[str, str]:
     hashes = json.loads(record.read_text()).get('files', {}) if record.exists() else {}
     kept = {}
     for path in sorted(earlier.iterdir()):
-        is_output = path.is_file() and not path.is_symlink()
-        untouched = is_output and sha256(path) in (hashes.get(path.name), _hash_of(new / path.name))
-        if untouched or path == record:
-            continue
         target = new / path.name
+        if path == record or _is_untouched(path, hashes.get(path.name), target):
+            continue
         if target.exists():
             target = free_name(target, earlier / path.name)
             kept[path.name] = target.name
@@ -176,5 +174,7 @@ def keep_corrections(earlier: Path, new: Path) -> dict[str, str]:
     return kept
 
 
-def _hash_of(path):
-    return sha256(path) if path.is_file() else None
+def _is_untouched(path, known_hash, new):
+    """Whether an output is as it was written, or as it is written now."""
+    known = {known_hash, sha256(new) if new.is_file() else None} - {None}
+    return bool(known) and path.is_file() and not path.is_symlink() and sha256(path) in known

@@ -93,7 +93,7 @@ def terminable() -> Iterator[None]:
         raise Terminated(signal.Signals(number))
 
     # What is ignored, as by nohup, stays ignored.
-    numbers = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is signal.SIG_DFL]
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
     for number in numbers:
         signal.signal(number, handle)
     try:

@@ -110,8 +110,7 @@ def classes(path):
 
 
 # ------------------------------------------------------------------------------------------- one recording only
-@pytest.mark.parametrize('kind', ['.ds', '.fif', '.pkl'])
-@pytest.mark.parametrize('copied', [False, True])
+@pytest.mark.parametrize(('kind', 'copied'), [('.ds', False), ('.fif', False), ('.pkl', False), ('.fif', True)])
 def test_two_patients_never_share_a_folder(make_patient, tmp_path, kind, copied):
     path, other = make_patient(4, kind), make_patient(9, kind)
     if copied:  # the same data at two places: nobody knows whose
