@@ -9,6 +9,7 @@ With reannot_labels=..., the corrected markers of these recordings go into `rean
 """
 
 import fnmatch
+import pickle
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from data_raw import find_data_raw, read_data_raw, read_record
+from files import locked, sync
 from pickles import read_pickle, write_pickle
 from recordings import (
     Layout,
@@ -30,7 +32,7 @@ from recordings import (
     read_recording,
 )
 from settings import read_command
-from utils import DataError, SettingError, run_script, write_json
+from utils import DataError, SettingError, json_text, run_script, write_faults, writing
 
 
 class Planned(NamedTuple):
@@ -89,8 +91,16 @@ def check_target(path: Path, number: int, names: list[str]) -> None:
             record = read_record(other)
             if [recording['file'] for recording in record.get('recordings', [])] != names:
                 raise DataError(f'{other}: exists, and not from these recordings; move it away or take another number')
-            if record['reannotated']:
+            if record.get('reannotated') or holds_reannotation(other):
                 raise DataError(f'{other}: holds a re-annotation, which would be lost; move it away first')
+
+
+def holds_reannotation(path: Path) -> bool:
+    """Whether an expert's corrections are in a data_raw file, whatever its record says."""
+    try:
+        return any(map(len, read_data_raw(path)['reannot']))
+    except DataError as fault:
+        raise DataError(f'{path}: exists, and cannot be searched for a re-annotation; move it away first') from fault
 
 
 def chosen_labels(labels: list[str], include: str | list[str], exclude: str | list[str] = ()) -> list[str]:
@@ -113,7 +123,8 @@ def create_data_raw(path: Path, number: int, planned: list[Planned], settings: d
     include, exclude : list of str
         Patterns of the labels that mark spikes.
     """
-    check_target(path, number, [name for plan in planned for name in plan.blocks])
+    names = [name for plan in planned for name in plan.blocks]
+    check_target(path, number, names)
     data = {'meg': [], 'events': [], 'reannot': [], 'file': []}
     records = []
     for plan in planned:
@@ -136,12 +147,29 @@ def create_data_raw(path: Path, number: int, planned: list[Planned], settings: d
             print(
                 f'warning: {plan.path}: no label matches spike_labels without spike_labels_exclude, so it has no spikes'
             )
-    write_pickle(path, data)
-    write_json(
-        path.with_suffix('.json'),
-        {'patient': number, 'settings': settings, 'recordings': records, 'reannotated': False},
-    )
+    record = {'patient': number, 'settings': settings, 'recordings': records, 'reannotated': False}
+    with write_faults(path), locked(path):
+        check_target(path, number, names)  # again: another process may have written meanwhile
+        write_with_record(path, data, record, remake=True)
     print(f'{path}: {len(records)} blocks, {sum(map(len, data["events"]))} spikes')
+
+
+def write_with_record(path: Path, content: dict | pd.DataFrame, record: dict, *, remake: bool) -> None:
+    """Write data_raw_NNN.pkl and data_raw_NNN.json, both or none.
+
+    Both are complete before the first gets its name. What a process killed between the two renames leaves says nothing
+    wrong: of an existing file that is made anew, the record alone, and the same command makes the file; of one that is
+    re-annotated, a record that says so too early.
+    """
+    with writing(path) as new_file:
+        with new_file.open('wb') as stream:
+            pickle.dump(content, stream, protocol=4)
+        sync(new_file)  # a full disk shows here, not between the renames
+        with writing(path.with_suffix('.json')) as new_record:
+            new_record.write_text(json_text(record))
+            sync(new_record)
+            if remake:
+                path.resolve().unlink(missing_ok=True)
 
 
 def print_facts(facts: dict, *, high_pass: float) -> None:
@@ -207,9 +235,10 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
     else:
         content['reannot'] = reannot
     record = read_record(path)
-    write_pickle(path, content)
     if record:
-        write_json(path.with_suffix('.json'), record | {'reannotated': True})
+        write_with_record(path, content, record | {'reannotated': True}, remake=False)
+    else:
+        write_pickle(path, content)
     print(*said, sep='\n')
     print(f'{path}: reannot of {sum(len(plan.blocks) for plan in planned)} blocks written, events as they were')
 
@@ -241,7 +270,8 @@ def main(words: list[str]) -> None:
         create_data_raw(path, number, planned, reading, settings.spike_labels, settings.spike_labels_exclude)
     else:
         path = find_data_raw(settings.path_raw_data, number)[number]
-        reannotate(path, planned, settings.reannot_labels, sfreq=settings.sfreq)
+        with write_faults(path), locked(path):
+            reannotate(path, planned, settings.reannot_labels, sfreq=settings.sfreq)
 
 
 if __name__ == '__main__':

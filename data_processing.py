@@ -1,14 +1,12 @@
 """From data_raw_NNN.pkl to windows: choosing blocks, cutting and scaling windows, and the files of every patient."""
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data_raw import annotated_spikes, channel_names, content_warnings, find_data_raw, read_data_raw
+from files import staging_folder
 from utils import DataError, SettingError
 
 AT_A_TIME = 4  # windows in memory before they are written: they stay in the processor's cache
@@ -254,16 +253,11 @@ def making(stem: Path) -> Iterator[Path]:
     DataError
         Another run is making the same windows, or the folder cannot be written.
     """
-    folder = stem.with_name(f'.{stem.name}.tmp')
     try:
-        locked = _locked(folder, stem)
-        try:
-            for left in folder.iterdir():
-                left.unlink()
+        with staging_folder(stem, wait=False) as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(locked)
+    except BlockingIOError as fault:
+        raise DataError(f'{stem}_windows_bi: another run is making these windows now; wait for its end') from fault
     except OSError as fault:
         # A full disk or a folder without permission: name the file the user knows, not the temporary one.
         name = Path(fault.filename2 or fault.filename or 'windows_bi').name
@@ -271,24 +265,6 @@ def making(stem: Path) -> Iterator[Path]:
         raise DataError(
             f'{stem.with_name(name)}: cannot be written ({fault.strerror or fault}); mend the disk or the path'
         ) from fault
-
-
-def _locked(folder, stem):
-    """Make a folder if need be, and lock it; return its descriptor, whose end, however it comes, frees the folder."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            os.close(descriptor)
-            raise DataError(f'{stem}_windows_bi: another run is making these windows now; wait for its end') from fault
-        except OSError:  # a file system without locks
-            return descriptor
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), folder.stat()):
-                return descriptor
-        os.close(descriptor)  # of a folder that another run has just removed
 
 
 def write_patient_windows(

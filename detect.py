@@ -11,10 +11,10 @@ Writes  beside each recording, or in the folder `output`, <recording>_detections
         <recording>-annot.fif   the same events as annotations of MNE
         report.html         a page with pictures: surest events, their average, where it may come from
         detections.json     what all this was made with
-        The recording is not touched, unless markers_into_recording=True.
+        The recording is not touched, unless markers_into_recording=True. What a person has changed in the folder or
+        added to it is kept.
 """
 
-import hashlib
 import json
 import os
 import shlex
@@ -37,7 +37,9 @@ from detect_report import (
     seconds_of_subwindows,
     write_report,
 )
-from marker_files import MARKER_FILE, read_marker_file, write_marker_file
+from detections_folder import check_is_of, identify, output_hashes, publishing
+from files import sha256
+from marker_files import MARKER_FILE, check_replaceable, write_marker_file
 from recordings import Layout, Recording, check_filters, read_recording
 from saving_functions import RunDirectory, find_run, git_revision, load_params
 from settings import check_settings, read_command
@@ -82,13 +84,15 @@ def main(words: list[str]) -> None:
     set_seed(of_run['seed'])
     for path, folder in folders.items():
         started = time.perf_counter()
+        identity = identify(path)
         for name, sub, blocks in read_units(path, folder, of_run, bad_channels):
             read = time.perf_counter()
             found = [
                 score_block(trained, block.meg, block.layout.lengths(of_run['sfreq']).tolist()) for block in blocks
             ]
             judged = time.perf_counter()
-            write_all(name, sub, blocks, found, made_with, marker)
+            with publishing(sub, path, identity) as staging:
+                write_all(name, staging, blocks, found, made_with | {'identity': identity}, marker)
             if settings.markers_into_recording and blocks[0].layout.trial:
                 onsets = seconds_of_events(blocks, found)['onset'].to_numpy()
                 backup = write_marker_file(path / MARKER_FILE, onsets, blocks[0].layout, **marker)
@@ -138,12 +142,6 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
     return settings
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open('rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
 # ------------------------------------------------------------------------------------------ recordings
 def plan(
     words: list[str], settings: dict, bad_channels: list[str], output: str | None, markers_into_recording: bool
@@ -169,27 +167,21 @@ def plan(
         if path.suffix != '.pkl':
             plan_recordings([str(path)], bad_channels=bad_channels, **reading)
             if markers_into_recording and path.resolve().suffix == '.ds':
-                check_writable(path)
+                check_replaceable(path / MARKER_FILE)
+                check_writable((path / MARKER_FILE).resolve().parent)
         elif not path.is_file():
             raise DataError(f'{path}: no such recording; correct the path')
-        check_folder(folder, path.resolve().name)
+        check_folder(folder, path)
         folders[path] = folder
     return folders
 
 
-def check_folder(folder: Path, name: str) -> None:
-    """Check that the detections of a recording can go into a folder: it can be written, and is of no other."""
-    check_writable(next(place for place in (folder, *folder.absolute().parents) if place.exists()))
-    for record in (folder / 'detections.json', folder / 'block_00' / 'detections.json'):
-        if record.exists():
-            try:
-                other = json.loads(record.read_text())['recording']
-            except (ValueError, KeyError, TypeError) as fault:
-                raise DataError(f'{record}: not from detect.py; move it away or give output=') from fault
-            if other != name:
-                raise DataError(f'{folder}: holds the detections of {other}; move it away or give output=')
-    if (folder / MARKER_FILE).exists():
-        read_marker_file(folder / MARKER_FILE)
+def check_folder(folder: Path, path: Path) -> None:
+    """Check that the detections of a recording can go into a folder: it can be replaced, and is of no other."""
+    if folder.exists():
+        check_writable(folder)
+    check_writable(next(place for place in folder.resolve().parents if place.exists()))
+    check_is_of(folder, path)
 
 
 def check_writable(folder: Path) -> None:
@@ -286,6 +278,7 @@ def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Dete
         folder / 'detections.json',
         {
             'recording': layout.path.resolve().name,
+            'files': output_hashes(folder),
             'block': None if layout.path.suffix != '.pkl' else facts['file'],
             **made_with,
             'system': facts['system'],
@@ -344,13 +337,7 @@ def write_annotations(path: str | Path, onsets: np.ndarray, durations: np.ndarra
     start = layout.first_time if layout.meas_date else 0.0
     notes = mne.Annotations(np.asarray(onsets) + start, durations, label, orig_time=layout.meas_date)
     with writing(path) as temporary:
-        # MNE insists on its ending, which the temporary name lacks.
-        named = temporary.with_name(temporary.name + '-annot.fif')
-        try:
-            notes.save(named, verbose='error')
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+        notes.save(temporary, overwrite=True, verbose='error')
 
 
 if __name__ == '__main__':

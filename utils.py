@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from faults import describe
+from files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -35,16 +35,20 @@ class Interrupted(BaseException):
     """A signal has ended the script, which can go on where it was: status 75. No `except Exception` catches it."""
 
 
+class Terminated(BaseException):
+    """SIGTERM or SIGHUP has ended a script that cannot go on where it was; its argument is the signal."""
+
+
 # Exit status of what should be tried again (EX_TEMPFAIL of sysexits.h), by which job scripts know an interrupted run.
 INTERRUPTED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 _asked = {'by': None, 'deferred': False}
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Within this block SIGTERM, SIGUSR1 (Slurm's warning before the time limit) and SIGINT (Ctrl-C) raise
-    `Interrupted`."""
+    """Within this block SIGTERM, SIGUSR1 (Slurm's warning before the time limit), SIGINT (Ctrl-C) and SIGHUP (a closed
+    terminal) raise `Interrupted`."""
 
     def handle(number, frame):
         _asked['by'] = signal.Signals(number).name
@@ -52,7 +56,8 @@ def interruptible() -> Iterator[None]:
             check_interruption()
 
     _asked.update(by=None, deferred=False)
-    earlier = {one: signal.signal(one, handle) for one in SIGNALS}
+    ignored = [signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else []  # as nohup asks
+    earlier = {one: signal.signal(one, handle) for one in SIGNALS if one not in ignored}
     try:
         yield
     finally:
@@ -82,9 +87,27 @@ def check_interruption() -> None:
         raise Interrupted(_asked['by'])
 
 
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Within this block SIGTERM and SIGHUP raise `Terminated`, so that temporary files are removed on the way out."""
+
+    def handle(number, frame):
+        raise Terminated(signal.Signals(number))
+
+    # What is ignored, as by nohup, stays ignored.
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
 def run_script(main: Callable[[list[str]], None], description: str) -> None:
     """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting;
-    75 interrupted, and can go on.
+    75 interrupted, and can go on; 128 + n ended by signal n.
 
     The environment variable MEG_DEBUG=1 shows the traceback of what ended it.
     """
@@ -94,9 +117,10 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
         if {'-h', '--help'} & set(words):
             print(description.strip())
         else:
-            main(words)
+            with terminable():
+                main(words)
         _flush_output()
-    except (Exception, KeyboardInterrupt, Interrupted) as fault:
+    except (Exception, KeyboardInterrupt, Interrupted, Terminated) as fault:
         if os.environ.get('MEG_DEBUG', '0') not in ('', '0'):
             traceback.print_exc()
         message, status = _ending(fault)
@@ -110,11 +134,14 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
 
 
 def _ending(fault: BaseException) -> tuple[str, int]:
-    """What is said of what ended a script, and its exit status."""
+    """The line about what ended a script, and its exit status."""
     if isinstance(fault, DataError | SettingError):
         return str(fault), 2 if isinstance(fault, SettingError) else 1
     if isinstance(fault, Interrupted):
         return f'interrupted by {fault}', INTERRUPTED
+    if isinstance(fault, Terminated):
+        [number] = fault.args
+        return f'ended by {number.name}', 128 + number
     if isinstance(fault, KeyboardInterrupt):
         return 'interrupted', 130
     return describe(fault, ROOT)
@@ -139,34 +166,33 @@ def _flush_output():
 
 # ---------------------------------------------------------------------------------------------- files
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` when the block ends, remove it when it fails."""
-    path = Path(path)
-    temporary = None
+def write_faults(path: str | os.PathLike) -> Iterator[None]:
+    """Within this block, a full disk or a folder without permission is a fault of `path`, which the user knows, not of
+    a temporary file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays, because matplotlib and others choose a format by it.
-        handle, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp{path.suffix}', dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        # mkstemp makes private files; results are for the group, as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        yield
     except OSError as fault:
-        # A full disk or a folder without permission: name the file the user knows, not the temporary one.
-        raise DataError(f'{path}: cannot be written ({fault.strerror or fault}); mend the disk or the path') from fault
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise DataError(
+            f'{path}: cannot be written ({fault.strerror or fault}); free some disk space or correct the path'
+        ) from fault
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary file that replaces `path` when the block ends and is removed when it fails, see `replacing`."""
+    with write_faults(path), replacing(Path(path)) as temporary:
+        yield temporary
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; NaN becomes null, which every reader knows."""
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, default=_plain) + '\n')
+        temporary.write_text(json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Indented JSON, NaN as null."""
+    return json.dumps(_without_nan(content), indent=2, default=_plain) + '\n'
 
 
 def _plain(value: Any) -> Any:

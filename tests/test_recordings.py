@@ -298,6 +298,22 @@ def test_the_real_marker_file_reads_as_mne_reads_it(shared):
     assert len(marker_class.markers) == 36
 
 
+def test_numbers_of_a_marker_file_may_have_a_sign(tmp_path):
+    path = tmp_path / 'MarkerFile.mrk'
+    plain = marker_file(SPIKES)
+    path.write_bytes(plain)
+    expected = read_marker_file(path)[1][0]
+    for number, signed in (
+        (b'MARKERS:\n1', b'MARKERS:\n+1'),
+        (b'SAMPLES:\n3', b'SAMPLES:\n+3'),
+        (b' 1\t', b'+1\t'),
+        (b'CLASSID:\n1', b'CLASSID:\n+1'),
+    ):
+        assert number in plain
+        path.write_bytes(plain.replace(number, signed))
+        assert read_marker_file(path)[1][0]._replace(content=b'') == expected._replace(content=b'')
+
+
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 def test_markers_of_a_ctf_recording_whatever_their_line_ends(make_ds, tmp_path, end):
     path = make_ds('marked', {'MLC11': np.zeros(1200)}, n_trials=2, before_sync=150)
