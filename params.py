@@ -41,10 +41,23 @@ bad_channels = []
 # on its own; 'apart' makes a block of each part.
 trials = 'join'
 
-# Labels that mark spikes: a pattern or a list, in which * stands for anything and case does not matter; those that
-# match spike_labels_exclude are no spikes.
+# Labels that mark spikes: a pattern or a list, in which * stands for anything, [-_ ] for one of these characters, and
+# case does not matter; those that match spike_labels_exclude are no spikes: detections, no_spike, non-spike,
+# not a spike. create_data_raw.py prints which labels counted and which were excluded.
 spike_labels = ['*spike*', 'jj_*']
-spike_labels_exclude = ['detected_spike', 'bad*']
+spike_labels_exclude = [
+    'detected_spike',
+    'bad*',
+    'no[-_ ]*spike*',
+    'non[-_ ]*spike*',
+    'not[-_ ]*spike*',
+    '*[-_ ]no[-_ ]*spike*',
+    '*[-_ ]non[-_ ]*spike*',
+    '*[-_ ]not[-_ ]*spike*',
+    '*nospike*',
+    '*nonspike*',
+    '*notspike*',
+]
 
 # Labels of corrected markers: create_data_raw.py reads them into reannot of an existing data_raw_NNN.pkl. None makes a
 # new file.
