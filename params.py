@@ -277,6 +277,10 @@ bootstrap_samples = 1000
 # Folder in which detect.py makes a folder <recording>_detections for each recording; None makes it beside each.
 output = None
 
+# True leaves out detections in segments marked bad (bad.segments and ClassFile.cls of a CTF recording, annotations
+# BAD...); False keeps them and marks them in the column `bad`.
+drop_bad_segments = False
+
 # Name and colour of the class of markers that detect.py writes, and name of the annotations: words without spaces.
 # spike_labels_exclude should hold the name, so that no detection is taken for an expert's spike.
 marker_name = 'detected_spike'
