@@ -10,6 +10,7 @@ With reannot_labels=..., the corrected markers of these recordings go into `rean
 
 import fnmatch
 import re
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from data_raw import check_rate, find_data_raw, read_data_raw, read_record
 from pickles import read_pickle, write_pickle
 from recording_checks import (
     check_split,
+    clock_warnings,
     compensation_warnings,
     marker_warnings,
     read_checked,
@@ -92,13 +94,14 @@ def plan_recordings(
             labels = read_annotations(raw, layout, markers)
             segments = recording_segments(raw, layout, markers)
             files = source_files(raw)
+            cut_short = clock_warnings(raw, layout)
         blocks = block_layouts(path, layout, trials)
         longest = max((block.lengths(sfreq).sum() for block in blocks.values()), default=0)
         if longest < round(window_size * sfreq):
             which = 'its longest continuous part is' if trials == 'apart' else 'is'
             raise DataError(
-                f'{path}: {which} {longest / sfreq:.3g} s long, shorter than a window (window_size = {window_size}); '
-                'leave it out'
+                f'{path}: {which} {longest / sfreq:.3g} s long, shorter than a window (window_size = {window_size})'
+                f'{"".join(f" ({warning})" for warning in cut_short)}; leave it out'
             )
         planned.append(Planned(path, markers, layout, blocks, labels, segments, files))
     check_split({plan.path: plan.files for plan in planned})
@@ -222,7 +225,9 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
     content = read_pickle(path)  # as it was stored, to be written again
     del data
     reannot = list(content['reannot'])
-    found = {label: len(times) for plan in planned for label, times in plan.labels.items()}
+    found = Counter()
+    for plan in planned:
+        found.update({label: len(times) for label, times in plan.labels.items()})
     if not chosen_labels(list(found), labels):
         raise DataError(f'{path}: no marker matches reannot_labels = {labels!r}; found {", ".join(found) or "none"}')
     said, segments = [], {}
@@ -260,7 +265,8 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
         write_json(path.with_suffix('.json'), record | {'reannotated': True})
     elif any(segments.values()):
         said.append(f'warning: {path}: has no .json beside it, where bad segments are kept; they are passed over')
-    print(*said, sep='\n')
+    counted = ', '.join(f'{label} {found[label]}' for label in chosen_labels(list(found), labels))
+    print(*said, f'labels that counted: {counted}', sep='\n')
     print(f'{path}: reannot of {sum(len(plan.blocks) for plan in planned)} blocks written, events as they were')
 
 

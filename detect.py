@@ -22,7 +22,6 @@ import shlex
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import mne
 import numpy as np
@@ -78,6 +77,7 @@ def main(words: list[str]) -> None:
     trained = load_run(of_run, *best, device, precision)
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
     folders = plan(positional[1:], of_run, bad_channels, settings.output, settings.markers_into_recording)
+    trained_on = compensation_of_run(run, of_run['path_raw_data'])
     made_with = {
         'command': shlex.join(['python', 'detect.py', *words]),
         'code revision': git_revision(),
@@ -87,9 +87,9 @@ def main(words: list[str]) -> None:
         'model': of_run['model'],
         'classifier': of_run['classifier'],
         'settings': {name: of_run[name] for name in OF_THE_RUN} | {'bad_channels': bad_channels},
+        'compensation of the run': sorted(trained_on),
         **{name: trained.decision[name] for name in ('threshold', 'policy', 'calibration')},
     }
-    trained_on = compensation_of_run(run, of_run['path_raw_data'])
     marker = {'name': settings.marker_name, 'color': settings.marker_color}
     print(f'{run.name}: threshold {trained.decision["threshold"]:.4f}, {trained.decision["policy"]}; on {device}')
     set_seed(of_run['seed'])
@@ -100,7 +100,8 @@ def main(words: list[str]) -> None:
             read = time.perf_counter()
             found = [judge_block(trained, block) for block in blocks]
             judged = time.perf_counter()
-            warnings = [*unit_warnings(blocks, trained_on, n_times), *bad_warnings(blocks, found, settings)]
+            warnings = recording_warnings(blocks, trained_on, n_times)
+            warnings += bad_segment_warnings(blocks, found, settings.drop_bad_segments)
             if settings.drop_bad_segments:
                 found = [without_bad_segments(one, block) for one, block in zip(found, blocks, strict=True)]
             for warning in warnings:
@@ -141,7 +142,7 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
                     f'{path}: made with {name} = {made_with[name]!r}, others of run {run.name} with '
                     f'{recorded[name]!r}: no recording can be preprocessed as all of them; make them again'
                 )
-    if recorded.get('sfreq', settings['sfreq']) != settings['sfreq']:
+    if 'sfreq' in saved and recorded.get('sfreq', saved['sfreq']) != saved['sfreq']:
         raise DataError(
             f'{run.params}: trained with sfreq = {settings["sfreq"]!r}, but the data_raw files of its patients in '
             f'{settings["path_raw_data"]} are made with {recorded["sfreq"]!r} now; make them again with '
@@ -401,7 +402,7 @@ def without_bad_segments(found: Found, block: Recording) -> Found:
     return found._replace(events=found.events[~in_bad_segments(block, found.events['sample'])])
 
 
-def unit_warnings(blocks: list[Recording], trained_on: set[int], n_times: int) -> list[str]:
+def recording_warnings(blocks: list[Recording], trained_on: set[int], n_times: int) -> list[str]:
     """What is wrong with a recording, also beside the compensation grades and windows that the run was trained on."""
     warnings = [warning for block in blocks for warning in block.facts['warnings']]
     warnings += training_warnings(blocks[0].facts['compensation'], trained_on)
@@ -410,12 +411,12 @@ def unit_warnings(blocks: list[Recording], trained_on: set[int], n_times: int) -
     return list(dict.fromkeys(warnings))
 
 
-def bad_warnings(blocks: list[Recording], found: list[Found], settings: SimpleNamespace) -> list[str]:
-    """Detections in segments marked bad, and what becomes of them."""
+def bad_segment_warnings(blocks: list[Recording], found: list[Found], drop: bool) -> list[str]:
+    """Detections in segments marked bad, and what becomes of them: dropped, or marked."""
     n_bad = seconds_of_events(blocks, found)['bad'].sum()
     if not n_bad:
         return []
-    fate = 'left out' if settings.drop_bad_segments else 'marked in the column bad'
+    fate = 'left out' if drop else 'marked in the column bad'
     return [f'{n_bad} detections lie in segments marked bad and are {fate} (drop_bad_segments)']
 
 

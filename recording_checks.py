@@ -22,6 +22,7 @@ from recordings import (
 )
 from utils import DataError
 
+ROUNDING = 1e-24  # what a filter can make of a constant, in T
 N_NAMED = 5  # names in a message, before "and N more"
 
 
@@ -163,13 +164,13 @@ def part_warnings(layout: Layout, filter_length: float) -> list[str]:
 # ----------------------------------------------------------------------------------------- the samples
 def signal_warnings(blocks: list[Recording]) -> list[str]:
     """Channels, continuous parts or a whole recording in which nothing was recorded; signals of an unlikely size."""
-    return flat_warnings(blocks[0].raw_spans) or size_warnings([block.meg for block in blocks])
+    return flat_warnings(blocks[0].raw_spans) + size_warnings([block.meg for block in blocks])
 
 
 def block_warnings(signal: np.ndarray) -> list[str]:
     """The same of a block of data_raw, (274, n_samples) in tesla, of which the raw samples are not known."""
     spans = dict(zip(channel_names(), np.ptp(signal, axis=1)[:, None], strict=True))
-    return flat_warnings(spans) or size_warnings([signal])
+    return flat_warnings(spans) + size_warnings([signal])
 
 
 def flat_warnings(spans: dict[str, np.ndarray]) -> list[str]:
@@ -199,13 +200,14 @@ def flat_warnings(spans: dict[str, np.ndarray]) -> list[str]:
 
 
 def size_warnings(signals: list[np.ndarray]) -> list[str]:
-    """Signals (274, n_samples) that are too small or too large for brain signal in tesla."""
-    span = np.median([np.median(np.ptp(signal, axis=1)) for signal in signals])
-    if in_tesla(span):
+    """Signals (274, n_samples) that are too small or too large for brain signal in tesla; flat ones do not count."""
+    spans = [np.ptp(signal, axis=1) for signal in signals]
+    changing = np.concatenate([span[~flat_channels(span) & (span > ROUNDING)] for span in spans])
+    if not len(changing) or in_tesla(np.median(changing)):
         return []
     return [
-        f'the signal spans {span:.2g} T (median over channels of maximum - minimum), where 1e-12 to 1e-10 T are usual: '
-        'it may be in another unit, or not from a brain'
+        f'the signal spans {np.median(changing):.2g} T (median over channels of maximum - minimum), where 1e-12 to '
+        '1e-10 T are usual: it may be in another unit, or not from a brain'
     ]
 
 

@@ -301,7 +301,8 @@ def test_bad_segments_of_a_corrected_annotation_are_kept_too(tmp_path, create):
     create(path)
     corrected = mne.Annotations([2.0, 9.0], [0.0, 1.0], ['spike', 'BAD_jaw'])
     corrected.save(tmp_path / 'corrected-annot.fif', verbose='error')
-    made, _ = create(path, tmp_path / 'corrected-annot.fif', 'reannot_labels=spike')
+    made, printed = create(path, tmp_path / 'corrected-annot.fif', 'reannot_labels=spike')
+    assert 'labels that counted: spike 1' in printed
     assert made['recordings'][0]['bad_segments'] == [[600, 750], [1350, 1500]]
     assert read_data_raw(tmp_path / 'raw' / 'data_raw_001.pkl')['reannot'][0].tolist() == [300]
 
@@ -313,6 +314,14 @@ def test_a_recording_whose_clock_stops(make_ds, said_by_both):
         make_ds('cut', sensors(6000), clock=clock), 'its clock (SCLK01) stops after 10.00 s of 20.00 s'
     )
     assert made['recordings'][0]['seconds'] == 10
+
+
+def test_a_recording_whose_clock_stops_before_the_first_window(make_ds, create):
+    clock = np.where(np.arange(6000) < 300, np.arange(1, 6001) / SFREQ, 0.0)
+    with pytest.raises(
+        DataError, match=r'is 1 s long, shorter than a window .*clock \(SCLK01\) stops after 1\.00 s of 20'
+    ):
+        create(make_ds('cut', sensors(6000), clock=clock))
 
 
 def test_markers_outside_of_a_ctf_recording(make_ds, said_by_both):
@@ -393,6 +402,14 @@ def test_gradiometers_of_ctf_in_tesla_per_metre(tmp_path, create):
     path = write_fif(tmp_path / 'grad_raw.fif', brain(6000), change={'unit': FIFF.FIFF_UNIT_T_M})
     [warning] = [one for one in create(path)[0]['warnings'] if 'header' in one]
     assert 'MLC11, MLC12, MLC13, MLC14, MLC15 and 269 more are in T/m, but they are read as T' in warning
+
+
+def test_a_flat_channel_does_not_hide_an_unlikely_size(tmp_path, create):
+    signal = 1e15 * brain(6000)
+    signal[:200] = 3.3e4
+    flat, size = create(write_fif(tmp_path / 'femto_raw.fif', signal))[0]['warnings']
+    assert 'flat channels MLC11, MLC12, MLC13, MLC14, MLC15 and 195 more' in flat
+    assert 'it may be in another unit' in size
 
 
 def test_a_mapped_foreign_system(make_fif, said_by_both, monkeypatch):
