@@ -37,16 +37,13 @@ def read_bad_segments(layout: 'Layout', notes: list['Note']) -> np.ndarray:
     """
     segments = [(note.onset, note.onset + note.duration) for note in notes if is_bad_label(note.label)]
     if layout.trial:
-        segments += _read_segment_file(layout.path / 'bad.segments', layout) if _there(layout, 'bad.segments') else []
-        segments += _bad_trials(layout) if _there(layout, 'ClassFile.cls') else []
+        for name, read in (('bad.segments', _segments_of_file), ('ClassFile.cls', _bad_trials)):
+            if (layout.path / name).is_file():
+                segments += read(layout.path / name, layout)
     return np.array(sorted(segments), dtype=np.float64).reshape(-1, 2)
 
 
-def _there(layout, name):
-    return (layout.path / name).is_file()
-
-
-def _read_segment_file(path, layout):
+def _segments_of_file(path, layout):
     """Lines of trial, start and end in s from the trial's sync point. CTF counts these trials from 1; MNE takes all
     for the first trial's."""
     number = r'[+-]?\d{1,9}(?:\.\d*)?(?:[eE][+-]?\d{1,2})?'
@@ -62,15 +59,14 @@ def _read_segment_file(path, layout):
             )
         rows.append((int(found[1]), float(found[2]), float(found[3])))
     n_samples, before_sync = layout.trial
-    first_trial = min(1, *(trial for trial, _, _ in rows), 1)  # a file that speaks of trial 0 counts from 0
+    first_trial = min([1, *(trial for trial, _, _ in rows)])  # a file that speaks of trial 0 counts from 0
     syncs = [((trial - first_trial) * n_samples + before_sync) / layout.sfreq for trial, _, _ in rows]
     return [(sync + start, sync + end) for sync, (_, start, end) in zip(syncs, rows, strict=True)]
 
 
-def _bad_trials(layout):
+def _bad_trials(path, layout):
     seconds = layout.trial[0] / layout.sfreq
-    classes = read_class_file(layout.path / 'ClassFile.cls')
-    trials = {trial for name, numbers in classes.items() if is_bad_label(name) for trial in numbers}
+    trials = {trial for name, numbers in read_class_file(path).items() if is_bad_label(name) for trial in numbers}
     return [(trial * seconds, (trial + 1) * seconds) for trial in trials]
 
 
@@ -82,9 +78,7 @@ def segments_in_block(segments: np.ndarray, layout: 'Layout', sfreq: float) -> l
     lengths = layout.lengths(sfreq)
     spans = []
     for (start, _), length, offset in zip(layout.parts, lengths, np.cumsum(lengths) - lengths, strict=True):
-        onsets, ends = (segments - start / layout.sfreq).T * sfreq
-        first = np.floor(onsets + 1e-6)  # a time that is a sample's, but for rounding, is that sample
-        end = np.maximum(np.ceil(ends - 1e-6), first + 1)
+        first, end = samples_of_segments(segments - start / layout.sfreq, sfreq)
         inside = (end > 0) & (first < length)
         bounds = np.clip(np.column_stack([first, end])[inside], 0, length) + offset
         spans += bounds.astype(np.int64).tolist()
@@ -97,8 +91,14 @@ def segments_in_block(segments: np.ndarray, layout: 'Layout', sfreq: float) -> l
     return joined
 
 
+def samples_of_segments(segments: np.ndarray, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
+    """First samples and ends (excluded) of segments in s, each of a sample at least."""
+    first = np.floor(segments[:, 0] * sfreq + 1e-6)  # a time that is a sample's, but for rounding, is that sample
+    return first, np.maximum(np.ceil(segments[:, 1] * sfreq - 1e-6), first + 1)
+
+
 def touches(first: np.ndarray, end: np.ndarray, segments: list[list[int]]) -> np.ndarray:
-    """Whether each stretch of samples from `first` to `end` (excluded) shares a sample with a bad segment."""
+    """Whether each stretch of samples from `first` to `end` (excluded) shares a sample with any segment."""
     bounds = np.array(segments, dtype=np.int64).reshape(-1, 2)
     return ((first[:, None] < bounds[:, 1]) & (end[:, None] > bounds[:, 0])).any(axis=1)
 

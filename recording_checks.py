@@ -7,7 +7,7 @@ import mne
 import numpy as np
 from mne.io.constants import FIFF
 
-from bad_segments import read_bad_segments, segments_in_block
+from bad_segments import read_bad_segments, samples_of_segments, segments_in_block, touches
 from data_raw import channel_names, flat_channels, in_tesla
 from recordings import (
     Layout,
@@ -16,7 +16,6 @@ from recordings import (
     filter_seconds,
     open_recording,
     read_annotations,
-    read_layout,
     read_notes,
     read_recording,
 )
@@ -47,8 +46,8 @@ def read_checked(path: str | Path, markers: str | Path | None = None, **reading)
     """
     path = Path(path)
     blocks = read_recording(path, **reading)
+    layout = blocks[0].layout._replace(parts=[part for block in blocks for part in block.layout.parts])
     with open_recording(path) as raw:
-        layout = read_layout(raw, path)
         segments = recording_segments(raw, layout, markers)
         warnings = clock_warnings(raw, layout) + unit_warnings(raw.info)
         warnings += marker_warnings(read_annotations(raw, layout, markers), layout)
@@ -129,7 +128,8 @@ def marker_warnings(labels: dict[str, np.ndarray], layout: Layout) -> list[str]:
 def segment_warnings(segments: np.ndarray, layout: Layout) -> list[str]:
     """Segments marked bad, and those of them that lie outside of the recorded samples."""
     spans = segments_in_block(segments, layout, layout.sfreq)
-    n_outside = sum(not segments_in_block(segment[None], layout, layout.sfreq) for segment in segments)
+    first, end = samples_of_segments(segments, layout.sfreq)
+    n_outside = np.count_nonzero(~touches(first, end, layout.parts))
     warnings = []
     if spans:
         seconds = sum(end - first for first, end in spans) / layout.sfreq

@@ -7,8 +7,8 @@ import math
 import re
 import struct
 import tempfile
-from collections import Counter
 import types
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
