@@ -18,7 +18,17 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_raw import annotated_spikes, channel_names, content_warnings, find_data_raw, read_data_raw
+from bad_segments import recorded_segments, touches
+from data_raw import (
+    annotated_spikes,
+    channel_names,
+    check_rate,
+    content_warnings,
+    find_data_raw,
+    read_data_raw,
+    read_record,
+    record_warnings,
+)
 from files import staging_folder
 from utils import DataError, SettingError
 
@@ -95,6 +105,7 @@ class BlockCounts(NamedTuple):
     kept: int
     with_artefact: int
     with_spike: int
+    bad: int
     flat: int
     annotated: int
     covered: int
@@ -120,6 +131,7 @@ def cut_block(
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
+    bad_segments: list[list[int]] = (),
     stream: BinaryIO | None = None,
 ) -> tuple[BlockWindows, BlockCounts]:
     """Cut one block into windows.
@@ -134,6 +146,8 @@ def cut_block(
         Keep only windows without a marked sample (the autoencoder's set).
     standardize, reject_artefacts, artefact_threshold
         The settings of these names.
+    bad_segments : list of [first sample, end (excluded)]
+        Windows that touch one are left out.
     stream : binary file, optional
         Where the windows are written, a few at a time, instead of being returned.
 
@@ -145,7 +159,8 @@ def cut_block(
     starts = np.arange(n_windows) * shape.hop
     labels_t = time_labels(n_windows, spikes, shape)
     inner = (starts[:, None] + shape.border <= spikes) & (spikes < starts[:, None] + shape.n_times - shape.border)
-    chosen = ~labels_t.any(axis=1) if normal_only else np.ones(n_windows, dtype=bool)
+    good = ~touches(starts, starts + shape.n_times, bad_segments)
+    chosen = good & ~labels_t.any(axis=1) if normal_only else good
 
     needs_block = standardize == 'block' or reject_artefacts
     deviations = np.empty(signal.shape, '<f4') if standardize == 'block' else None
@@ -179,7 +194,8 @@ def cut_block(
     counts = BlockCounts(
         kept=len(kept),
         with_artefact=int(np.count_nonzero(chosen)) - len(kept),
-        with_spike=int(np.count_nonzero(~chosen)),
+        with_spike=int(np.count_nonzero(good & ~chosen)),
+        bad=int(np.count_nonzero(~good)),
         flat=n_flat,
         annotated=len(spikes),
         covered=int(np.count_nonzero(covered)),
@@ -426,6 +442,8 @@ def create_windows(
         overwrite=overwrite,
     )
     files = find_data_raw(path_raw_data, patient)
+    for path in files.values():
+        check_rate(path, sfreq)
     n_complete = 0
     with contextlib.ExitStack() as stack:
         made = (
@@ -464,6 +482,8 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
     number, path = numbered
     name = f'patient {number:03d}'
     stem = window_stem(directory, number, made_with['nb_best_blocks'])
+    record = read_record(path)
+    made_with = made_with | {'bad_segments': [one.get('bad_segments', []) for one in record.get('recordings', [])]}
     if not overwrite and is_made(stem, made_with, path):
         annotated = json.loads(Path(f'{stem}_settings.json').read_text())['counts']['annotated']
         if annotated or include_spike_free:
@@ -473,6 +493,8 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
     stamp = input_stamp(path)
     data = read_data_raw(path)
     messages = [f'warning: {path}: {warning}' for warning in content_warnings(data, made_with['sfreq'])]
+    messages += [f'warning: {path}: {warning}' for warning in record_warnings(record, data['file'])]
+    bad_segments = recorded_segments(record, data['file'])
     spikes = annotated_spikes(data)
     if not include_spike_free and not any(map(len, spikes)):
         remove_patient_windows(stem)  # of an earlier run, when it had spikes
@@ -481,7 +503,9 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
     options = {key: made_with[key] for key in ('normal_only', 'standardize', 'reject_artefacts', 'artefact_threshold')}
 
     def cut(block, stream):
-        return cut_block(data['meg'][block], spikes[block], shape, stream=stream, **options)
+        return cut_block(
+            data['meg'][block], spikes[block], shape, bad_segments=bad_segments[block], stream=stream, **options
+        )
 
     with making(stem) as folder:
         total = write_patient_windows(folder, chosen, cut)
@@ -505,10 +529,12 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
 
 def _summary(total, chosen, normal_only):
     dropped = [f'{total.with_artefact} with artefacts'] + [f'{total.with_spike} with spikes'] * normal_only
+    dropped += [f'{total.bad} in bad segments'] * (total.bad > 0)
     flat = f', {total.flat} without variance' if total.flat else ''
+    n_dropped = total.with_artefact + total.with_spike + total.bad
     outside = total.annotated - total.covered - total.dropped
     return (
-        f'blocks {", ".join(map(str, chosen))}: windows kept {total.kept}, dropped '
-        f'{total.with_artefact + total.with_spike} ({", ".join(dropped)}){flat}; spikes annotated {total.annotated}, '
-        f'covered {total.covered}, dropped {total.dropped}, in the margins of the block {outside}'
+        f'blocks {", ".join(map(str, chosen))}: windows kept {total.kept}, dropped {n_dropped} ({", ".join(dropped)})'
+        f'{flat}; spikes annotated {total.annotated}, covered {total.covered}, dropped {total.dropped}, in the margins '
+        f'of the block {outside}'
     )

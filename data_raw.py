@@ -104,6 +104,21 @@ def read_record(path: Path) -> dict:
         raise DataError(f'{record}: not a whole JSON file; move it and {path.name} away') from fault
 
 
+def check_rate(path: Path, sfreq: float) -> None:
+    """Refuse a data_raw file that was made at another sampling rate than `sfreq`, as far as is noted beside it.
+
+    Raises
+    ------
+    DataError
+    """
+    made_at = read_record(path).get('settings', {}).get('sfreq', sfreq)
+    if made_at != sfreq:
+        raise DataError(
+            f'{path}: made at sfreq = {made_at!r}, but sfreq is {sfreq!r} now; set sfreq={made_at!r}, or make the file '
+            f'again with sfreq={sfreq!r}'
+        )
+
+
 def read_data_raw(path: str | Path) -> dict[str, list]:
     """Read and check the recordings of a patient.
 
@@ -278,6 +293,20 @@ def channel_extremes(signal: np.ndarray) -> np.ndarray:
     return np.array([(row.min(), row.max()) for row in signal])
 
 
+def flat_channels(spans: np.ndarray) -> np.ndarray:
+    """Which channels are flat, of maximum - minimum of each: those that change a million times less than others do.
+
+    A filtered constant still changes by the rounding of its numbers. The others are those with the largest changes, but
+    for a tenth, which may be broken.
+    """
+    return spans <= 1e-6 * np.quantile(spans, 0.9)
+
+
+def in_tesla(span: float) -> bool:
+    """Whether a channel of brain signal in tesla can span this much (maximum - minimum)."""
+    return TESLA[0] <= span <= TESLA[1]
+
+
 def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
     """What is odd about the content of a data_raw file, though it can be used, and what to do about it.
 
@@ -297,7 +326,7 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
     for block, meg in enumerate(data['meg']):
         span = np.diff(channel_extremes(meg).astype(np.float64))[:, 0]
         spans.append(np.median(span))
-        flat = [channel_names()[channel] for channel in np.flatnonzero(span == 0)]
+        flat = [channel_names()[channel] for channel in np.flatnonzero(flat_channels(span))]
         if flat:
             names = ', '.join(flat[:5]) + f' and {len(flat) - 5} more' * (len(flat) > 5)
             warn('flat channels; interpolate them, or leave out that block', block, f' ({names})')
@@ -317,12 +346,23 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
                 )
     warnings = [f'block {", ".join(blocks)}: {advice}' for advice, blocks in found.items()]
     span = np.median(spans)
-    if span and not TESLA[0] <= span <= TESLA[1]:
+    if span and not in_tesla(span):
         warnings.append(
             f'meg spans {span:.2g} (median over channels of maximum - minimum), where tesla would span about 1e-12 to '
             '1e-10; if it is in femtotesla, multiply it by 1e-15, if in picotesla, by 1e-12'
         )
     return warnings
+
+
+def record_warnings(record: dict, names: list[str]) -> list[str]:
+    """A record (data_raw_NNN.json) that speaks of other blocks than its data_raw file holds, which has `names`."""
+    noted = [recording['file'] for recording in record.get('recordings', [])]
+    if not noted or noted == names:
+        return []
+    return [
+        f'its .json speaks of {len(noted)} blocks ({noted[0]}, ...), but it holds {len(names)} ({names[0]}, ...): bad '
+        'segments are known of blocks whose name is in both only'
+    ]
 
 
 def annotated_spikes(data: dict[str, list]) -> list[np.ndarray]:

@@ -5,7 +5,7 @@
 Reads   RUN, a finished run: its name in path_writing_data (AE1D_3) or its path; and recordings: CTF folders (.ds),
         FIF files, what else MNE reads, or data_raw_NNN.pkl, of which every block counts as a recording.
 Writes  beside each recording, or in the folder `output`, <recording>_detections/ with
-        detections.csv      onset, duration, probas: an event per row
+        detections.csv      onset, duration, probas, bad (1 in a segment marked bad): an event per row
         probabilities.csv   the probability of every sub-window (200 ms)
         MarkerFile.mrk      CTF recordings: the recording's own classes and the class marker_name
         <recording>-annot.fif   the same events as annotations of MNE
@@ -26,11 +26,14 @@ import mne
 import numpy as np
 import pandas as pd
 
+from bad_segments import recorded_segments
 from classification import Detections, load_run, score_block
 from create_data_raw import plan_recordings
-from data_raw import channel_names, ctf275_info, read_data_raw, read_record
+from data_raw import channel_names, ctf275_info, read_data_raw, read_record, record_warnings
 from detect_report import (
+    bad_seconds,
     coordinates,
+    in_bad_segments,
     interpolated_channels,
     locate,
     seconds_of_events,
@@ -40,7 +43,8 @@ from detect_report import (
 from detections_folder import check_is_of, identify, output_hashes, publishing
 from files import sha256
 from marker_files import MARKER_FILE, check_replaceable, write_marker_file
-from recordings import Layout, Recording, check_filters, read_recording
+from recording_checks import block_warnings, check_split, read_checked, training_warnings
+from recordings import Layout, Recording, check_filters
 from saving_functions import RunDirectory, find_run, git_revision, load_params
 from settings import check_settings, read_command
 from timeseries_dataset import PARTS, WINDOW_SETTINGS
@@ -68,6 +72,7 @@ def main(words: list[str]) -> None:
     trained = load_run(of_run, *best, device, precision)
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
     folders = plan(positional[1:], of_run, bad_channels, settings.output, settings.markers_into_recording)
+    trained_on = compensation_of_run(run, of_run['path_raw_data'])
     made_with = {
         'command': shlex.join(['python', 'detect.py', *words]),
         'code revision': git_revision(),
@@ -77,11 +82,13 @@ def main(words: list[str]) -> None:
         'model': of_run['model'],
         'classifier': of_run['classifier'],
         'settings': {name: of_run[name] for name in OF_THE_RUN} | {'bad_channels': bad_channels},
+        'compensation of the run': sorted(trained_on),
         **{name: trained.decision[name] for name in ('threshold', 'policy', 'calibration')},
     }
     marker = {'name': settings.marker_name, 'color': settings.marker_color}
     print(f'{run.name}: threshold {trained.decision["threshold"]:.4f}, {trained.decision["policy"]}; on {device}')
     set_seed(of_run['seed'])
+    n_times = round(of_run['window_size'] * of_run['sfreq'])
     for path, folder in folders.items():
         started = time.perf_counter()
         identity = identify(path)
@@ -91,16 +98,22 @@ def main(words: list[str]) -> None:
                 score_block(trained, block.meg, block.layout.lengths(of_run['sfreq']).tolist()) for block in blocks
             ]
             judged = time.perf_counter()
+            warnings = recording_warnings(blocks, trained_on, n_times)
+            warnings += bad_segment_warnings(blocks, found, settings.drop_bad_segments)
+            if settings.drop_bad_segments:
+                found = [without_bad_segments(one, block) for one, block in zip(found, blocks, strict=True)]
+            for warning in warnings:
+                print(f'warning: {name}: {warning}')
+            described = made_with | {'identity': identity, 'warnings': warnings}
             with publishing(sub, path, identity) as staging:
-                write_all(name, staging, blocks, found, made_with | {'identity': identity}, marker)
+                write_all(name, staging, blocks, found, described, marker)
             if settings.markers_into_recording and blocks[0].layout.trial:
                 onsets = seconds_of_events(blocks, found)['onset'].to_numpy()
                 backup = write_marker_file(path / MARKER_FILE, onsets, blocks[0].layout, **marker)
                 print(f'{path / MARKER_FILE}: class {marker["name"]} written'
                       + (f', the file before kept as {backup.name}' if backup else ''))  # fmt: skip
             ended = time.perf_counter()
-            n_times = round(of_run['window_size'] * of_run['sfreq'])
-            print_result(name, sub, blocks, found, n_times, [read - started, judged - read, ended - judged])
+            print_result(name, sub, blocks, found, [read - started, judged - read, ended - judged])
             started = time.perf_counter()
 
 
@@ -121,15 +134,20 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
         print(f'warning: run {run.name} does not say its {", ".join(unsaid)}: those of params.py are used')
     settings = now | saved
     recorded = {}
-    for number in sorted({number for part in PARTS for number in params['split'].get(part, ())}):
-        path = Path(settings['path_raw_data']) / f'data_raw_{number:03d}.pkl'
-        made_with = read_record(path).get('settings', {})
+    for path, record in records_of_run(params, settings['path_raw_data']):
+        made_with = record.get('settings', {})
         for name in PREPROCESSING:
             if name in made_with and recorded.setdefault(name, made_with[name]) != made_with[name]:
                 raise DataError(
                     f'{path}: made with {name} = {made_with[name]!r}, others of run {run.name} with '
                     f'{recorded[name]!r}: no recording can be preprocessed as all of them; make them again'
                 )
+    if 'sfreq' in saved and recorded.get('sfreq', saved['sfreq']) != saved['sfreq']:
+        raise DataError(
+            f'{run.params}: trained with sfreq = {settings["sfreq"]!r}, but the data_raw files of its patients in '
+            f'{settings["path_raw_data"]} are made with {recorded["sfreq"]!r} now; make them again with '
+            f'sfreq={settings["sfreq"]!r}, or train the run again'
+        )
     settings |= recorded
     try:
         check_settings({name: settings[name] for name in now})
@@ -140,6 +158,20 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
         if settings[name] != now[name]:
             print(f'warning: {name} = {now[name]!r} now, but run {run.name} has {settings[name]!r}, which is used')
     return settings
+
+
+def records_of_run(params: dict, path_raw_data: str) -> list[tuple[Path, dict]]:
+    """The data_raw files of a run's patients, and what was noted beside them when they were made, if anything."""
+    numbers = sorted({number for part in PARTS for number in params['split'].get(part, ())})
+    paths = [Path(path_raw_data) / f'data_raw_{number:03d}.pkl' for number in numbers]
+    return [(path, read_record(path)) for path in paths]
+
+
+def compensation_of_run(run: RunDirectory, path_raw_data: str) -> set[int]:
+    """Compensation grades of the recordings of a run's patients, as far as they are noted."""
+    records = [record for _, record in records_of_run(load_params(run), path_raw_data)]
+    grades = {one.get('compensation') for record in records for one in record.get('recordings', [])}
+    return grades - {None}
 
 
 # ------------------------------------------------------------------------------------------ recordings
@@ -153,7 +185,7 @@ def plan(
     DataError, SettingError
     """
     reading = {name: settings[name] for name in ('sfreq', 'window_size', 'low_pass', 'trials')}
-    folders = {}
+    folders, files = {}, {}
     for path in map(Path, words):
         if path.suffix == '.mrk' or path.name.endswith(('-annot.fif', '-annot.fif.gz')):
             raise SettingError(f'{path}: an annotation, not a recording')
@@ -165,15 +197,30 @@ def plan(
                 f'{path}: its detections would go into {folder} too; give it a command or output of its own'
             )
         if path.suffix != '.pkl':
-            plan_recordings([str(path)], bad_channels=bad_channels, **reading)
+            [planned] = plan_recordings([str(path)], bad_channels=bad_channels, **reading)
+            files[path] = planned.files
             if markers_into_recording and path.resolve().suffix == '.ds':
                 check_replaceable(path / MARKER_FILE)
                 check_writable((path / MARKER_FILE).resolve().parent)
         elif not path.is_file():
             raise DataError(f'{path}: no such recording; correct the path')
+        else:
+            check_filters_of(path, settings)
         check_folder(folder, path)
         folders[path] = folder
+    check_split(files)
     return folders
+
+
+def check_filters_of(path: Path, settings: dict) -> None:
+    """Refuse a data_raw file that was filtered or sampled otherwise than the run's, as far as is noted beside it."""
+    made_with = read_record(path).get('settings', {})
+    for name in FILTERS:
+        if name in made_with and made_with[name] != settings[name]:
+            raise DataError(
+                f'{path}: made with {name} = {made_with[name]!r}, but the run with {settings[name]!r}; make it again '
+                f'with {name}={settings[name]!r}'
+            )
 
 
 def check_folder(folder: Path, path: Path) -> None:
@@ -203,17 +250,12 @@ def read_units(
     """
     if path.suffix != '.pkl':
         reading = {name: settings[name] for name in PREPROCESSING}
-        yield path.resolve().name, folder, read_recording(path, bad_channels=bad_channels, **reading)
+        yield path.resolve().name, folder, read_checked(path, bad_channels=bad_channels, **reading)
         return
     record = read_record(path)
-    made_with = record.get('settings', {})
-    for name in FILTERS:
-        if name in made_with and made_with[name] != settings[name]:
-            raise DataError(
-                f'{path}: made with {name} = {made_with[name]!r}, but the run with {settings[name]!r}; make it again so'
-            )
     data, sfreq = read_data_raw(path), settings['sfreq']
-    known = {one['file']: one['interpolated'] for one in record.get('recordings', [])}
+    noted = {one['file']: one for one in record.get('recordings', [])}
+    bad_segments = recorded_segments(record, data['file'])
     ctf275 = set(channel_names())  # data_raw made of another system may list channels of that system
     n_times = round(settings['window_size'] * sfreq)
     if max(signal.shape[1] for signal in data['meg']) < n_times:
@@ -224,19 +266,45 @@ def read_units(
             print(f'warning: {path}: block {block} ({name}) is shorter than a window and left out')
             continue
         layout = Layout(path, sfreq, [(0, n_samples)], None, 0.0, None)
+        known = noted.get(name, {})
         facts = {
             'file': name,
             'seconds': n_samples / sfreq,
             'sampling_rate': sfreq,
             'system': 'a block of data_raw, which does not say where its recording had gaps',
-            'compensation': None,
-            'interpolated': [channel for channel in known.get(name, []) if channel in ctf275],
+            'compensation': known.get('compensation'),
+            'interpolated': [channel for channel in known.get('interpolated', []) if channel in ctf275],
+            'bad_segments': bad_segments[block],
+            'warnings': record_warnings(record, data['file']) + known.get('warnings', []) + block_warnings(signal),
         }
         yield (
             f'{path.name}, block {block} ({name})',
             folder / f'block_{block:02d}',
             [Recording(name, signal, layout, ctf275_info(sfreq), facts)],
         )
+
+
+def without_bad_segments(found: Detections, block: Recording) -> Detections:
+    """What was found in a block, without the events in segments marked bad."""
+    return found._replace(events=found.events[~in_bad_segments(block, found.events['sample'])])
+
+
+def recording_warnings(blocks: list[Recording], trained_on: set[int], n_times: int) -> list[str]:
+    """What is wrong with a recording, also beside the compensation grades and windows that the run was trained on."""
+    warnings = [warning for block in blocks for warning in block.facts['warnings']]
+    warnings += training_warnings(blocks[0].facts['compensation'], trained_on)
+    if min(block.layout.lengths(block.info['sfreq']).min() for block in blocks) < n_times:
+        warnings.append('continuous parts shorter than a window are judged with mirror images of themselves')
+    return list(dict.fromkeys(warnings))
+
+
+def bad_segment_warnings(blocks: list[Recording], found: list[Detections], drop: bool) -> list[str]:
+    """Detections in segments marked bad, and what becomes of them: dropped, or marked."""
+    n_bad = seconds_of_events(blocks, found)['bad'].sum()
+    if not n_bad:
+        return []
+    fate = 'left out' if drop else 'marked in the column bad'
+    return [f'{n_bad} detections lie in segments marked bad and are {fate} (drop_bad_segments)']
 
 
 # ------------------------------------------------------------------------------------------ what is left
@@ -255,7 +323,8 @@ def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Dete
     onsets = events['onset'].to_numpy()
     with writing(folder / 'probabilities.csv') as temporary:
         subwindows.round({'onset': 6, 'duration': 6}).to_csv(temporary, index=False)
-    write_detections(folder / 'detections.csv', onsets, np.zeros(len(onsets)), events['proba'].to_numpy())
+    zeros = np.zeros(len(onsets))
+    write_detections(folder / 'detections.csv', onsets, zeros, events['proba'].to_numpy(), events['bad'].to_numpy())
     stem = layout.path.resolve().stem if layout.path.suffix != '.pkl' else folder.name
     write_annotations(folder / f'{stem}-annot.fif', onsets, np.zeros(len(onsets)), marker['name'], layout)
     if layout.trial:
@@ -280,6 +349,7 @@ def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Dete
             'recording': layout.path.resolve().name,
             'files': output_hashes(folder),
             'block': None if layout.path.suffix != '.pkl' else facts['file'],
+            'warnings': made_with['warnings'],
             **made_with,
             'system': facts['system'],
             'compensation': facts['compensation'],
@@ -289,9 +359,12 @@ def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Dete
             'minutes': minutes,
             'detections': len(events),
             'detections per minute': len(events) / minutes,
+            'detections in bad segments': events['bad'].sum(),
+            'bad segments': bad_seconds(blocks),
             'marker': marker['name'],
             'dipole': dipole,
             'units': {
+                'bad segments': 's from the first sample of the recording: onset, end',
                 'onset, duration': 's, onset from the first sample of the recording, at the peak of the field power',
                 'sampling rate, high_pass, low_pass, notch': 'Hz',
                 'position': 'm',
@@ -303,7 +376,7 @@ def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Dete
     )
 
 
-def print_result(name, folder, blocks, found, n_times, seconds):
+def print_result(name, folder, blocks, found, seconds):
     """Say how much was found, and how long reading, judging and writing took."""
     recorded = sum(block.facts['seconds'] for block in blocks)
     n_events = sum(len(one.events) for one in found)
@@ -315,15 +388,17 @@ def print_result(name, folder, blocks, found, n_times, seconds):
         f'  {recorded / sum(seconds):.1f} times faster than real time: reading {read:.1f} s, detection {judged:.1f} s, '
         f'writing {written:.1f} s'
     )
-    shortest = min(block.layout.lengths(block.info['sfreq']).min() for block in blocks)
-    if shortest < n_times:
-        print(f'warning: {name}: continuous parts shorter than a window are judged with mirror images of themselves')
 
 
 # ------------------------------------------------------------------------------------------ review files
-def write_detections(path: str | Path, onsets: np.ndarray, durations: np.ndarray, probas: np.ndarray) -> None:
-    """Write detections.csv, one row per event: `onset` and `duration` in s, as MNE's browser counts, and `probas`."""
+def write_detections(
+    path: str | Path, onsets: np.ndarray, durations: np.ndarray, probas: np.ndarray, bad: np.ndarray | None = None
+) -> None:
+    """Write detections.csv, one row per event: `onset` and `duration` in s, as MNE's browser counts, and `probas`; and
+    where `bad` is given, 1 for events in segments marked bad."""
     table = pd.DataFrame({'onset': onsets, 'duration': durations, 'probas': probas})
+    if bad is not None:
+        table['bad'] = np.asarray(bad, dtype=np.int64)
     with writing(path) as temporary:
         table.to_csv(temporary, index=False, float_format='%.6f')
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bad_segments import touches
 from classification import Detections
 from recordings import Recording, sphere_centre
 from reports.run_page import html_table
@@ -22,13 +23,31 @@ N_SHOWN = 9  # surest events on the page
 
 
 # ---------------------------------------------------------------------------------------- what was found
+def in_bad_segments(block: Recording, samples: np.ndarray) -> np.ndarray:
+    """Which samples of a block lie in a segment marked bad."""
+    samples = np.asarray(samples, dtype=np.int64)
+    return touches(samples, samples + 1, block.facts.get('bad_segments', []))
+
+
+def bad_seconds(blocks: list[Recording]) -> list[list[float]]:
+    """Onset and end of the segments marked bad in all blocks of a recording, in s from its first sample."""
+    found = []
+    for block in blocks:
+        sfreq = block.info['sfreq']
+        for first, end in block.facts.get('bad_segments', []):
+            onset, last = block.layout.to_seconds([first, end - 1], sfreq)
+            found.append([onset, last + 1 / sfreq])
+    return sorted(found)
+
+
 def seconds_of_events(blocks: list[Recording], found: list[Detections]) -> pd.DataFrame:
-    """Events of all blocks of a recording: onset (s from its first sample) and proba."""
+    """Events of all blocks of a recording: onset (s from its first sample), proba, and bad, in a bad segment or not."""
     tables = [
         pd.DataFrame(
             {
                 'onset': block.layout.to_seconds(one.events['sample'], block.info['sfreq']),
                 'proba': one.events['proba'].to_numpy(),
+                'bad': in_bad_segments(block, one.events['sample']),
             }
         )
         for block, one in zip(blocks, found, strict=True)
@@ -189,16 +208,21 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
         'run': made_with['run'],
         'networks': f'{made_with["model"]}, classifier {made_with["classifier"]}',
         'threshold': f'{made_with["threshold"]:.4f}: {made_with["policy"]}',
-        'detections': f'{len(events)}, {len(events) / minutes:.2f} per minute',
+        'detections': f'{len(events)}, {len(events) / minutes:.2f} per minute; in segments marked bad: '
+        f'{events["bad"].sum()}',
         'time of a detection': 'the peak of the field power, in seconds from the first sample',
         'coverage': 'every sample; at the ends of continuous parts, windows are completed by mirror images; no window '
         'shows both sides of a gap',
         'what it is': "candidates found by a machine: each needs an expert's eye",
     }
     report = mne.Report(title=f'Detections: {name}', verbose=False)
+    if made_with['warnings']:
+        items = ''.join(f'<li>{html.escape(warning, quote=False)}</li>' for warning in made_with['warnings'])
+        report.add_html(f'<ul>{items}</ul>', title='Warnings')
     report.add_html(html_table(pd.Series(summary).to_frame('')), title='Summary')
     add_picture(report, plot_probability(blocks, found, made_with['threshold']), 'Probability over time',
-                'Of every sub-window; triangles are detections.')  # fmt: skip
+                'Of every sub-window; triangles are detections. Segments marked bad are shaded, detections in them '
+                'hollow.')  # fmt: skip
     if len(events):
         add_picture(report, plot_surest(blocks, found), 'Surest events',
                     'All channels around the detections of highest probability, and their field power.')  # fmt: skip
@@ -245,7 +269,13 @@ def plot_probability(blocks: list[Recording], found: list[Detections], threshold
         np.column_stack([left, right]).ravel(), np.repeat(subwindows['proba'], 2), color=BLUE, alpha=0.3, linewidth=0
     )
     axis.axhline(threshold, color=GREY, linestyle=':', label=f'threshold {threshold:.3f}')
-    axis.plot(events['onset'], events['proba'], 'v', color=ORANGE, label=f'{len(events)} detections')
+    for onset, end in bad_seconds(blocks):
+        axis.axvspan(onset, end, color=GREY, alpha=0.3, linewidth=0)
+    for bad, fill, where in ((False, 'full', ''), (True, 'none', ' in bad segments')):
+        shown = events[events['bad'] == bad]
+        if len(shown) or not bad:
+            label = f'{len(shown)} detections{where}'
+            axis.plot(shown['onset'], shown['proba'], 'v', color=ORANGE, fillstyle=fill, label=label)
     axis.set(xlabel='time in the recording (s)', ylabel='probability', ylim=(0, 1.05), xlim=(left[0], right[-1]))
     axis.legend(loc='upper right')
     return figure
@@ -263,17 +293,19 @@ def plot_surest(blocks: list[Recording], found: list[Detections]) -> Figure:
             first, last = max(event.sample - reach, start), min(event.sample + reach + 1, ends[event.part])
             [seconds] = block.layout.to_seconds([event.sample], sfreq)
             times = (np.arange(first, last) - event.sample) / sfreq
-            shown.append((event.proba, seconds, times, 1e15 * block.meg[:, first:last]))
+            [bad] = in_bad_segments(block, [event.sample])
+            title = f'{seconds:.3f} s, probability {event.proba:.2f}{", in a bad segment" if bad else ""}'
+            shown.append((event.proba, title, times, 1e15 * block.meg[:, first:last]))
     shown = sorted(shown, key=lambda one: -one[0])[:N_SHOWN]
     n_columns = min(3, len(shown))
     n_rows = math.ceil(len(shown) / n_columns)
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=(3.6 * n_columns, 0.4 + 2.4 * n_rows), squeeze=False, layout='constrained'
     )
-    for axis, (proba, seconds, times, signal) in zip(axes.flat, shown, strict=False):
+    for axis, (_, title, times, signal) in zip(axes.flat, shown, strict=False):
         draw_channels(axis, times, signal)
         axis.axvline(0, color='black', linestyle=':')
-        axis.set_title(f'{seconds:.3f} s, probability {proba:.2f}', fontsize=10)
+        axis.set_title(title, fontsize=10)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:

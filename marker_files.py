@@ -1,4 +1,4 @@
-"""CTF marker files (MarkerFile.mrk): reading them, and writing a class of markers into one."""
+"""CTF marker files (MarkerFile.mrk): reading them, and writing a class of markers into one; classes of trials."""
 
 import itertools
 import os
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MARKER_FILE = 'MarkerFile.mrk'
 CLASS_START = b'CLASSGROUPID:'  # first line of each class of a marker file
 MARKER_TITLE = b'NUMBER OF MARKERS:'
+CLASS_TITLE = b'NUMBER OF CLASSES:'  # the same in a file of trial classes
 
 
 class MarkerClass(NamedTuple):
@@ -41,41 +42,73 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
     DataError
         The file is cut off, its counts are wrong, or a time is not written with a decimal point.
     """
+    head, blocks = _split_classes(path, MARKER_TITLE)
+    return b''.join(head), [_marker_class(path, block) for block in blocks]
+
+
+def read_class_file(path: str | Path) -> dict[str, list[int]]:
+    """Read the classes of trials of a CTF recording (ClassFile.cls): name to trial numbers, counted from 0.
+
+    Raises
+    ------
+    DataError
+        The file is cut off, or its counts are wrong.
+    """
+    if not Path(path).read_bytes().strip():
+        return {}
+    classes = {}
+    for lines in _split_classes(path, CLASS_TITLE)[1]:
+        name, rows = _class_rows(path, lines, b'TRIALS')
+        for row in rows:
+            if not re.fullmatch(rb'\s*\+?\d{1,9}\s*', row):
+                raise DataError(f'{path}: class {name!r}: {as_text(row.strip())!r} is no trial number; correct it')
+        classes[name] = [*classes.get(name, []), *map(int, rows)]
+    return classes
+
+
+def _split_classes(path, title):
+    """Lines before the first class, and those of every class, whose number stands below the title."""
     lines = Path(path).read_bytes().splitlines(keepends=True)
     starts = [i for i, line in enumerate(lines) if line.rstrip() == CLASS_START]
     head = lines[: starts[0]] if starts else lines
-    n_classes = _marker_field(path, head, MARKER_TITLE, number=True)
+    n_classes = _marker_field(path, head, title, number=True)
     if n_classes != len(starts):
         raise DataError(
-            f'{path}: NUMBER OF MARKERS is {n_classes}, but {len(starts)} classes follow; the file is cut off, or '
-            'correct the number'
+            f'{path}: {title.decode().rstrip(":")} is {n_classes}, but {len(starts)} classes follow; the file is cut '
+            'off, or correct the number'
         )
-    blocks = [lines[start:stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
-    return b''.join(head), [_marker_class(path, block) for block in blocks]
+    return head, [lines[start:stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
 
 
 def _marker_field(path, lines, title, *, number=False):
     """The line after the title, as text or as a number."""
     stripped = [line.rstrip() for line in lines]
     if title not in stripped[:-1]:
-        raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF marker file')
+        raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF file')
     value = stripped[stripped.index(title) + 1].strip()
     if number and not re.fullmatch(rb'\+?[0-9]{1,9}', value):
         raise DataError(f'{path}: {title.decode()} {as_text(value)!r} is no number; correct it')
     return int(value) if number else as_text(value)
 
 
-def _marker_class(path, lines):
+def _class_rows(path, lines, what):
+    """Name of a class, and the lines of its list of samples or trials."""
     name = _marker_field(path, lines, b'NAME:')
-    n_markers = _marker_field(path, lines, b'NUMBER OF SAMPLES:', number=True)
-    _marker_field(path, lines, b'LIST OF SAMPLES:')
-    first = [line.rstrip() for line in lines].index(b'LIST OF SAMPLES:') + 2
+    count = b'NUMBER OF ' + what + b':'
+    n_rows = _marker_field(path, lines, count, number=True)
+    _marker_field(path, lines, b'LIST OF ' + what + b':')
+    first = [line.rstrip() for line in lines].index(b'LIST OF ' + what + b':') + 2
     rows = list(itertools.takewhile(bytes.strip, lines[first:]))
-    if len(rows) != n_markers:
+    if len(rows) != n_rows:
         raise DataError(
-            f'{path}: class {name!r}: NUMBER OF SAMPLES is {n_markers}, but {len(rows)} follow; the file is cut off, '
+            f'{path}: class {name!r}: {as_text(count[:-1])} is {n_rows}, but {len(rows)} follow; the file is cut off, '
             'or correct the number'
         )
+    return name, rows
+
+
+def _marker_class(path, lines):
+    name, rows = _class_rows(path, lines, b'SAMPLES')
     markers = []
     for row in rows:
         found = re.fullmatch(rb'\s*(\+?\d{1,9})\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)

@@ -7,6 +7,7 @@ import math
 import re
 import struct
 import tempfile
+import types
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import mne
 import numpy as np
 import scipy.signal
+from mne.io.constants import FIFF
 from scipy.fft import next_fast_len
 from scipy.spatial.transform import Rotation
 
@@ -78,6 +80,14 @@ class Layout(NamedTuple):
         return np.sort(np.concatenate(found)).astype(np.int64)
 
 
+class Note(NamedTuple):
+    """An annotation of MNE: its label, and its onset (s from the recording's first sample) and duration in s."""
+
+    label: str
+    onset: float
+    duration: float
+
+
 class Recording(NamedTuple):
     """A block, ready for the windows.
 
@@ -92,6 +102,9 @@ class Recording(NamedTuple):
         The 274 channels where they were in this recording, and where the head was.
     facts : dict
         What was found and done, for the report: system, compensation, interpolated channels, ...
+    raw_spans : dict of arrays (n_parts,)
+        Maximum - minimum, before any filter, of every good channel in each continuous part of the whole recording
+        that has two samples or more.
     """
 
     name: str
@@ -99,6 +112,7 @@ class Recording(NamedTuple):
     layout: Layout
     info: mne.Info
     facts: dict
+    raw_spans: dict[str, np.ndarray] = types.MappingProxyType({})
 
 
 @contextlib.contextmanager
@@ -217,14 +231,41 @@ def read_annotations(raw: mne.io.BaseRaw, layout: Layout, markers: str | Path | 
             seconds = [(trial * n_samples + before_sync) / layout.sfreq + time for trial, time in marker_class.markers]
             times[marker_class.name] = np.concatenate([times.get(marker_class.name, []), seconds])
         return times
-    if markers is not None:
+    notes = read_notes(raw, layout, markers)
+    return {
+        label: np.array([note.onset for note in notes if note.label == label])
+        for label in dict.fromkeys(note.label for note in notes)
+    }
+
+
+def read_notes(raw: mne.io.BaseRaw, layout: Layout, path: str | Path | None = None) -> list[Note]:
+    """Read annotations of MNE, those outside of the recorded samples too, which MNE leaves out of `raw.annotations`.
+
+    Parameters
+    ----------
+    path : path, optional
+        A file of annotations (-annot.fif) to read instead of the recording's own.
+    """
+    if path is not None:
         try:
-            notes = mne.read_annotations(markers)
-            raw = raw.copy().set_annotations(notes, verbose='error')  # counts from the first sample where need be
+            notes = mne.read_annotations(path)
         except Exception as fault:
-            raise DataError(f'{markers}: MNE cannot read it ({type(fault).__name__}: {fault})') from fault
-    labels = np.array(raw.annotations.description)
-    return {label: raw.annotations.onset[labels == label] - raw.first_time for label in dict.fromkeys(labels.tolist())}
+            raise DataError(f'{path}: MNE cannot read it ({type(fault).__name__}: {fault})') from fault
+        first_time = 0.0  # without a date, they count from the first sample
+    else:
+        notes, first_time = raw.annotations, layout.first_time
+        if Path(raw.filenames[0]).name.endswith(('.fif', '.fif.gz')):
+            with contextlib.suppress(OSError):  # there are none in the file
+                notes = mne.read_annotations(raw.filenames[0])
+    if notes.orig_time is not None:
+        if layout.meas_date is None:
+            raise DataError(f'{path}: its annotations have a date, but {layout.path} has none; take those made for it')
+        first_time = layout.first_time + (layout.meas_date - notes.orig_time).total_seconds()
+    durations = np.nan_to_num(notes.duration)
+    return [
+        Note(str(label), float(onset) - first_time, float(duration))
+        for label, onset, duration in zip(notes.description, notes.onset, durations, strict=True)
+    ]
 
 
 # ---------------------------------------------------------------------------------------------- channels
@@ -439,6 +480,7 @@ def check_recording(raw: mne.io.BaseRaw, path: Path, *, low_pass: float, bad_cha
     ------
     DataError, SettingError
     """
+    check_units(raw, path)
     picks = mne.pick_types(raw.info, meg=True, ref_meg=False, exclude=[])
     if not len(picks):
         raise DataError(f'{path}: no MEG channels in it')
@@ -457,6 +499,22 @@ def check_recording(raw: mne.io.BaseRaw, path: Path, *, low_pass: float, bad_cha
     if n_ctf < LEAST_CTF and len(good) < LEAST_OTHER:
         raise DataError(f'{path}: only {len(good)} good MEG channels; at least {LEAST_OTHER} are needed')
     return n_ctf >= LEAST_CTF
+
+
+def check_units(raw: mne.io.BaseRaw, path: Path) -> None:
+    """Refuse a recording with MEG channels that are neither in tesla nor in tesla per metre.
+
+    Raises
+    ------
+    DataError
+    """
+    known = (FIFF.FIFF_UNIT_T, FIFF.FIFF_UNIT_T_M)
+    other = [ch for ch in raw.info['chs'] if ch['kind'] == FIFF.FIFFV_MEG_CH and ch['unit'] not in known]
+    if other:
+        raise DataError(
+            f'{path}: {len(other)} MEG channels, such as {other[0]["ch_name"]}, are not in tesla, but in the unit '
+            f'{other[0]["unit"]}; export the recording in tesla'
+        )
 
 
 def bad_names(raw: mne.io.BaseRaw, path: Path, bad_channels: list[str]) -> set[str]:
@@ -512,11 +570,16 @@ def read_recording(
         names = [plain_name(name) for name in source['ch_names']]
         bad = [name for name in names if name in bad_names(raw, path, bad_channels)]
         source['bads'] = [ch for ch, name in zip(source['ch_names'], names, strict=True) if name in bad]
-        parts = (read_part(raw, path, source, start, stop) for start, stop in layout.parts)
+        spans = []
+        parts = noting_spans((read_part(raw, path, source, start, stop) for start, stop in layout.parts), spans)
         lengths = [stop - start for start, stop in layout.parts]
         signals = list(preprocess_parts(parts, lengths, raw_sfreq=layout.sfreq, **filters))
         compensation = raw.compensation_grade
-    flat = [name for name, *rows in zip(names, *signals, strict=True) if not any(map(np.any, rows))]
+    raw_spans = {
+        name: np.array(spans_of_channel)
+        for name, *spans_of_channel in zip(names, *spans, strict=True)
+        if name not in bad and (not is_ctf275 or name in channel_names())
+    }
 
     signal = np.hstack(signals)
     if is_ctf275:
@@ -545,10 +608,17 @@ def read_recording(
             'compensation': compensation,
             'interpolated': bad if is_ctf275 else [],
             'left_out': [] if is_ctf275 else bad,
-            'flat': [channel for channel in flat if channel not in bad],
         }
-        blocks.append(Recording(name, block_signal, block_layout, info, facts))
+        blocks.append(Recording(name, block_signal, block_layout, info, facts, raw_spans))
     return blocks
+
+
+def noting_spans(parts: Iterable[np.ndarray], spans: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Hand on parts (n_channels, n_samples), and note maximum - minimum of every channel in those of two samples on."""
+    for part in parts:
+        if part.shape[1] > 1:
+            spans.append(np.ptp(part, axis=1))
+        yield part
 
 
 def read_part(raw: mne.io.BaseRaw, path: Path, source: mne.Info, start: int, stop: int) -> np.ndarray:

@@ -2,10 +2,10 @@
 
     python simulate_data_raw.py [name=value ...]
 
-Writes, in `path_raw_data`, one `data_raw_NNN.pkl` per patient and `truth.csv` (subject, block, sample, amplitude: the
-true peak of every spike, which the simulated annotation misplaces a little and sometimes misses). The last
-`simulated_spike_free` patients have no spike. The same seed gives the same bytes, and a patient with spikes does not
-depend on how many patients are simulated.
+Writes, in `path_raw_data`, per patient `data_raw_NNN.pkl` and its sampling rate in `data_raw_NNN.json`, and `truth.csv`
+(subject, block, sample, amplitude: the true peak of every spike, which the simulated annotation misplaces a little and
+sometimes misses). The last `simulated_spike_free` patients have no spike. The same seed gives the same bytes, and a
+patient with spikes does not depend on how many patients are simulated.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ from data_raw import ctf275_info
 from pickles import write_pickle
 from recordings import sphere_centre
 from settings import read_command
-from utils import SettingError, run_script, writing
+from utils import SettingError, run_script, write_json, writing
 
 N_CORTEX = 300  # cortical dipoles of the background
 SPIKE_DISTANCE = 0.5  # s, least distance between the peaks of two spikes
@@ -348,6 +348,7 @@ def main(words):
         )
         path = directory / f'data_raw_{subject:03d}.pkl'
         write_pickle(path, data)
+        write_json(path.with_suffix('.json'), {'patient': subject, 'settings': {'sfreq': settings.sfreq}})
         truths.append(truth)
         tqdm.write(f'{path}: {summarise(data=data, truth=truth)}')
     with writing(directory / 'truth.csv') as temporary:

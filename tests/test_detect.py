@@ -260,7 +260,7 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
     torch.save(state, run / 'best_hgb_9.pth')
     apply(tmp_path / 'quiet_raw.fif', pictures=True, run=run)
     folder = tmp_path / 'quiet_raw_detections'
-    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas\n'
+    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas,bad\n'
     assert json.loads((folder / 'detections.json').read_text())['dipole'] is None
     assert 'No sub-window reaches the threshold' in (folder / 'report.html').read_text()
 
