@@ -26,7 +26,7 @@ from models.features import beside_block, less_block_median, peak_score, spatial
 from models.mean_error import MeanError
 from models.sfcn import SfcnClassifier
 from models.svm import SupportVectors
-from timeseries_dataset import BlockWindows, batches
+from timeseries_dataset import RecordingWindows, batches
 from utils import DataError
 
 
@@ -573,7 +573,7 @@ def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -
     samples, table = place_windows(part_lengths, shape, window_length)
     # With masking, sub-windows are compared with those that training would have, where there are any.
     reference = table['reference'].to_numpy() | (not table['reference'].any())
-    loader = batches(BlockWindows(meg, samples, standardize), batch_size=BATCH_SIZE[device.type])
+    loader = batches(RecordingWindows(meg, samples, standardize), batch_size=BATCH_SIZE[device.type])
     data = reader.read(loader, reference=reference)
     proba = trained.score(data)
     field, peak = data.peaks.T

@@ -366,7 +366,7 @@ class WindowDataset(Dataset):
         return scale
 
 
-class BlockWindows(Dataset):
+class RecordingWindows(Dataset):
     """Batches of (input, target) windows of a block in memory, scaled as the window files are.
 
     Parameters

@@ -15,8 +15,8 @@ import pytest
 from common import at_call, default_signals, in_child, kill, names
 
 import detect
+from classification import Detections
 from data_raw import N_CHANNELS
-from detect_report import Found
 from marker_files import read_marker_file, write_marker_file
 from pickles import write_pickle
 from recordings import open_recording, read_layout
@@ -36,7 +36,7 @@ def run(tmp_path, monkeypatch):
     def judge(trained, block):
         middle = block.meg.shape[1] // 2
         row = {'part': 0, 'proba': run.proba}
-        return Found(
+        return Detections(
             pd.DataFrame([row | {'onset': 0, 'end': block.meg.shape[1], 'pred': 1}]),
             pd.DataFrame([row | {'sample': middle}]),
         )

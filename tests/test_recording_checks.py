@@ -14,10 +14,10 @@ import create_windows_ae
 import detect
 import simulate_data_raw
 from bad_segments import read_bad_segments, segments_in_block
+from classification import Detections
 from create_data_raw import chosen_labels
 from data_processing import WindowShape, cut_block
 from data_raw import N_CHANNELS, ctf275_info, read_data_raw
-from detect_report import Found
 from marker_files import read_class_file
 from pickles import write_pickle
 from recordings import Layout, open_recording, read_layout
@@ -70,7 +70,7 @@ def apply(tmp_path, monkeypatch, capsys):
         def judge_block(trained, block):
             n = block.meg.shape[1]
             subwindows = pd.DataFrame({'part': [0], 'onset': [0], 'end': [n], 'proba': [0.9], 'pred': [1]})
-            return Found(subwindows, pd.DataFrame({'sample': np.array(samples, int), 'part': 0, 'proba': 0.9}))
+            return Detections(subwindows, pd.DataFrame({'sample': np.array(samples, int), 'part': 0, 'proba': 0.9}))
 
         monkeypatch.setattr(detect, 'judge_block', judge_block)
         with monkeypatch.context() as patch:
