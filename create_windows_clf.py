@@ -7,7 +7,7 @@ Run     python create_windows_clf.py [name=value ...]
 """
 
 from data_processing import create_windows
-from settings import read_command
+from runs.settings import read_command
 from utils import run_script
 
 

@@ -22,38 +22,29 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import mne
-import numpy as np
-import pandas as pd
-
-from bad_segments import recorded_segments
-from classification import Detections, load_run, score_block
-from create_data_raw import plan_recordings
-from data_raw import channel_names, ctf275_info, read_data_raw, read_record, record_warnings
-from detect_report import (
-    bad_seconds,
-    coordinates,
-    in_bad_segments,
-    interpolated_channels,
-    locate,
-    seconds_of_events,
-    seconds_of_subwindows,
-    write_report,
+from classification import load_run, score_block
+from recordings.bad_segments import recorded_segments
+from recordings.channels import channel_names, ctf275_info
+from recordings.checks import block_warnings, check_split, read_checked
+from recordings.data_raw import read_data_raw, read_record, record_warnings
+from recordings.layout import Layout
+from recordings.marker_files import MARKER_FILE, check_replaceable, write_marker_file
+from recordings.planning import plan_recordings
+from recordings.reading import Recording
+from reports.detection_files import (
+    bad_segment_warnings,
+    print_result,
+    recording_warnings,
+    without_bad_segments,
+    write_all,
 )
-from detections_folder import check_is_of, identify, output_hashes, publishing
-from files import sha256
-from marker_files import MARKER_FILE, check_replaceable, write_marker_file
-from recording_checks import block_warnings, check_split, read_checked, training_warnings
-from recordings import Layout, Recording, check_filters
-from saving_functions import RunDirectory, find_run, git_revision, load_params
-from settings import check_settings, read_command
-from timeseries_dataset import PARTS, WINDOW_SETTINGS
-from utils import DataError, SettingError, choose_device, choose_precision, run_script, set_seed, write_json, writing
-
-FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
-PREPROCESSING = (*FILTERS, 'trials')
-# Settings that say how signal becomes sub-windows: those of the run are used, whatever params.py says.
-OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
+from reports.detection_page import seconds_of_events
+from reports.detections_folder import check_is_of, identify, publishing
+from runs.applied_settings import FILTERS, OF_THE_RUN, PREPROCESSING, compensation_of_run, settings_of_run
+from runs.run_directory import find_run, git_revision
+from runs.settings import read_command
+from system.files import sha256
+from utils import DataError, SettingError, choose_device, choose_precision, run_script, set_seed
 
 
 # ------------------------------------------------------------------------------------------ the script
@@ -115,63 +106,6 @@ def main(words: list[str]) -> None:
             ended = time.perf_counter()
             print_result(name, sub, blocks, found, [read - started, judged - read, ended - judged])
             started = time.perf_counter()
-
-
-def settings_of_run(run: RunDirectory, now: dict) -> dict:
-    """The settings of a run, by which its data were made; says which are others now.
-
-    How its recordings were preprocessed is taken from the data_raw_NNN.json of its patients, where there are any.
-
-    Raises
-    ------
-    DataError
-        params.json is missing or damaged, or the patients were preprocessed in different ways.
-    """
-    params = load_params(run)
-    saved = params['settings']
-    unsaid = [name for name in OF_THE_RUN if name not in saved]
-    if unsaid:
-        print(f'warning: run {run.name} does not say its {", ".join(unsaid)}: those of params.py are used')
-    settings = now | saved
-    recorded = {}
-    for path, record in records_of_run(params, settings['path_raw_data']):
-        made_with = record.get('settings', {})
-        for name in PREPROCESSING:
-            if name in made_with and recorded.setdefault(name, made_with[name]) != made_with[name]:
-                raise DataError(
-                    f'{path}: made with {name} = {made_with[name]!r}, others of run {run.name} with '
-                    f'{recorded[name]!r}: no recording can be preprocessed as all of them; make them again'
-                )
-    if 'sfreq' in saved and recorded.get('sfreq', saved['sfreq']) != saved['sfreq']:
-        raise DataError(
-            f'{run.params}: trained with sfreq = {settings["sfreq"]!r}, but the data_raw files of its patients in '
-            f'{settings["path_raw_data"]} are made with {recorded["sfreq"]!r} now; make them again with '
-            f'sfreq={settings["sfreq"]!r}, or train the run again'
-        )
-    settings |= recorded
-    try:
-        check_settings({name: settings[name] for name in now})
-        check_filters(**{name: settings[name] for name in FILTERS})
-    except SettingError as fault:
-        raise DataError(f'{run.params}: {fault}') from fault
-    for name in OF_THE_RUN:
-        if settings[name] != now[name]:
-            print(f'warning: {name} = {now[name]!r} now, but run {run.name} has {settings[name]!r}, which is used')
-    return settings
-
-
-def records_of_run(params: dict, path_raw_data: str) -> list[tuple[Path, dict]]:
-    """The data_raw files of a run's patients, and what was noted beside them when they were made, if anything."""
-    numbers = sorted({number for part in PARTS for number in params['split'].get(part, ())})
-    paths = [Path(path_raw_data) / f'data_raw_{number:03d}.pkl' for number in numbers]
-    return [(path, read_record(path)) for path in paths]
-
-
-def compensation_of_run(run: RunDirectory, path_raw_data: str) -> set[int]:
-    """Compensation grades of the recordings of a run's patients, as far as they are noted."""
-    records = [record for _, record in records_of_run(load_params(run), path_raw_data)]
-    grades = {one.get('compensation') for record in records for one in record.get('recordings', [])}
-    return grades - {None}
 
 
 # ------------------------------------------------------------------------------------------ recordings
@@ -282,137 +216,6 @@ def read_units(
             folder / f'block_{block:02d}',
             [Recording(name, signal, layout, ctf275_info(sfreq), facts)],
         )
-
-
-def without_bad_segments(found: Detections, block: Recording) -> Detections:
-    """What was found in a block, without the events in segments marked bad."""
-    return found._replace(events=found.events[~in_bad_segments(block, found.events['sample'])])
-
-
-def recording_warnings(blocks: list[Recording], trained_on: set[int], n_times: int) -> list[str]:
-    """What is wrong with a recording, also beside the compensation grades and windows that the run was trained on."""
-    warnings = [warning for block in blocks for warning in block.facts['warnings']]
-    warnings += training_warnings(blocks[0].facts['compensation'], trained_on)
-    if min(block.layout.lengths(block.info['sfreq']).min() for block in blocks) < n_times:
-        warnings.append('continuous parts shorter than a window are judged with mirror images of themselves')
-    return list(dict.fromkeys(warnings))
-
-
-def bad_segment_warnings(blocks: list[Recording], found: list[Detections], drop: bool) -> list[str]:
-    """Detections in segments marked bad, and what becomes of them: dropped, or marked."""
-    n_bad = seconds_of_events(blocks, found)['bad'].sum()
-    if not n_bad:
-        return []
-    fate = 'left out' if drop else 'marked in the column bad'
-    return [f'{n_bad} detections lie in segments marked bad and are {fate} (drop_bad_segments)']
-
-
-# ------------------------------------------------------------------------------------------ what is left
-def write_all(name: str, folder: Path, blocks: list[Recording], found: list[Detections], made_with: dict, marker: dict):
-    """Write the detections of a recording, detections.json last.
-
-    Parameters
-    ----------
-    made_with : dict
-        What detections.json says of the run.
-    marker : dict
-        name and color of the class of markers.
-    """
-    layout, facts = blocks[0].layout, blocks[0].facts
-    events, subwindows = seconds_of_events(blocks, found), seconds_of_subwindows(blocks, found)
-    onsets = events['onset'].to_numpy()
-    with writing(folder / 'probabilities.csv') as temporary:
-        subwindows.round({'onset': 6, 'duration': 6}).to_csv(temporary, index=False)
-    zeros = np.zeros(len(onsets))
-    write_detections(folder / 'detections.csv', onsets, zeros, events['proba'].to_numpy(), events['bad'].to_numpy())
-    stem = layout.path.resolve().stem if layout.path.suffix != '.pkl' else folder.name
-    write_annotations(folder / f'{stem}-annot.fif', onsets, np.zeros(len(onsets)), marker['name'], layout)
-    if layout.trial:
-        own = layout.path / MARKER_FILE
-        write_marker_file(folder / MARKER_FILE, onsets, layout, source=own if own.exists() else None, **marker)
-    minutes = sum(block.facts['seconds'] for block in blocks) / 60
-    source, average, n_averaged = locate(blocks, found)
-    write_report(name, folder, blocks, found, made_with, source, average, n_averaged)
-    dipole = None
-    if source:
-        dipole = {
-            'events averaged': n_averaged,
-            'position': source.position,
-            'orientation': source.orientation,
-            'moment': source.moment,
-            'goodness of fit': source.goodness,
-            'coordinates': coordinates(blocks[0].info),
-        }
-    write_json(
-        folder / 'detections.json',
-        {
-            'recording': layout.path.resolve().name,
-            'files': output_hashes(folder),
-            'block': None if layout.path.suffix != '.pkl' else facts['file'],
-            'warnings': made_with['warnings'],
-            **made_with,
-            'system': facts['system'],
-            'compensation': facts['compensation'],
-            'interpolated channels': interpolated_channels(blocks),
-            'sampling rate': layout.sfreq,
-            'continuous parts': sum(len(block.layout.parts) for block in blocks),
-            'minutes': minutes,
-            'detections': len(events),
-            'detections per minute': len(events) / minutes,
-            'detections in bad segments': events['bad'].sum(),
-            'bad segments': bad_seconds(blocks),
-            'marker': marker['name'],
-            'dipole': dipole,
-            'units': {
-                'bad segments': 's from the first sample of the recording: onset, end',
-                'onset, duration': 's, onset from the first sample of the recording, at the peak of the field power',
-                'sampling rate, high_pass, low_pass, notch': 'Hz',
-                'position': 'm',
-                'moment': 'A m',
-                'signal': 'T',
-                'threshold, proba': 'probability',
-            },
-        },
-    )
-
-
-def print_result(name, folder, blocks, found, seconds):
-    """Say how much was found, and how long reading, judging and writing took."""
-    recorded = sum(block.facts['seconds'] for block in blocks)
-    n_events = sum(len(one.events) for one in found)
-    read, judged, written = seconds
-    interpolated = interpolated_channels(blocks)
-    print(
-        f'{name}: {n_events} detections in {recorded / 60:.2f} min ({60 * n_events / recorded:.1f} per minute); '
-        f'interpolated: {", ".join(interpolated) or "none"}; in {folder}\n'
-        f'  {recorded / sum(seconds):.1f} times faster than real time: reading {read:.1f} s, detection {judged:.1f} s, '
-        f'writing {written:.1f} s'
-    )
-
-
-# ------------------------------------------------------------------------------------------ review files
-def write_detections(
-    path: str | Path, onsets: np.ndarray, durations: np.ndarray, probas: np.ndarray, bad: np.ndarray | None = None
-) -> None:
-    """Write detections.csv, one row per event: `onset` and `duration` in s, as MNE's browser counts, and `probas`; and
-    where `bad` is given, 1 for events in segments marked bad."""
-    table = pd.DataFrame({'onset': onsets, 'duration': durations, 'probas': probas})
-    if bad is not None:
-        table['bad'] = np.asarray(bad, dtype=np.int64)
-    with writing(path) as temporary:
-        table.to_csv(temporary, index=False, float_format='%.6f')
-
-
-def write_annotations(path: str | Path, onsets: np.ndarray, durations: np.ndarray, label: str, layout: Layout) -> None:
-    """Write MNE annotations (a name that ends in -annot.fif), to set on the recording or to add to its own.
-
-    `onsets` are in s from the recording's first sample, as MNE's browser counts.
-    """
-    # Annotations with a date count from that date, those without from the first sample.
-    start = layout.first_time if layout.meas_date else 0.0
-    notes = mne.Annotations(np.asarray(onsets) + start, durations, label, orig_time=layout.meas_date)
-    with writing(path) as temporary:
-        notes.save(temporary, overwrite=True, verbose='error')
 
 
 if __name__ == '__main__':

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 
-from simulate_data_raw import simulate_patient
+from recordings.simulation import simulate_patient
 
 OPTIMIZER = {
     'optimizer': 'adam',

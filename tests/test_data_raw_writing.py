@@ -12,14 +12,16 @@ import pytest
 from common import at_call, in_child, kill, names
 
 import create_data_raw
-from data_raw import N_CHANNELS, read_data_raw
-from pickles import read_pickle, write_pickle
+from recordings import checks
+from recordings.channels import N_CHANNELS
+from recordings.data_raw import read_data_raw
+from recordings.pickles import read_pickle, write_pickle
 from utils import DataError, write_json
 
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch):
-    monkeypatch.setattr('recordings.preprocess', lambda signal, **settings: signal[:, ::2])
+    monkeypatch.setattr('recordings.filters.preprocess', lambda signal, **settings: signal[:, ::2])
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ def test_killed_while_reannotating_it_loses_nothing(path, raw, monkeypatch, modu
 
 
 def test_a_reannotation_that_comes_meanwhile_is_kept(path, raw, monkeypatch):
-    read, once = create_data_raw.read_recording, []
+    read, once = checks.read_recording, []
 
     def slowly(*arguments, **settings):
         if not once:
@@ -140,7 +142,7 @@ def test_a_reannotation_that_comes_meanwhile_is_kept(path, raw, monkeypatch):
             correct(path, raw)
         return read(*arguments, **settings)
 
-    monkeypatch.setattr(create_data_raw, 'read_recording', slowly)
+    monkeypatch.setattr('recordings.checks.read_recording', slowly)
     with pytest.raises(DataError, match='holds a re-annotation'):
         run(path, raw=raw)
     assert [len(times) for times in read_data_raw(raw / 'data_raw_001.pkl')['reannot']] == [1]

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_raw import N_CHANNELS, ctf275_info
-from detect import write_annotations, write_detections
-from detect_report import average_events, fit_source
-from marker_files import read_marker_file, write_marker_file
-from recordings import open_recording, read_annotations, read_layout
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.reading import open_recording, read_annotations, read_layout
+from reports.detection_files import write_annotations, write_detections
+from reports.dipole import average_events, fit_source
 from utils import DataError
 
 CLASS = {'name': 'detected_spike', 'color': 'green'}

@@ -16,10 +16,11 @@ from common import at_call, default_signals, in_child, kill, names
 
 import detect
 from classification import Detections
-from data_raw import N_CHANNELS
-from marker_files import read_marker_file, write_marker_file
-from pickles import write_pickle
-from recordings import open_recording, read_layout
+from recordings.channels import N_CHANNELS
+from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.pickles import write_pickle
+from recordings.reading import open_recording, read_layout
+from reports import detection_files
 from utils import DataError, run_script, write_json
 
 OUTPUTS = ['detections.csv', 'detections.json', 'probabilities.csv', 'report.html']
@@ -33,11 +34,11 @@ def run(tmp_path, monkeypatch):
     run.checkpoint = lambda which, network=None: run.params
     write_json(run.params, {})
 
-    def judge(trained, block):
-        middle = block.meg.shape[1] // 2
+    def score(trained, meg, part_lengths):
+        middle = meg.shape[1] // 2
         row = {'part': 0, 'proba': run.proba}
         return Detections(
-            pd.DataFrame([row | {'onset': 0, 'end': block.meg.shape[1], 'pred': 1}]),
+            pd.DataFrame([row | {'onset': 0, 'end': meg.shape[1], 'pred': 1}]),
             pd.DataFrame([row | {'sample': middle}]),
         )
 
@@ -45,12 +46,14 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(detect, 'find_run', lambda *arguments: run)
     monkeypatch.setattr(detect, 'settings_of_run', lambda run, settings: settings)
     monkeypatch.setattr(detect, 'load_run', lambda *arguments: SimpleNamespace(decision=decision))
-    monkeypatch.setattr(detect, 'judge_block', judge)
-    monkeypatch.setattr(detect, 'locate', lambda *arguments: (None, None, 0))
-    monkeypatch.setattr(detect, 'write_report', lambda name, folder, *rest: (folder / 'report.html').write_text(name))
+    monkeypatch.setattr(detect, 'score_block', score)
+    monkeypatch.setattr('reports.detection_files.locate', lambda *arguments: (None, None, 0))
+    monkeypatch.setattr(
+        'reports.detection_files.write_report', lambda name, folder, *rest: (folder / 'report.html').write_text(name)
+    )
     monkeypatch.setattr(detect, 'set_seed', lambda seed: None)
-    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
-    monkeypatch.setattr('recordings.preprocess', lambda signal, **settings: signal[:, ::2])
+    monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.filters.preprocess', lambda signal, **settings: signal[:, ::2])
     return run
 
 
@@ -198,14 +201,14 @@ def test_a_record_from_elsewhere_is_refused(patient4, content):
 def test_another_process_that_came_first_keeps_its_folder(make_patient, monkeypatch, tmp_path):
     """Both find no folder when they start."""
     path, other = make_patient(4), make_patient(9)
-    judge = detect.judge_block
+    score = detect.score_block
 
     def slowly(*arguments):
-        monkeypatch.setattr(detect, 'judge_block', judge)
+        monkeypatch.setattr(detect, 'score_block', score)
         apply(path, output=tmp_path / 'o')
-        return judge(*arguments)
+        return score(*arguments)
 
-    monkeypatch.setattr(detect, 'judge_block', slowly)
+    monkeypatch.setattr(detect, 'score_block', slowly)
     with pytest.raises(DataError, match=f'holds the detections of {path}, another recording'):
         apply(other, output=tmp_path / 'o')
     assert json.loads((tmp_path / 'o' / 'run01_detections' / 'detections.json').read_text())['identity']['path'] == str(
@@ -326,7 +329,7 @@ def test_killed_at_any_step_it_leaves_the_old_or_the_new(recorded, run, monkeypa
 
 def test_killed_the_first_time_it_leaves_no_folder(recorded, monkeypatch):
     def child():
-        at_call(detect, 'write_report', 1, kill, monkeypatch)
+        at_call(detection_files, 'write_report', 1, kill, monkeypatch)
         apply(recorded)
 
     assert in_child(child) == -signal.SIGKILL
@@ -344,7 +347,7 @@ def test_a_signal_leaves_the_old_and_nothing_else(recorded, run, monkeypatch, nu
 
     def child():
         default_signals()
-        at_call(detect, 'write_report', 1, lambda: os.kill(os.getpid(), number), monkeypatch)
+        at_call(detection_files, 'write_report', 1, lambda: os.kill(os.getpid(), number), monkeypatch)
         sys.argv = ['detect.py', 'run', str(recorded)]
         run_script(detect.main, '')
 

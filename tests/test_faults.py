@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 import create_windows_ae
 from data_processing import best_blocks
-from faults import describe
+from system.faults import describe
 from utils import ROOT, run_script
 
 

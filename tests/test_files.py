@@ -9,7 +9,7 @@ import threading
 import pytest
 from common import default_signals, in_child, kill, names
 
-from files import back_up, locked, replacing, staging_folder
+from system.files import back_up, locked, replacing, staging_folder
 from utils import DataError, run_script, writing
 
 
@@ -78,7 +78,7 @@ def test_a_new_file_has_the_mode_of_the_umask(tmp_path):
 
 def test_content_and_name_are_on_the_disk_before_the_block_is_left(tmp_path, monkeypatch):
     steps = []
-    monkeypatch.setattr('files.sync', lambda path: steps.append(path.name))
+    monkeypatch.setattr('system.files.sync', lambda path: steps.append(path.name))
     replace = os.replace
     monkeypatch.setattr(os, 'replace', lambda old, new: (steps.append('rename'), replace(old, new)))
     with replacing(tmp_path / 'x.csv') as temporary:

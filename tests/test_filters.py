@@ -6,9 +6,9 @@ import mne
 import numpy as np
 import pytest
 
-import recordings
-from data_raw import N_CHANNELS
-from recordings import extend, filter_seconds, preprocess, preprocess_parts, read_recording, resample
+from recordings.channels import N_CHANNELS
+from recordings.filters import extend, filter_seconds, preprocess, preprocess_parts, resample
+from recordings.reading import read_recording
 
 BAND = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None}
 READING = BAND | {'bad_channels': [], 'trials': 'join'}
@@ -42,8 +42,7 @@ def test_parts_of_one_length_are_filtered_at_the_cost_of_one(monkeypatch):
     alone = [preprocess(part, **filters) for part in parts]
     n_filtered = []
     monkeypatch.setattr(
-        recordings,
-        'preprocess',
+        'recordings.filters.preprocess',
         lambda signal, **filters: n_filtered.append(len(signal)) or preprocess(signal, **filters),
     )
     for new, expected in zip(preprocess_parts(parts, lengths, **filters), alone, strict=True):
@@ -56,9 +55,11 @@ def test_a_recording_with_many_gaps_is_filtered_and_interpolated_once(make_fif, 
     signal = 1e-12 * rng.normal(size=(N_CHANNELS, 40 * 100))
     path = make_fif('gaps', signal, notes=[(100 * part / 300, 'EDGE boundary') for part in range(1, 40)])
     calls = []
-    monkeypatch.setattr(recordings, 'preprocess', lambda *a, **k: calls.append('filtered') or preprocess(*a, **k))
     monkeypatch.setattr(
-        recordings, 'interpolate_channels', lambda signal, info, names: calls.append('interpolated') or signal
+        'recordings.filters.preprocess', lambda *a, **k: calls.append('filtered') or preprocess(*a, **k)
+    )
+    monkeypatch.setattr(
+        'recordings.reading.interpolate_channels', lambda signal, info, names: calls.append('interpolated') or signal
     )
     read_recording(path, **READING)
     apart = read_recording(path, **READING | {'trials': 'apart'})

@@ -14,10 +14,11 @@ from common import clear_patient, default_signals
 
 import loop
 import main_train
-from loop import load_checkpoint
-from pickles import write_pickle
-from saving_functions import RunDirectory, new_run_directory
-from utils import asked_to_end, set_seed
+from recordings.pickles import write_pickle
+from runs.run_directory import RunDirectory, new_run_directory
+from system.interruption import asked_to_end
+from training.checkpoints import load_checkpoint
+from utils import set_seed
 
 TRAINING = {
     'masking': None,

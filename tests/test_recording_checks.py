@@ -13,15 +13,17 @@ import create_data_raw
 import create_windows_ae
 import detect
 import simulate_data_raw
-from bad_segments import read_bad_segments, segments_in_block
 from classification import Detections
-from create_data_raw import chosen_labels
 from data_processing import WindowShape, cut_block
-from data_raw import N_CHANNELS, ctf275_info, read_data_raw
-from marker_files import read_class_file
-from pickles import write_pickle
-from recordings import Layout, open_recording, read_layout
-from settings import read_command
+from recordings.bad_segments import read_bad_segments, segments_in_block
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.data_raw import read_data_raw
+from recordings.layout import Layout
+from recordings.marker_files import read_class_file
+from recordings.pickles import write_pickle
+from recordings.planning import chosen_labels
+from recordings.reading import open_recording, read_layout
+from runs.settings import read_command
 from utils import DataError, write_json
 
 NAMES = ctf275_info(150)['ch_names']
@@ -36,7 +38,7 @@ def brain(n_samples, n_channels=N_CHANNELS, seed=0):
 @pytest.fixture(autouse=True)
 def no_interpolation(monkeypatch):
     """Leave bad channels as they are: MNE takes seconds for them."""
-    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)
 
 
 @pytest.fixture
@@ -64,18 +66,18 @@ def apply(tmp_path, monkeypatch, capsys):
     write_json(run / 'params.json', {'settings': settings, 'split': {'train': [1]}})
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': 'temperature'}
     monkeypatch.setattr(detect, 'load_run', lambda *arguments: SimpleNamespace(decision=decision))
-    monkeypatch.setattr(detect, 'locate', lambda *arguments: (None, None, 0))
+    monkeypatch.setattr('reports.detection_files.locate', lambda *arguments: (None, None, 0))
 
     def apply(*words, samples=(), page=False):
-        def judge_block(trained, block):
-            n = block.meg.shape[1]
+        def score_block(trained, meg, part_lengths):
+            n = meg.shape[1]
             subwindows = pd.DataFrame({'part': [0], 'onset': [0], 'end': [n], 'proba': [0.9], 'pred': [1]})
             return Detections(subwindows, pd.DataFrame({'sample': np.array(samples, int), 'part': 0, 'proba': 0.9}))
 
-        monkeypatch.setattr(detect, 'judge_block', judge_block)
+        monkeypatch.setattr(detect, 'score_block', score_block)
         with monkeypatch.context() as patch:
             if not page:
-                patch.setattr(detect, 'write_report', lambda *arguments: None)
+                patch.setattr('reports.detection_files.write_report', lambda *arguments: None)
             detect.main([str(run), *map(str, words), f'output={tmp_path / "out"}'])
         [folder] = {record.parent for record in (tmp_path / 'out').rglob('detections.json')}
         return json.loads((folder / 'detections.json').read_text()), folder, capsys.readouterr().out
@@ -86,8 +88,10 @@ def apply(tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def said_by_both(create, apply, monkeypatch):
     """Check that a warning about one recording is on the console, in the JSON and on the page, in both scripts."""
-    monkeypatch.setattr('detect_report.plot_probability', lambda *arguments: None)  # pictures take most of the time
-    monkeypatch.setattr('detect_report.add_picture', lambda *arguments: None)
+    monkeypatch.setattr(
+        'reports.detection_page.plot_probability', lambda *arguments: None
+    )  # pictures take most of the time
+    monkeypatch.setattr('reports.detection_page.add_picture', lambda *arguments: None)
 
     def check(path, *words):
         made, printed = create(path)
@@ -416,7 +420,9 @@ def test_a_mapped_foreign_system(make_fif, said_by_both, monkeypatch):
     info = mne.channels.read_meg_canonical_info('neuromag')
     with info._unlock():
         info['sfreq'] = SFREQ
-    monkeypatch.setattr('recordings.map_to_ctf275', lambda signal, info, sfreq: (brain(3000), ctf275_info(sfreq)))
+    monkeypatch.setattr(
+        'recordings.reading.map_to_ctf275', lambda signal, info, sfreq: (brain(3000), ctf275_info(sfreq))
+    )
     said_by_both(make_fif('neuromag', brain(6000, 306), info=info), '306 channels of another system, mapped to CTF-275')
 
 

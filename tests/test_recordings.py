@@ -11,23 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import create_data_raw
-from create_data_raw import chosen_labels
-from data_raw import N_CHANNELS, ctf275_info, read_data_raw, read_record
-from marker_files import read_marker_file, write_marker_file
-from pickles import read_pickle, write_pickle
-from recordings import (
-    Layout,
-    check_recording,
-    interpolate_channels,
-    open_recording,
-    placed_info,
-    plain_name,
-    preprocess,
-    read_annotations,
-    read_layout,
-    read_recording,
-    resample,
-)
+from recordings.channels import N_CHANNELS, ctf275_info, interpolate_channels, placed_info, plain_name
+from recordings.data_raw import read_data_raw, read_record
+from recordings.filters import preprocess, resample
+from recordings.layout import Layout
+from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.pickles import read_pickle, write_pickle
+from recordings.planning import chosen_labels
+from recordings.reading import check_recording, open_recording, read_annotations, read_layout, read_recording
 from utils import DataError, SettingError
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
@@ -45,7 +36,7 @@ def wave(n_samples, sfreq, frequency=7.0):
 @pytest.fixture
 def no_interpolation(monkeypatch):
     """Leave bad channels as they are, for tests of something else: MNE takes seconds for them."""
-    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)
 
 
 # ---------------------------------------------------------------------------------------------- signals

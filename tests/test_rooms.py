@@ -13,11 +13,11 @@ SCRIPTS = {
 }  # fmt: skip
 # From the lowest room to the highest: a room imports from rooms before it, and from itself.
 ROOMS = [
-    'params', 'utils', 'system', 'evaluation', 'recordings', 'data_processing', 'timeseries_dataset', 'models',
+    'params', 'system', 'utils', 'evaluation', 'recordings', 'data_processing', 'timeseries_dataset', 'models',
     'training', 'loop', 'classifiers', 'classification', 'runs', 'saving_functions', 'reports', 'benchmarks',
 ]  # fmt: skip
 # Rooms that import from these alone.
-CLOSED = {'params': set(), 'utils': set(), 'models': set(), 'evaluation': {'utils'}}
+CLOSED = {'params': set(), 'system': set(), 'models': set(), 'evaluation': {'utils'}}
 
 
 def module_of(path):

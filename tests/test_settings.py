@@ -7,7 +7,7 @@ import pytest
 
 import main_train
 from classification import CLASSIFIERS
-from settings import ORIGINAL, RULES, read_command
+from runs.settings import ORIGINAL, RULES, read_command
 from utils import ROOT, SettingError
 
 SOURCE = (ROOT / 'params.py').read_text()

@@ -7,18 +7,12 @@ import mne
 import numpy as np
 from mne.io.constants import FIFF
 
-from bad_segments import read_bad_segments, samples_of_segments, segments_in_block, touches
-from data_raw import channel_names, flat_channels, in_tesla
-from recordings import (
-    Layout,
-    Recording,
-    ctf_header,
-    filter_seconds,
-    open_recording,
-    read_annotations,
-    read_notes,
-    read_recording,
-)
+from recordings.bad_segments import read_bad_segments, samples_of_segments, segments_in_block, touches
+from recordings.channels import channel_names
+from recordings.data_raw import flat_channels, in_tesla
+from recordings.filters import filter_seconds
+from recordings.layout import Layout
+from recordings.reading import Recording, ctf_header, open_recording, read_annotations, read_notes, read_recording
 from utils import DataError
 
 ROUNDING = 1e-24  # what a filter can make of a constant, in T

@@ -1,91 +1,32 @@
-"""Recordings: opening them with MNE, and reading them as signals of CTF-275, resampled and filtered."""
+"""Opening recordings with MNE, and reading them as signals of CTF-275, resampled and filtered."""
 
 import contextlib
-import datetime
-import functools
 import math
-import re
 import struct
 import tempfile
 import types
-from collections import Counter
 from collections.abc import Iterable, Iterator
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
 import mne
 import numpy as np
-import scipy.signal
 from mne.io.constants import FIFF
-from scipy.fft import next_fast_len
-from scipy.spatial.transform import Rotation
 
-from data_raw import N_CHANNELS, channel_names, ctf275_info
-from marker_files import MARKER_FILE, as_text, read_marker_file
+from recordings.channels import (
+    LEAST_CTF,
+    LEAST_OTHER,
+    N_CHANNELS,
+    channel_names,
+    interpolate_channels,
+    map_to_ctf275,
+    placed_info,
+    plain_name,
+)
+from recordings.filters import preprocess_parts
+from recordings.layout import Layout, Note
+from recordings.marker_files import MARKER_FILE, as_text, read_marker_file
 from utils import DataError, SettingError
-
-LEAST_CTF = 200  # good channels of CTF-275 below which a recording is not taken for one (CTF-151 has 151)
-LEAST_OTHER = 60  # good MEG channels of another system that can stand for 274
-NOTCH_SECONDS = 6.6  # length of MNE's notch filters
-LARGEST_MATRIX = 1_000_000  # numbers of a matrix that takes less time than filtering
-
-
-# ------------------------------------------------------------------------------------------ recordings
-class Layout(NamedTuple):
-    """Where a block's samples lie in its recording. Times of a recording are seconds from its first sample, which is
-    what MNE's browser shows, whatever `first_samp`.
-
-    Attributes
-    ----------
-    path : Path
-    sfreq : float
-        Sampling rate of the recording, in Hz.
-    parts : list of (start, stop)
-        Continuous parts, in samples of the recording.
-    trial : (int, int) or None
-        CTF: samples per trial, and samples before its sync point, from which marker files count.
-    first_time : float
-        MNE's time of the first sample, in s from `meas_date`: FIF files can begin later than their clock.
-    meas_date : datetime or None
-    """
-
-    path: Path
-    sfreq: float
-    parts: list[tuple[int, int]]
-    trial: tuple[int, int] | None
-    first_time: float
-    meas_date: datetime.datetime | None
-
-    def lengths(self, sfreq: float) -> np.ndarray:
-        """Samples of each part after resampling to `sfreq` Hz."""
-        return np.array([max(1, round((stop - start) * sfreq / self.sfreq)) for start, stop in self.parts])
-
-    def to_seconds(self, samples: np.ndarray, sfreq: float) -> np.ndarray:
-        """Times in the recording of samples of the block at `sfreq` Hz."""
-        samples = np.asarray(samples, dtype=np.float64)
-        offsets = np.concatenate([[0], np.cumsum(self.lengths(sfreq))[:-1]])
-        part = np.searchsorted(offsets, samples, side='right') - 1
-        starts = np.array([start for start, _ in self.parts])
-        return starts[part] / self.sfreq + (samples - offsets[part]) / sfreq
-
-    def to_samples(self, seconds: np.ndarray, sfreq: float) -> np.ndarray:
-        """Nearest samples of the block at `sfreq` Hz, in order, of times in the recording; those outside left out."""
-        recorded = np.rint(np.asarray(seconds, dtype=np.float64) * self.sfreq)
-        lengths = self.lengths(sfreq)
-        found = []
-        for (start, stop), length, offset in zip(self.parts, lengths, np.cumsum(lengths) - lengths, strict=True):
-            inside = recorded[(start <= recorded) & (recorded < stop)] - start
-            found.append(offset + np.minimum(np.rint(inside * sfreq / self.sfreq), length - 1))
-        return np.sort(np.concatenate(found)).astype(np.int64)
-
-
-class Note(NamedTuple):
-    """An annotation of MNE: its label, and its onset (s from the recording's first sample) and duration in s."""
-
-    label: str
-    onset: float
-    duration: float
 
 
 class Recording(NamedTuple):
@@ -266,211 +207,6 @@ def read_notes(raw: mne.io.BaseRaw, layout: Layout, path: str | Path | None = No
         Note(str(label), float(onset) - first_time, float(duration))
         for label, onset, duration in zip(notes.description, notes.onset, durations, strict=True)
     ]
-
-
-# ---------------------------------------------------------------------------------------------- channels
-def sphere_centre(info: mne.Info) -> np.ndarray:
-    """Centre of the sphere nearest to the MEG sensors, in metres in head coordinates: about that of the head."""
-    picks = mne.pick_types(info, meg=True, ref_meg=False, exclude=[])
-    sensors = np.array([info['chs'][i]['loc'][:3] for i in picks])
-    # |p|^2 = 2 p.c + constant
-    system = np.column_stack([2 * sensors, np.ones(len(sensors))])
-    centre = np.linalg.lstsq(system, (sensors**2).sum(axis=1))[0][:3]
-    return mne.transforms.apply_trans(info['dev_head_t'], centre)
-
-
-def plain_name(name: str) -> str:
-    """A CTF channel's name without the suffix of its run."""
-    return re.sub(r'^(M[LRZ][CFOPT][0-9]{2})-.*', r'\1', name)
-
-
-def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float) -> mne.Info:
-    """`ctf275_info` with the channels where a recording's header puts them.
-
-    Channels that the header lacks lie where the usual CTF-275 has them, moved as a whole to fit the others (in a real
-    header, the others then lie 1.1 mm off on average).
-    """
-    info = ctf275_info(sfreq)
-    found = {plain_name(ch['ch_name']): ch for ch in chs}
-    usual = {ch['ch_name']: ch['loc'].reshape(4, 3).copy() for ch in info['chs']}
-    placed = [
-        name for name in usual if name in found and np.isfinite(found[name]['loc']).all() and found[name]['loc'].any()
-    ]
-    if len(placed) >= LEAST_CTF:
-        there = np.array([found[name]['loc'][:3] for name in placed])
-        here = np.array([usual[name][0] for name in placed])
-        turn, _ = Rotation.align_vectors(there - there.mean(axis=0), here - here.mean(axis=0))
-        for ch in info['chs']:
-            if ch['ch_name'] in placed:
-                ch['loc'] = found[ch['ch_name']]['loc'].copy()
-            else:
-                loc = turn.apply(usual[ch['ch_name']])
-                loc[0] += there.mean(axis=0) - turn.apply(here.mean(axis=0))
-                ch['loc'] = loc.ravel()
-        if dev_head_t is not None:
-            info['dev_head_t'] = dev_head_t
-    return info
-
-
-def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -> np.ndarray:
-    """Replace channels by what the others say of them (MNE's minimum-norm interpolation); (274, n_samples), tesla."""
-    if not names:
-        return signal
-    raw = mne.io.RawArray(signal, info.copy(), verbose='error')
-    raw.info['bads'] = list(names)
-    # 'fast' is twice as fast and gives the same to 1e-4.
-    raw.interpolate_bads(origin=sphere_centre(info), mode='fast', verbose='error')
-    return raw.get_data()
-
-
-def map_to_ctf275(signal: np.ndarray, info: mne.Info, sfreq: float) -> tuple[np.ndarray, mne.Info]:
-    """Map the good MEG channels of another system to CTF-275 with MNE's `interpolate_to`.
-
-    Parameters
-    ----------
-    signal : array (n_channels, n_samples)
-        In tesla (planar gradiometers: tesla per metre).
-    info : mne.Info
-        Of these channels; `bads` are left out.
-
-    Returns
-    -------
-    signal : array (274, n_samples)
-    info : mne.Info
-        With the head where it was.
-    """
-    info = info.copy()
-    with info._unlock():
-        info.update(sfreq=sfreq, comps=[], lowpass=sfreq / 2, highpass=0.0)
-        info['dev_head_t'] = info['dev_head_t'] or mne.Transform('meg', 'head')
-    to = ctf275_info(sfreq)
-    # Each system counts from another point of its helmet: let the centres of the helmets coincide.
-    in_head = sphere_centre(info)
-    shift = sphere_centre(to) - mne.transforms.apply_trans(np.linalg.inv(info['dev_head_t']['trans']), in_head)
-    for ch in info['chs']:
-        ch['loc'][:3] += shift
-    trans = info['dev_head_t']['trans'].copy()
-    trans[:3, 3] -= trans[:3, :3] @ shift
-    info['dev_head_t'] = to['dev_head_t'] = mne.Transform('meg', 'head', trans)
-    with mne.utils.use_log_level('error'):
-        raw = mne.io.RawArray(signal, info).interpolate_to('ctf275', origin=in_head, mode='fast')
-    rows = {plain_name(name): row for name, row in zip(raw.ch_names, raw.get_data(), strict=True)}
-    absent = [name for name in to['ch_names'] if name not in rows]  # MNE's table lacks MLO42
-    mapped = np.array([rows.get(name, np.zeros(signal.shape[1])) for name in to['ch_names']])
-    return interpolate_channels(mapped, to, absent), to
-
-
-# ---------------------------------------------------------------------------------------------- signals
-def extend(signal: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Continue a signal (..., n_samples) beyond its ends by its mirror images.
-
-    Against filtering what really went on, the error at the ends is half of that of the point reflections that MNE
-    uses, and in a part shorter than its filter, which MNE continues with zeros, far less still.
-    """
-    n = signal.shape[-1]
-    return signal[..., np.pad(np.arange(n), (before, after), mode='reflect' if n > 1 else 'edge')]
-
-
-def filter_seconds(high_pass: float) -> float:
-    """Length of MNE's high-pass filter: 3.3 / width of its transition band."""
-    return 3.3 / min(max(0.25 * high_pass, 2), high_pass)
-
-
-def resample(signal: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
-    """Resample (n_channels, n_samples) from `sfreq` to `new_sfreq` Hz; sample i stays at i / new_sfreq seconds."""
-    # A whole number of periods of both rates, so that no sample drifts; 1200 to 150 Hz: 8 samples become 1.
-    ratio = Fraction(sfreq / new_sfreq).limit_denominator(1000)
-    down, up = ratio.numerator, ratio.denominator
-    n = signal.shape[1]
-    n_new = max(1, round(n * new_sfreq / sfreq))
-    if down == up and n_new == n:
-        return signal.copy()
-    before = down * math.ceil(sfreq / down)  # 1 s at least
-    total = down * next_fast_len(math.ceil((n + 2 * before) / down))
-    resampled, kept = np.empty((len(signal), n_new)), np.arange(n_new)
-    for rows in rows_at_a_time(len(signal), total):
-        extended = extend(signal[rows], before, total - n - before)
-        # The transform takes the end for a neighbour of the beginning: take out the line between them meanwhile.
-        first, slope = extended[:, :1], (extended[:, -1:] - extended[:, :1]) / (total - 1)
-        new = scipy.signal.resample(extended - first - slope * np.arange(total), total // down * up, axis=1)
-        resampled[rows] = new[:, before // down * up + kept] + first + slope * (before + kept * down / up)
-    return resampled
-
-
-def rows_at_a_time(n_rows: int, n_samples: int) -> Iterator[slice]:
-    """Cut the rows of an array into pieces of about 8 MB, or of one row, so that work on them takes little memory."""
-    step = max(1, 2**20 // n_samples)
-    return (slice(first, first + step) for first in range(0, n_rows, step))
-
-
-@functools.lru_cache(1)
-def impulse_response(*, sfreq: float, high_pass: float, low_pass: float, notch: tuple[float, ...] | None) -> np.ndarray:
-    """What MNE's band-pass and notch filters make of a unit impulse in its middle: (2 * reach + 1,)."""
-    band_pass = mne.filter.create_filter(None, sfreq, high_pass, low_pass, verbose='error')
-    reach = len(band_pass) // 2
-    if notch is None:
-        return band_pass
-    reach += math.ceil(NOTCH_SECONDS / 2 * sfreq) + 2  # MNE mirrors the ends, which must not matter
-    impulse = np.pad(band_pass, reach - len(band_pass) // 2)
-    return mne.filter.notch_filter(impulse, sfreq, np.array(notch), verbose='error')
-
-
-def preprocess(
-    signal: np.ndarray,
-    *,
-    raw_sfreq: float,
-    sfreq: float,
-    high_pass: float,
-    low_pass: float,
-    notch: float | list[float] | None,
-) -> np.ndarray:
-    """Resample and filter one continuous part, (n_channels, n_samples), without delay."""
-    signal = resample(signal, raw_sfreq, sfreq)
-    frequencies = None if notch is None else tuple(np.atleast_1d(notch).tolist())
-    response = impulse_response(sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=frequencies)
-    reach = len(response) // 2
-    for rows in rows_at_a_time(len(signal), signal.shape[1] + len(response)):
-        signal[rows] = scipy.signal.oaconvolve(extend(signal[rows], reach, reach), response[None], mode='valid', axes=1)
-    return signal
-
-
-def preprocess_parts(parts: Iterable[np.ndarray], lengths: list[int], **filters) -> Iterator[np.ndarray]:
-    """Preprocess the continuous parts of a recording, each on its own.
-
-    Short parts of one length share a matrix: what `preprocess`, which is linear, makes of each single sample.
-
-    Parameters
-    ----------
-    parts : iterable of arrays (n_channels, n_samples)
-    lengths : list of int
-        Their n_samples.
-    **filters
-        As `preprocess` takes them.
-    """
-    n_parts, matrices = Counter(lengths), {}
-    for part in parts:
-        n_channels, n = part.shape
-        if n not in matrices:
-            n_new = n * filters['sfreq'] / filters['raw_sfreq']
-            is_faster = 2 * n < n_channels * n_parts[n] and n * n_new < LARGEST_MATRIX
-            matrices[n] = preprocess(np.eye(n), **filters) if is_faster else None
-        yield preprocess(part, **filters) if matrices[n] is None else part @ matrices[n]
-
-
-def check_filters(*, sfreq: float, high_pass: float, low_pass: float, notch: float | list[float] | None) -> None:
-    """Check that the settings of the filters go together.
-
-    Raises
-    ------
-    SettingError
-    """
-    if not high_pass < low_pass < sfreq / 2:
-        raise SettingError(
-            f'high_pass = {high_pass}, low_pass = {low_pass}: must rise, and stay below half of sfreq = {sfreq}'
-        )
-    for frequency in np.atleast_1d([] if notch is None else notch):
-        if frequency > sfreq / 2 - 2:
-            raise SettingError(f'notch = {notch}: must be 2 Hz or more below half of sfreq = {sfreq}; there is no more')
 
 
 def check_recording(raw: mne.io.BaseRaw, path: Path, *, low_pass: float, bad_channels: list[str]) -> bool:

@@ -1,59 +1,20 @@
-"""data_raw_NNN.pkl: the 274 channels of its blocks, finding, reading and checking it, and the spikes it holds."""
+"""data_raw_NNN.pkl: finding, reading and checking it, and the spikes it holds."""
 
-import functools
 import json
 import re
 from pathlib import Path
 
-import mne
 import numpy as np
 import pandas as pd
 
-from pickles import read_pickle
+from recordings.channels import N_CHANNELS, channel_names
+from recordings.pickles import read_pickle
 from utils import DataError
 
-N_CHANNELS = 274  # CTF-275 without MRP52
 KEYS = ('meg', 'events', 'reannot', 'file')
 TESLA = (1e-14, 1e-8)  # what a channel of brain signal can span, maximum - minimum; usual are 1e-12 to 1e-10
 LARGEST = 1e15  # a sample beyond it is no magnetic field: this is one tesla, in femtotesla
 MAX_NAME = 4096  # characters of a recording's name, as of a path
-
-
-# -------------------------------------------------------------------------------------------- channels
-def ctf275_info(sfreq: float) -> mne.Info:
-    """Describe the 274 channels (CTF-275 without MRP52) of a recording, in CTF order.
-
-    Parameters
-    ----------
-    sfreq : float
-        Sampling frequency, in Hz.
-
-    Returns
-    -------
-    info : mne.Info
-        Channel names without run suffix, positions in metres in device coordinates (x to the right, y to the front,
-        z up), no compensation. The device and head coordinates coincide.
-    """
-    canonical = mne.channels.read_meg_canonical_info('ctf275')
-    channels = {channel['ch_name'].split('-')[0]: channel for channel in canonical['chs']}
-    del channels['MRP52']
-    # MNE's table lacks MLO42: reflect its right-hand twin in the plane x = 0. `loc` holds the position, then the axes
-    # ex, ey and ez (the coil's normal); a reflected frame is left-handed, so ey is turned round.
-    loc = channels['MRO42']['loc'].reshape(4, 3) * [-1, 1, 1]
-    loc[2] *= -1
-    channels['MLO42'] = dict(channels['MRO42'], loc=loc.ravel())
-    names = sorted(channels)
-    info = mne.create_info(names, sfreq, 'mag')
-    for channel, name in zip(info['chs'], names, strict=True):
-        channel.update({key: channels[name][key] for key in ('loc', 'coil_type', 'coord_frame', 'unit')})
-    info['dev_head_t'] = mne.Transform('meg', 'head')
-    return info
-
-
-@functools.cache
-def channel_names() -> list[str]:
-    """Names of the 274 channels of every block and window, in order."""
-    return ctf275_info(150.0)['ch_names']
 
 
 # ----------------------------------------------------------------------------------------------- files

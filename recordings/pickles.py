@@ -5,8 +5,8 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from pickled_objects import ObjectBuilder
-from unpickler import Limits, Unpickler
+from recordings.pickled_objects import ObjectBuilder
+from recordings.unpickler import Limits, Unpickler
 from utils import DataError, writing
 
 BUFFER = 2**13  # bytes; larger contents are read past it, straight to their place

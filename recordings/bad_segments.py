@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from marker_files import as_text, read_class_file
+from recordings.marker_files import as_text, read_class_file
 from utils import DataError
 
 if TYPE_CHECKING:
-    from recordings import Layout, Note
+    from recordings.layout import Layout, Note
+
 
 NOT_A_SEGMENT = 'bad_acq_skip'  # samples that were not recorded: they are cut out, not marked
 

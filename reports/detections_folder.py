@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from data_raw import read_data_raw
-from files import free_name, link_or_copy, replace_folder, restore_folder, sha256, staging_folder
-from recordings import open_recording
+from recordings.data_raw import read_data_raw
+from recordings.reading import open_recording
+from system.files import free_name, link_or_copy, replace_folder, restore_folder, sha256, staging_folder
 from utils import DataError, write_faults
 
 RECORD = 'detections.json'

@@ -1,4 +1,4 @@
-"""CTF marker files (MarkerFile.mrk): reading them, and writing a class of markers into one; classes of trials."""
+"""CTF marker files (MarkerFile.mrk): reading them, and writing a class of markers into one."""
 
 import itertools
 import os
@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from files import back_up, locked
+from system.files import back_up, locked
 from utils import DataError, write_faults, writing
 
 if TYPE_CHECKING:
-    from recordings import Layout
+    from recordings.layout import Layout
+
 
 MARKER_FILE = 'MarkerFile.mrk'
 CLASS_START = b'CLASSGROUPID:'  # first line of each class of a marker file

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from unpickler import Limits, Name, Pending, Record, refused
+from recordings.unpickler import Limits, Name, Pending, Record, refused
 
 OBJECT = np.dtype(object)
 # What building one object takes, in bytes of a file: far less than what pandas needs to write one.
