@@ -91,5 +91,4 @@ def test_imports_go_downwards(sources):
 )
 def test_a_planted_import_is_found(sources, path, line, fault):
     planted = sources | {path: f'{sources.get(path, "")}\n{line}\n'}
-    [found] = faults(planted)
-    assert fault in found
+    assert fault in ' '.join(faults(planted))
