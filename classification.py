@@ -225,6 +225,11 @@ class TrainedRun(NamedTuple):
     classifier: object
     decision: dict
 
+    @property
+    def window_length(self) -> int:
+        """Samples of a window."""
+        return round(self.settings['window_size'] * self.settings['sfreq'])
+
     def score(self, data: SubwindowData) -> np.ndarray:
         """Calibrated probabilities (n,) of sub-windows."""
         return calibrate(self.decision['calibration'], self.classifier.predict_proba(data.inputs))
@@ -379,8 +384,7 @@ def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -
     """
     reader, standardize = trained.reader, trained.settings['standardize']
     shape, device = reader.shape, reader.device
-    window_length = round(trained.settings['window_size'] * trained.settings['sfreq'])
-    samples, table = place_windows(part_lengths, shape, window_length)
+    samples, table = place_windows(part_lengths, shape, trained.window_length)
     # With masking, sub-windows are compared with those that training would have, where there are any.
     reference = table['reference'].to_numpy() | (not table['reference'].any())
     loader = batches(RecordingWindows(meg, samples, standardize), batch_size=BATCH_SIZE[device.type])

@@ -21,13 +21,11 @@ import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
-from classification import load_run, score_block
-from recordings.bad_segments import recorded_segments
-from recordings.channels import channel_names, ctf275_info
-from recordings.checks import block_warnings, check_split, read_checked
-from recordings.data_raw import read_data_raw, read_record, record_warnings
-from recordings.layout import Layout
+from classification import TrainedRun, load_run, score_block
+from recordings.checks import check_split, read_checked, read_data_raw_blocks
+from recordings.data_raw import read_record
 from recordings.marker_files import MARKER_FILE, check_replaceable, write_marker_file
 from recordings.planning import plan_recordings
 from recordings.reading import Recording
@@ -59,66 +57,73 @@ def main(words: list[str]) -> None:
     if not run.checkpoint('best').is_file() and (run.path / 'fold_1').is_dir():
         raise DataError(f'{run.path}: a cross-validation; take one of its folds, such as {run.name}/fold_1')
     of_run = settings_of_run(run, vars(settings))
-    best = run.checkpoint('best'), run.checkpoint('best', of_run['classifier'])
-    trained = load_run(of_run, *best, device, precision)
+    checkpoints = run.checkpoint('best'), run.checkpoint('best', of_run['classifier'])
+    trained = load_run(of_run, *checkpoints, device, precision)
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
-    folders = plan(positional[1:], of_run, bad_channels, settings.output, settings.markers_into_recording)
-    trained_on = compensation_of_run(run, of_run['path_raw_data'])
+    of_run['bad_channels'] = bad_channels
+    folders = plan(positional[1:], of_run, settings.output, settings.markers_into_recording)
     made_with = {
         'command': shlex.join(['python', 'detect.py', *words]),
         'code revision': git_revision(),
         'run': str(run.path),
         'code revision of the run': json.loads(run.params.read_text()).get('git revision'),
-        'checkpoints': {path.name: sha256(path) for path in best},
+        'checkpoints': {path.name: sha256(path) for path in checkpoints},
         'model': of_run['model'],
         'classifier': of_run['classifier'],
-        'settings': {name: of_run[name] for name in OF_THE_RUN} | {'bad_channels': bad_channels},
-        'compensation of the run': sorted(trained_on),
+        'settings': {name: of_run[name] for name in (*OF_THE_RUN, 'bad_channels')},
+        'compensation of the run': sorted(compensation_of_run(run, of_run['path_raw_data'])),
         **{name: trained.decision[name] for name in ('threshold', 'policy', 'calibration')},
     }
-    marker = {'name': settings.marker_name, 'color': settings.marker_color}
     print(f'{run.name}: threshold {trained.decision["threshold"]:.4f}, {trained.decision["policy"]}; on {device}')
     set_seed(of_run['seed'])
-    n_times = round(of_run['window_size'] * of_run['sfreq'])
     for path, folder in folders.items():
-        started = time.perf_counter()
-        identity = identify(path)
-        for name, sub, blocks in read_units(path, folder, of_run, bad_channels):
-            read = time.perf_counter()
-            found = [
-                score_block(trained, block.meg, block.layout.lengths(of_run['sfreq']).tolist()) for block in blocks
-            ]
-            judged = time.perf_counter()
-            warnings = recording_warnings(blocks, trained_on, n_times)
-            warnings += bad_segment_warnings(blocks, found, settings.drop_bad_segments)
-            if settings.drop_bad_segments:
-                found = [without_bad_segments(one, block) for one, block in zip(found, blocks, strict=True)]
-            for warning in warnings:
-                print(f'warning: {name}: {warning}')
+        detect_in(path, folder, trained, made_with, settings)
+
+
+def detect_in(path: Path, folder: Path, trained: TrainedRun, made_with: dict, settings: SimpleNamespace) -> None:
+    """Read a recording, or a data_raw file, score it and publish what was found.
+
+    Parameters
+    ----------
+    made_with : dict
+        What detections.json says of the run.
+    """
+    sfreq, window_length = trained.settings['sfreq'], trained.window_length
+    marker = {'name': settings.marker_name, 'color': settings.marker_color}
+    started = time.perf_counter()
+    identity = identify(path)
+    for name, unit_folder, blocks in read_units(path, folder, trained.settings, window_length):
+        read = time.perf_counter()
+        found = [score_block(trained, block.meg, block.layout.lengths(sfreq).tolist()) for block in blocks]
+        scored = time.perf_counter()
+        warnings = recording_warnings(blocks, set(made_with['compensation of the run']), window_length)
+        warnings += bad_segment_warnings(blocks, found, settings.drop_bad_segments)
+        if settings.drop_bad_segments:
+            found = [without_bad_segments(of_block, block) for of_block, block in zip(found, blocks, strict=True)]
+        for warning in warnings:
+            print(f'warning: {name}: {warning}')
+        with publishing(unit_folder, path, identity) as staging:
             described = made_with | {'identity': identity, 'warnings': warnings}
-            with publishing(sub, path, identity) as staging:
-                write_all(name, staging, blocks, found, described, marker)
-            if settings.markers_into_recording and blocks[0].layout.trial:
-                onsets = seconds_of_events(blocks, found)['onset'].to_numpy()
-                backup = write_marker_file(path / MARKER_FILE, onsets, blocks[0].layout, **marker)
-                print(f'{path / MARKER_FILE}: class {marker["name"]} written'
-                      + (f', the file before kept as {backup.name}' if backup else ''))  # fmt: skip
-            ended = time.perf_counter()
-            print_result(name, sub, blocks, found, [read - started, judged - read, ended - judged])
-            started = time.perf_counter()
+            write_all(name, staging, blocks, found, described, marker)
+        if settings.markers_into_recording and blocks[0].layout.trial:
+            onsets = seconds_of_events(blocks, found)['onset'].to_numpy()
+            backup = write_marker_file(path / MARKER_FILE, onsets, blocks[0].layout, **marker)
+            kept = f', the file before kept as {backup.name}' if backup else ''
+            print(f'{path / MARKER_FILE}: class {marker["name"]} written{kept}')
+        written = time.perf_counter()
+        print_result(name, unit_folder, blocks, found, [read - started, scored - read, written - scored])
+        started = time.perf_counter()
 
 
 # ------------------------------------------------------------------------------------------ recordings
-def plan(
-    words: list[str], settings: dict, bad_channels: list[str], output: str | None, markers_into_recording: bool
-) -> dict[Path, Path]:
+def plan(words: list[str], settings: dict, output: str | None, markers_into_recording: bool) -> dict[Path, Path]:
     """Check every recording and where its detections go, before the first is read: recording to folder.
 
     Raises
     ------
     DataError, SettingError
     """
-    reading = {name: settings[name] for name in ('sfreq', 'window_size', 'low_pass', 'trials')}
+    reading = {name: settings[name] for name in ('sfreq', 'window_size', 'low_pass', 'trials', 'bad_channels')}
     folders, files = {}, {}
     for path in map(Path, words):
         if path.suffix == '.mrk' or path.name.endswith(('-annot.fif', '-annot.fif.gz')):
@@ -131,7 +136,7 @@ def plan(
                 f'{path}: its detections would go into {folder} too; give it a command or output of its own'
             )
         if path.suffix != '.pkl':
-            [planned] = plan_recordings([str(path)], bad_channels=bad_channels, **reading)
+            [planned] = plan_recordings([str(path)], **reading)
             files[path] = planned.files
             if markers_into_recording and path.resolve().suffix == '.ds':
                 check_replaceable(path / MARKER_FILE)
@@ -174,48 +179,23 @@ def check_writable(folder: Path) -> None:
 
 
 def read_units(
-    path: Path, folder: Path, settings: dict, bad_channels: list[str]
+    path: Path, folder: Path, settings: dict, window_length: int
 ) -> Iterator[tuple[str, Path, list[Recording]]]:
     """Read what has detections of its own: a recording, or every block of a data_raw file.
 
     Yields
     ------
-    name, folder for the detections, blocks
+    name : str
+    folder : Path
+        For the detections.
+    blocks : list of Recording
     """
-    if path.suffix != '.pkl':
-        reading = {name: settings[name] for name in PREPROCESSING}
-        yield path.resolve().name, folder, read_checked(path, bad_channels=bad_channels, **reading)
-        return
-    record = read_record(path)
-    data, sfreq = read_data_raw(path), settings['sfreq']
-    noted = {one['file']: one for one in record.get('recordings', [])}
-    bad_segments = recorded_segments(record, data['file'])
-    ctf275 = set(channel_names())  # data_raw made of another system may list channels of that system
-    n_times = round(settings['window_size'] * sfreq)
-    if max(signal.shape[1] for signal in data['meg']) < n_times:
-        raise DataError(f'{path}: every block is shorter than a window of {n_times} samples')
-    for block, (signal, name) in enumerate(zip(data['meg'], data['file'], strict=True)):
-        n_samples = signal.shape[1]
-        if n_samples < n_times:
-            print(f'warning: {path}: block {block} ({name}) is shorter than a window and left out')
-            continue
-        layout = Layout(path, sfreq, [(0, n_samples)], None, 0.0, None)
-        known = noted.get(name, {})
-        facts = {
-            'file': name,
-            'seconds': n_samples / sfreq,
-            'sampling_rate': sfreq,
-            'system': 'a block of data_raw, which does not say where its recording had gaps',
-            'compensation': known.get('compensation'),
-            'interpolated': [channel for channel in known.get('interpolated', []) if channel in ctf275],
-            'bad_segments': bad_segments[block],
-            'warnings': record_warnings(record, data['file']) + known.get('warnings', []) + block_warnings(signal),
-        }
-        yield (
-            f'{path.name}, block {block} ({name})',
-            folder / f'block_{block:02d}',
-            [Recording(name, signal, layout, ctf275_info(sfreq), facts)],
-        )
+    if path.suffix == '.pkl':
+        for number, block in read_data_raw_blocks(path, settings['sfreq'], window_length):
+            yield f'{path.name}, block {number} ({block.name})', folder / f'block_{number:02d}', [block]
+    else:
+        reading = {name: settings[name] for name in (*PREPROCESSING, 'bad_channels')}
+        yield path.resolve().name, folder, read_checked(path, **reading)
 
 
 if __name__ == '__main__':

@@ -1,15 +1,22 @@
 """What is wrong with a recording: plain sentences for the console, the JSON files and the report, whichever script
 reads it."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import mne
 import numpy as np
 from mne.io.constants import FIFF
 
-from recordings.bad_segments import read_bad_segments, samples_of_segments, segments_in_block, touches
-from recordings.channels import channel_names
-from recordings.data_raw import flat_channels, in_tesla
+from recordings.bad_segments import (
+    read_bad_segments,
+    recorded_segments,
+    samples_of_segments,
+    segments_in_block,
+    touches,
+)
+from recordings.channels import channel_names, ctf275_info
+from recordings.data_raw import flat_channels, in_tesla, read_data_raw, read_record, record_warnings
 from recordings.filters import filter_seconds
 from recordings.layout import Layout
 from recordings.reading import Recording, ctf_header, open_recording, read_annotations, read_notes, read_recording
@@ -54,6 +61,53 @@ def read_checked(path: str | Path, markers: str | Path | None = None, **reading)
         )
         for block in blocks
     ]
+
+
+def read_data_raw_blocks(path: Path, sfreq: float, window_length: int) -> Iterator[tuple[int, Recording]]:
+    """Read the blocks of a data_raw file that are no shorter than a window, as recordings with their warnings.
+
+    Parameters
+    ----------
+    sfreq : float
+        Of the file, in Hz.
+    window_length : int
+        In samples.
+
+    Yields
+    ------
+    number : int
+        Index of the block in the file.
+    block : Recording
+
+    Raises
+    ------
+    DataError
+        The file is faulty, or every block is shorter than a window.
+    """
+    record, data = read_record(path), read_data_raw(path)
+    noted = {recording['file']: recording for recording in record.get('recordings', [])}
+    bad_segments = recorded_segments(record, data['file'])
+    if max(signal.shape[1] for signal in data['meg']) < window_length:
+        raise DataError(f'{path}: every block is shorter than a window of {window_length} samples')
+    for number, (signal, name) in enumerate(zip(data['meg'], data['file'], strict=True)):
+        n_samples = signal.shape[1]
+        if n_samples < window_length:
+            print(f'warning: {path}: block {number} ({name}) is shorter than a window and left out')
+            continue
+        known = noted.get(name, {})
+        facts = {
+            'file': name,
+            'seconds': n_samples / sfreq,
+            'sampling_rate': sfreq,
+            'system': 'a block of data_raw, which does not say where its recording had gaps',
+            'compensation': known.get('compensation'),
+            # A data_raw file made of another system may list channels of that system.
+            'interpolated': [channel for channel in known.get('interpolated', []) if channel in channel_names()],
+            'bad_segments': bad_segments[number],
+            'warnings': record_warnings(record, data['file']) + known.get('warnings', []) + block_warnings(signal),
+        }
+        layout = Layout(path, sfreq, [(0, n_samples)], None, 0.0, None)
+        yield number, Recording(name, signal, layout, ctf275_info(sfreq), facts)
 
 
 def recording_segments(raw: mne.io.BaseRaw, layout: Layout, markers: str | Path | None) -> np.ndarray:

@@ -32,7 +32,7 @@ def run(tmp_path, monkeypatch):
     """A run that finds a spike in the middle of every block, in no time; `run.proba` is its probability."""
     run = SimpleNamespace(path=tmp_path / 'run', name='run', params=tmp_path / 'run' / 'params.json', proba=0.9)
     run.checkpoint = lambda which, network=None: run.params
-    write_json(run.params, {})
+    write_json(run.params, {'settings': {}, 'split': {}})
 
     def score(trained, meg, part_lengths):
         middle = meg.shape[1] // 2
@@ -45,7 +45,11 @@ def run(tmp_path, monkeypatch):
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': None}
     monkeypatch.setattr(detect, 'find_run', lambda *arguments: run)
     monkeypatch.setattr(detect, 'settings_of_run', lambda run, settings: settings)
-    monkeypatch.setattr(detect, 'load_run', lambda *arguments: SimpleNamespace(decision=decision))
+    monkeypatch.setattr(
+        detect,
+        'load_run',
+        lambda settings, *more: SimpleNamespace(settings=settings, decision=decision, window_length=300),
+    )
     monkeypatch.setattr(detect, 'score_block', score)
     monkeypatch.setattr('reports.detection_files.locate', lambda *arguments: (None, None, 0))
     monkeypatch.setattr(
@@ -289,9 +293,9 @@ def test_a_folder_keeps_its_mode_and_a_link_to_it_stays_one(patient4, tmp_path):
 
 # ---------------------------------------------------------------------------------------- killed at any moment
 POINTS = [
-    (detect, 'write_detections', 1),
-    (detect, 'write_report', 1),
-    (detect, 'write_json', 1),
+    (detection_files, 'write_detections', 1),
+    (detection_files, 'write_report', 1),
+    (detection_files, 'write_json', 1),
     (os, 'link', 1),
     (os, 'rename', 1),
     (os, 'rename', 2),

@@ -65,7 +65,8 @@ def apply(tmp_path, monkeypatch, capsys):
     settings = vars(read_command([f'path_raw_data={tmp_path / "raw"}'])[1])
     write_json(run / 'params.json', {'settings': settings, 'split': {'train': [1]}})
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': 'temperature'}
-    monkeypatch.setattr(detect, 'load_run', lambda *arguments: SimpleNamespace(decision=decision))
+    trained = {'decision': decision, 'window_length': 300}
+    monkeypatch.setattr(detect, 'load_run', lambda settings, *more: SimpleNamespace(settings=settings, **trained))
     monkeypatch.setattr('reports.detection_files.locate', lambda *arguments: (None, None, 0))
 
     def apply(*words, samples=(), page=False):
