@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from evaluation.metrics import _ratio
+from evaluation.metrics import ratio
 from utils import SettingError
 
 
@@ -43,16 +43,18 @@ def _shortest_pulse(labels_t):
     return int(np.diff(places)[whole].min()) if whole.any() else None
 
 
-def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.DataFrame, half_pulse: int, n_sub_times):
+def annotated_spikes(
+    table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.DataFrame, half_pulse: int, subwindow_length
+):
     """Annotated spikes that mark at least one judged sub-window, from the windows' time labels.
 
     Parameters
     ----------
     table : DataFrame
         Id table of the windows.
-    labels_t : uint8 array (n_windows, n_times)
+    labels_t : uint8 array (n_windows, subwindow_length)
     subwindows : DataFrame
-        Their sub-windows, each of `n_sub_times` samples.
+        Their sub-windows, each of `subwindow_length` samples.
 
     Returns
     -------
@@ -64,7 +66,7 @@ def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.D
     SettingError
         The marks are shorter or longer than `half_pulse` says: the windows were made with another pulse_width.
     """
-    n_times = labels_t.shape[1]
+    subwindow_length = labels_t.shape[1]
     shortest = _shortest_pulse(labels_t)
     if shortest is not None and shortest != 2 * half_pulse + 1:
         raise SettingError(
@@ -75,21 +77,21 @@ def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.D
     rows = []
     windows = table.assign(row=np.arange(len(table)))
     for (subject, block), group in windows.groupby(['subject', 'block']):
-        starts = np.round(group['timing'].to_numpy() - n_times / 2).astype(int)
-        marked = np.zeros(starts.max() + n_times, dtype=bool)
+        starts = np.round(group['timing'].to_numpy() - subwindow_length / 2).astype(int)
+        marked = np.zeros(starts.max() + subwindow_length, dtype=bool)
         for start, row in zip(starts, group['row'], strict=True):
-            marked[start : start + n_times] |= labels_t[row].astype(bool)
+            marked[start : start + subwindow_length] |= labels_t[row].astype(bool)
         near = np.zeros(len(marked) + half_pulse, dtype=bool)
         for centre in judged[subject, block]:
-            first = round(centre - n_sub_times / 2)
-            near[max(first - half_pulse, 0) : first + n_sub_times + half_pulse] = True
+            first = round(centre - subwindow_length / 2)
+            near[max(first - half_pulse, 0) : first + subwindow_length + half_pulse] = True
         spikes = spikes_of_pulses(marked, half_pulse)
         rows += [(subject, block, sample) for sample in spikes if near[sample]]
     return pd.DataFrame(rows, columns=['subject', 'block', 'sample']).astype(np.int64)
 
 
-def merge_events(predictions: pd.DataFrame, n_times: int) -> pd.DataFrame:
-    """Merge neighbouring positive sub-windows (of `n_times` samples) to events.
+def merge_events(predictions: pd.DataFrame, subwindow_length: int) -> pd.DataFrame:
+    """Merge neighbouring positive sub-windows (of `subwindow_length` samples) to events.
 
     Parameters
     ----------
@@ -104,15 +106,17 @@ def merge_events(predictions: pd.DataFrame, n_times: int) -> pd.DataFrame:
         subject, block, onset and end (samples, end excluded), sample (the highest field peak), proba (the highest).
     """
     positive = predictions[predictions['pred'] == 1]
-    new = (positive[['subject', 'block']].diff() != 0).any(axis=1) | (positive['timing'].diff() > n_times + 0.5)
+    new = (positive[['subject', 'block']].diff() != 0).any(axis=1) | (
+        positive['timing'].diff() > subwindow_length + 0.5
+    )
     groups = positive.groupby(new.cumsum().to_numpy(), sort=False)
     highest = positive.loc[groups['field'].idxmax()]
     return pd.DataFrame(
         {
             'subject': highest['subject'].to_numpy(),
             'block': highest['block'].to_numpy(),
-            'onset': np.round(groups['timing'].min().to_numpy() - n_times / 2).astype(np.int64),
-            'end': np.round(groups['timing'].max().to_numpy() + n_times / 2).astype(np.int64),
+            'onset': np.round(groups['timing'].min().to_numpy() - subwindow_length / 2).astype(np.int64),
+            'end': np.round(groups['timing'].max().to_numpy() + subwindow_length / 2).astype(np.int64),
             'sample': highest['peak'].to_numpy().astype(np.int64),
             'proba': groups['proba'].max().to_numpy(),
         }
@@ -178,7 +182,7 @@ def event_shares(counts: pd.Series | dict) -> dict:
 
 
 def sensitivity_curve(
-    predictions: pd.DataFrame, spikes: pd.DataFrame, n_times: int, tolerance: float, sfreq: float
+    predictions: pd.DataFrame, spikes: pd.DataFrame, subwindow_length: int, tolerance: float, sfreq: float
 ) -> pd.DataFrame:
     """Event sensitivity against false alarms per minute, from a threshold that nothing reaches downwards.
 
@@ -188,7 +192,7 @@ def sensitivity_curve(
         See `merge_events`; its `pred` is not used.
     spikes : DataFrame
         subject, block, sample.
-    n_times, tolerance : numbers
+    subwindow_length, tolerance : numbers
         Length of a sub-window and greatest distance of a match, in samples at `sfreq` Hz.
 
     Returns
@@ -201,10 +205,10 @@ def sensitivity_curve(
     levels = np.unique(proba[proba >= np.median(proba)])[::-1]
     # Close together at the top, where operating points lie.
     chosen = np.unique(np.round(np.geomspace(1, len(levels), 100)).astype(int)) - 1
-    minutes, rows = len(predictions) * n_times / sfreq / 60, []
+    minutes, rows = len(predictions) * subwindow_length / sfreq / 60, []
     for threshold in [np.nextafter(levels[0], 2), *levels[chosen]]:
-        events = merge_events(predictions.assign(pred=(proba >= threshold).astype(int)), n_times)
+        events = merge_events(predictions.assign(pred=(proba >= threshold).astype(int)), subwindow_length)
         events, _ = match_events(events, spikes, tolerance)
         hits = events['hit'].sum()
-        rows.append((threshold, _ratio(hits, len(spikes)), (len(events) - hits) / minutes))
+        rows.append((threshold, ratio(hits, len(spikes)), (len(events) - hits) / minutes))
     return pd.DataFrame(rows, columns=['threshold', 'sensitivity', 'false alarms/min'])

@@ -6,7 +6,7 @@ import mne
 import pandas as pd
 
 from evaluation.intervals import Evaluation
-from evaluation.metrics import MAIN_FIGURES
+from evaluation.metrics import MAIN_METRICS
 from runs.run_directory import RunDirectory
 from utils import writing
 
@@ -53,9 +53,9 @@ def write_report(
     result = evaluation.result
     main = pd.DataFrame(
         {
-            'pooled': {name: result[name] for name in MAIN_FIGURES},
+            'pooled': {name: result[name] for name in MAIN_METRICS},
             '95 % interval over patients': {
-                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_FIGURES
+                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_METRICS
             },
             'mean over patients': metrics['means over patients'],
         }
@@ -73,7 +73,7 @@ def write_report(
     report.add_html(html_table(pd.Series(facts).to_frame('')), title='Summary')
     report.add_html(html_table(main), title='Main figures on the test set')
     report.add_html(html_table(pd.DataFrame(rows).T), title='All figures')
-    shown = ['subject', 'spikes', 'minutes', *MAIN_FIGURES]
+    shown = ['subject', 'spikes', 'minutes', *MAIN_METRICS]
     report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
     for path in [*[run.losses] * run.losses.is_file(), *sorted(run.figures.glob('*.png'))]:
         title = 'loss curves' if path == run.losses else path.stem.replace('_', ' ')

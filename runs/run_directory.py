@@ -63,7 +63,7 @@ class RunDirectory:
         return self.metrics.is_file()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Within this block, keep other processes out. A killed process holds nothing.
 
         Raises
@@ -100,16 +100,16 @@ class RunDirectory:
         SettingError
             Another process is working in it.
         """
-        with self.held():
+        with self.locked():
             begun_here = not any(self.path.glob('[!.]*'))
             try:
                 yield
             except BaseException:
                 if begun_here:
-                    self.discard_without_checkpoint()
+                    self.remove_if_untrained()
                 raise
 
-    def discard_without_checkpoint(self) -> None:
+    def remove_if_untrained(self) -> None:
         """Remove the directory of a run that failed before anything was trained, so that its number is free again."""
         if not any(self.path.rglob('*.pth')):
             shutil.rmtree(self.path)

@@ -231,7 +231,7 @@ def label_parts(
             raise DataError(f'{patients[0].path.parent}: no window for the {part} part; use more patients')
         labels_t = _labels_t(patients, rows)
         subwindows[part] = subwindow_table(rows, labels_t, shape)
-        spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], half_pulse, shape.n_times)
+        spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], half_pulse, shape.subwindow_length)
         n_spikes = subwindows[part]['test'].sum()
         learns = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
         if learns and not 0 < n_spikes < len(subwindows[part]):

@@ -20,7 +20,7 @@ from evaluation.events import (
     spikes_of_pulses,
 )
 from evaluation.intervals import Evaluation, bootstrap, compare, draw_patients, intervals
-from evaluation.metrics import MAIN_FIGURES, batchwise, calibration_error, figures, with_predictions
+from evaluation.metrics import MAIN_METRICS, batchwise, calibration_error, subwindow_metrics, with_predictions
 from utils import DataError, SettingError
 
 scored = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=40)
@@ -43,7 +43,7 @@ def table_of(rows, subject=3, block=0, n_times=30):
 
 def evaluated(predictions, spikes, tolerance=0.1):
     spikes = pd.DataFrame(spikes, columns=['subject', 'block', 'sample'])
-    return Evaluation(predictions, spikes, n_times=30, tolerance=tolerance, sfreq=150, batch_size=8)
+    return Evaluation(predictions, spikes, subwindow_length=30, tolerance=tolerance, sfreq=150, batch_size=8)
 
 
 # -------------------------------------------------------------------------------------- sub-windows
@@ -55,7 +55,7 @@ def test_figures_by_counting(rows):
     counts = {(t, p): 0 for t in (0, 1) for p in (0, 1)}
     for t, p in rows:
         counts[t, int(p >= 5)] += 1
-    found = figures(predictions, batch_size=8)
+    found = subwindow_metrics(predictions, batch_size=8)
     tp, tn, fp, fn = counts[1, 1], counts[0, 0], counts[0, 1], counts[1, 0]
     assert found['confusion matrix'] == [[tn, fp], [fn, tp]]
     assert predictions['true'].sum() == tp + tn
@@ -276,8 +276,8 @@ def test_without_spikes_or_without_detections_nothing_crashes():
 def test_a_draw_of_every_patient_once_gives_the_figures_themselves():
     evaluation = cohort(1)
     once = bootstrap(evaluation.predictions, evaluation.patients, np.ones((1, 4), dtype=int)).iloc[0]
-    assert list(once.index) == MAIN_FIGURES
-    for name in MAIN_FIGURES:
+    assert list(once.index) == MAIN_METRICS
+    for name in MAIN_METRICS:
         assert once[name] == pytest.approx(evaluation.result[name], rel=1e-12)
 
 
@@ -304,7 +304,7 @@ def test_intervals_over_patients():
     evaluation = cohort(2)
     found = intervals(evaluation, 400, seed=0)
     assert found == intervals(evaluation, 400, seed=0)
-    for name in MAIN_FIGURES:
+    for name in MAIN_METRICS:
         low, high = found[name]
         assert low <= evaluation.result[name] <= high
     weights = draw_patients(4, 400, seed=0)
