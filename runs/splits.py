@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from classifiers.subwindows import SubwindowShape, subwindow_table
-from evaluation.events import annotated_spikes
+from evaluation.events import annotated_spikes, pulse_lengths
 from runs.source import Source
 from timeseries_dataset import (
     PARTS,
@@ -90,6 +90,7 @@ def open_window_sets(settings: SimpleNamespace) -> tuple[list[PatientWindows], l
     made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
     ae_directory, clf_directory = settings.path_extracted_data
     clf_patients = open_directory(clf_directory, settings.nb_best_blocks, settings.patient, made_with)
+    warn_of_pulses(clf_patients, settings)
     if settings.classifier == 'threshold':
         return clf_patients, clf_patients
     ae_patients = open_directory(ae_directory, settings.nb_best_blocks, settings.patient, made_with)
@@ -100,6 +101,24 @@ def open_window_sets(settings: SimpleNamespace) -> tuple[list[PatientWindows], l
                 'path_extracted_data[0] is for the windows of create_windows_ae.py'
             )
     return ae_patients, clf_patients
+
+
+def pulses_of(patients: list[PatientWindows], settings: SimpleNamespace) -> dict[int, int]:
+    """Samples of the pulse that marks a spike in `labels_t`, by patient: windows may be made by other scripts."""
+    expected = 2 * round(settings.pulse_width / 2 * settings.sfreq) + 1
+    lengths = pulse_lengths([patient_windows.labels_t for patient_windows in patients], expected)
+    return {patient_windows.subject: length for patient_windows, length in zip(patients, lengths, strict=True)}
+
+
+def warn_of_pulses(patients: list[PatientWindows], settings: SimpleNamespace) -> None:
+    """Say which patients' marks are not as long as `pulse_width` says."""
+    expected = 2 * round(settings.pulse_width / 2 * settings.sfreq) + 1
+    others = {subject: pulse for subject, pulse in pulses_of(patients, settings).items() if pulse != expected}
+    if others:
+        print(
+            f'warning: pulse_width = {settings.pulse_width} makes marks of {expected} samples, but those of patients '
+            f'{", ".join(map(str, others))} have {", ".join(map(str, sorted(set(others.values()))))}, which is used'
+        )
 
 
 def split_data(
@@ -223,7 +242,7 @@ def label_parts(
     DataError
         A part has no window, or training or validation has no spike or nothing else.
     """
-    half_pulse = round(settings.pulse_width / 2 * settings.sfreq)
+    pulses = pulses_of(patients, settings)
     subwindows, spikes = {}, {}
     for part in PARTS:
         rows = table[table['part'] == part]
@@ -231,7 +250,7 @@ def label_parts(
             raise DataError(f'{patients[0].path.parent}: no window for the {part} part; use more patients')
         labels_t = _labels_t(patients, rows)
         subwindows[part] = subwindow_table(rows, labels_t, shape)
-        spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], half_pulse, shape.subwindow_length)
+        spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], pulses, shape.subwindow_length)
         n_spikes = subwindows[part]['test'].sum()
         learns = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
         if learns and not 0 < n_spikes < len(subwindows[part]):
