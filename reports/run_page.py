@@ -64,7 +64,7 @@ def write_report(
         folds = metrics['folds']
         main['mean ± std over folds'] = {name: f'{one["mean"]:.3f} ± {one["std"]:.3f}' for name, one in folds.items()}
     report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    typed, whole = map(html.escape, commands)
+    typed, whole = (html.escape(printable(command)) for command in commands)
     report.add_html(
         f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
         f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
@@ -85,4 +85,10 @@ def write_report(
 
 def html_table(table: pd.DataFrame) -> str:
     """A table for a page; the names of the columns are shown where there are several."""
-    return table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)
+    page = table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)
+    return printable(page)
+
+
+def printable(text: str) -> str:
+    """Text that a page can hold: bytes in the name of a file that are not UTF-8 become escapes, as on the console."""
+    return text.encode('utf-8', 'backslashreplace').decode()
