@@ -100,7 +100,8 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
     }
     report = mne.Report(title=f'Detections: {printable(name)}', verbose=False)
     if made_with['warnings']:
-        items = ''.join(f'<li>{html.escape(warning, quote=False)}</li>' for warning in made_with['warnings'])
+        warnings = [html.escape(printable(warning), quote=False) for warning in made_with['warnings']]
+        items = ''.join(f'<li>{warning}</li>' for warning in warnings)
         report.add_html(f'<ul>{items}</ul>', title='Warnings')
     report.add_html(html_table(pd.Series(summary).to_frame('')), title='Summary')
     add_picture(report, plot_probability(blocks, found, made_with['threshold']), 'Probability over time',
