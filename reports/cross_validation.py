@@ -9,7 +9,7 @@ from evaluation.metrics import MAIN_METRICS
 from reports.run_results import TestResult, evaluate, write_results
 from runs.context import RunContext
 from runs.run_directory import RunDirectory, load_params
-from runs.splits import SplitData
+from runs.split_data import SplitData
 from saving_functions import load_predictions
 from training.checkpoints import load_checkpoint
 from utils import DataError

@@ -128,7 +128,8 @@ def write_detections(
     path: str | Path, onsets: np.ndarray, durations: np.ndarray, probas: np.ndarray, bad: np.ndarray | None = None
 ) -> None:
     """Write detections.csv, one row per event: `onset` and `duration` in s, as MNE's browser counts, and `probas`; and
-    where `bad` is given, 1 for events in segments marked bad."""
+    where `bad` is given, 1 for events in segments marked bad.
+    """
     table = pd.DataFrame({'onset': onsets, 'duration': durations, 'probas': probas})
     if bad is not None:
         table['bad'] = np.asarray(bad, dtype=np.int64)

@@ -12,7 +12,7 @@ from classifiers.inputs import latent_statistics, window_errors
 from recordings.channels import channel_names, ctf275_info
 from reports.run_results import TestResult
 from runs.network_settings import level_names
-from runs.splits import SplitData
+from runs.split_data import SplitData
 from saving_functions import plot_contrast, plot_error_maps, plot_latent, plot_topographies, plot_traces
 from timeseries_dataset import WindowDataset, batches, zscored
 

@@ -19,7 +19,7 @@ from recordings.channels import N_CHANNELS
 from runs.context import RunContext
 from runs.network_settings import loss_weights
 from runs.run_directory import RunDirectory
-from runs.splits import SplitData
+from runs.split_data import SplitData
 from timeseries_dataset import WindowDataset, batches, zscored
 from training.checkpoints import checkpoint_saver, load_checkpoint
 from training.losses import masked_loss, reconstruction_loss

@@ -219,7 +219,8 @@ def load_params(run: RunDirectory) -> dict:
 
 def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *, mode: str, processes: int = 1) -> None:
     """Write params.json: the command, every effective setting, who was trained, validated and tested on, how many
-    processes trained together, the versions of the packages, the git revision."""
+    processes trained together, the versions of the packages, the git revision.
+    """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
         run.params,

@@ -8,7 +8,7 @@ import pytest
 from recordings.pickles import read_pickle
 from runs.network_settings import subwindow_shape_of
 from runs.settings import read_command
-from runs.splits import open_window_sets, split_data
+from runs.split_data import open_window_sets, split_data
 from timeseries_dataset import PARTS
 
 SPIKES = ((300,), (400, 650))  # of every patient
