@@ -278,7 +278,7 @@ def _finished_dtype(dtype, state):
 
 
 def _string_dtype(*storage_and_missing):
-    """pandas 3 writes how strings are stored and what stands for a missing one; pandas 2 the first, as a state."""
+    """Pandas 3 writes how strings are stored and what stands for a missing one; pandas 2 the first, as a state."""
     if not storage_and_missing:
         return Pending(lambda state: _string_dtype_of(state['storage'], pd.NA))
     return _string_dtype_of(*storage_and_missing)
