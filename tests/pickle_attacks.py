@@ -1,8 +1,12 @@
 """Pickles that attack their reader, put together opcode by opcode; each is small."""
 
+import functools
+import itertools
 import pickle
+import pickletools
 
 import numpy as np
+import pandas as pd
 
 FIRST_KEY = 100
 
@@ -192,11 +196,11 @@ MEGABYTE = value('x' * 10**6)
 EMPTY_STATE = list_of(b'N' * 10**5)
 GROWING = {
     'memo index of 2**31': b']r\xff\xff\xff\x7f',
-    'tuples 10**6 deep': b')' + b'\x85' * 10**6,
-    'a key 10**6 deep': b'})' + b'\x85' * 10**6 + b'Ns',
-    'lists 10**6 deep': b']' * 10**6 + b'a' * (10**6 - 1),
+    'tuples 300 000 deep': b')' + b'\x85' * 300_000,
+    'a key 300 000 deep': b'})' + b'\x85' * 300_000 + b'Ns',
+    'lists 300 000 deep': b']' * 300_000 + b'a' * 299_999,
     'arrays of objects 20 000 deep': nested_arrays(20_000),
-    'keys of equal hash': value(dict.fromkeys(equal_hashes(60_000))),
+    'keys of equal hash': b'}(' + b''.join(value(key) + b'N' for key in equal_hashes(60_000)) + b'u',
     'a set of equal hash': b'\x8f(' + b''.join(map(value, equal_hashes(60_000))) + b'\x90',
     'memo keys of equal hash': b'N' + b''.join(f'p{key}\n'.encode() for key in equal_hashes(60_000)),
     'a number of 10**6 digits': b'I' + b'1' * 10**6 + b'\n',
@@ -215,8 +219,73 @@ GROWING = {
     + remember(4, name(RECONSTRUCT))
     + list_of((recall(4) + recall(3) + b'R' + recall(2) + b'b') * 10**4),
     'a list of 10**4 sets': repeated(tuple_of(EMPTY_STATE), 10**4, before=name('builtins.set'), after=b'R'),
-    'a state of 10**5 frames': remember(1, frame(block(COLUMNS, ALL)).split(b')\x81')[1][:-1])
+    'a state of 20 000 frames': remember(1, frame(block(COLUMNS, ALL)).split(b')\x81')[1][:-1])
     + remember(2, name('pandas.DataFrame'))
-    + list_of((recall(2) + b')\x81' + recall(1) + b'b') * 10**5),
+    + list_of((recall(2) + b')\x81' + recall(1) + b'b') * 20_000),
 }
 ATTACKS = {what: b'\x80\x04' + opcodes + b'.' for what, opcodes in (ARRAYS | FRAMES | CALLS | GROWING).items()}
+
+
+# --------------------------------------------------------------------------------- content of a data_raw file
+def data_raw(n_blocks=1, **changes):
+    """A patient's file with some entries changed, one per block or the same for every block."""
+    entries = {'meg': np.ones((274, 2)), 'events': [], 'reannot': [], 'file': 'a.ds'}
+    lists = {key: [entry] * n_blocks for key, entry in entries.items()}
+    return pickle.dumps(lists | changes)
+
+
+def rows(n_samples):
+    return [[1.5] * n_samples for _ in range(274)]
+
+
+SHARED_ROWS = rows(400)
+CONTENT = {
+    'one list of signals 2000 times': data_raw(2000, meg=[SHARED_ROWS] * 2000),
+    'lists of the same signals': data_raw(500, meg=[list(SHARED_ROWS) for _ in range(500)]),
+    'one array of signals 9000 times': data_raw(9000, meg=[np.ones((274, 400))] * 9000),
+    'one list of events 400 times': data_raw(
+        400, meg=[np.ones((274, 2)) for _ in range(400)], events=[[1.0] * 10_000] * 400
+    ),
+    'signals of 1e300': data_raw(meg=[np.full((274, 2), -1e300)]),
+    'a name of 5001 digits': data_raw(file=[10**5000]),
+    'a frame as a name': data_raw(file=[pd.DataFrame({'a': [1]})]),
+    'a slice as a name': data_raw(file=[slice(0, 1)]),
+    'half a character as a name': data_raw(file=['\ud800']),
+    'a name of 5000 characters': data_raw(file=['a' * 5000]),
+    'two columns of one name': pickle.dumps(
+        pd.DataFrame([['a'] * 5], columns=['meg', 'events', 'reannot', 'file', 'meg'])
+    ),
+    'numbers that are arrays': data_raw(meg=[[[np.array(1.0)] * 2 for _ in range(273)] + [np.array(1.0)]]),
+}
+
+
+# --------------------------------------------------------------------------------------------- real ones, damaged
+SMALL = {'meg': [np.ones((274, 3))], 'events': [[1]], 'reannot': [np.array([2])], 'file': ['a.ds']}
+SEEDS = [pickle.dumps(form(SMALL), protocol=protocol) for form in (dict, pd.DataFrame) for protocol in (2, 4, 5)]
+
+
+@functools.cache
+def opcodes_of(content):
+    starts = [start for _, _, start in pickletools.genops(content)]
+    return [content[start:end] for start, end in itertools.pairwise([*starts, len(content)])]
+
+
+def mutated(seeds, rng):
+    """One of some pickles with bytes changed, or with opcodes left out, doubled, exchanged or taken from another."""
+
+    def pick(items):
+        return items[rng.integers(len(items))]
+
+    content = pick(seeds)
+    if rng.random() < 0.3:
+        content = bytearray(content)
+        for _ in range(rng.integers(1, 5)):
+            content[rng.integers(len(content))] = rng.integers(256)
+        return bytes(content)
+    opcodes = list(opcodes_of(content))
+    for _ in range(rng.integers(1, 4)):
+        place, size = rng.integers(len(opcodes)), rng.integers(1, 30)
+        source = pick([[], opcodes, opcodes_of(pick(seeds))])
+        start = rng.integers(len(source) + 1)
+        opcodes[place : place + rng.integers(3)] = source[start : start + size]
+    return b''.join(opcodes)

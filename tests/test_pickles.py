@@ -10,10 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_raw import read_data_raw
-from pickles import read_pickle
-from tests.data.make_old_pickles import content as old_content
-from utils import DataError
+from recordings.pickles import read_pickle
+from tests.pickle_attacks import ATTACKS, CONTENT
 
 ROOT = Path(__file__).parents[1]
 OLD = sorted((Path(__file__).parent / 'data').glob('*.pkl'))
@@ -25,7 +23,7 @@ def assert_same(found, wanted):
     if isinstance(wanted, pd.DataFrame):
         pd.testing.assert_frame_equal(found, wanted)
         assert type(found.index) is type(wanted.index)
-        assert_same([*found.to_dict('list').values()], [*wanted.to_dict('list').values()])
+        assert_same([column.tolist() for _, column in found.items()], [column.tolist() for _, column in wanted.items()])
     elif isinstance(wanted, pd.Series):
         pd.testing.assert_series_equal(found, wanted)
     elif isinstance(wanted, pd.Index):
@@ -116,3 +114,71 @@ def test_what_is_shared_stays_shared(write_raw):
 @pytest.mark.parametrize('path', OLD, ids=lambda path: path.stem)
 def test_what_older_versions_wrote_comes_back(path):
     assert_same(read_pickle(path), pickle.loads(path.read_bytes()))
+
+
+# ------------------------------------------------------------------------------------------------ attacks
+def run_child(code, *words):
+    """Run some code in a process of its own, in the repository's folder; return what it printed."""
+    command = [sys.executable, '-c', code, *map(str, words)]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=240)
+    assert (ended.returncode, ended.stderr) == (0, '')
+    return ended.stdout.splitlines()
+
+
+READ_ALL = """
+import sys
+from pathlib import Path
+import numpy as np
+import pandas as pd
+from recordings.data_raw import read_data_raw
+from utils import DataError
+peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) * 1024
+before = peak()
+for path in sorted(Path(sys.argv[1]).iterdir()):
+    try:
+        print('read', read_data_raw(path))
+    except DataError as fault:
+        message = str(fault)
+        assert message.startswith(f'{path}: ') and len(message) < 600 and message.isprintable(), message
+        print('refused')
+assert len(pd.Index([1, 2])) == 2
+print(peak() - before)
+"""
+
+
+def test_attacks_are_refused_within_the_memory_that_a_file_explains(tmp_path):
+    attacks = ATTACKS | CONTENT
+    for i, content in enumerate(attacks.values()):
+        (tmp_path / f'{i:03d}.pkl').write_bytes(content)
+    *outcomes, peak = run_child(READ_ALL, tmp_path)
+    assert dict(zip(attacks, outcomes, strict=True)) == dict.fromkeys(attacks, 'refused')
+    assert int(peak) < 100 * max(map(len, attacks.values()))
+
+
+MUTATE = """
+import sys
+from pathlib import Path
+import numpy as np
+from recordings.data_raw import annotated_spikes, content_warnings, read_data_raw
+from tests.pickle_attacks import SEEDS, mutated
+from utils import DataError
+seed, n_mutations, path = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+rng = np.random.default_rng(seed)
+seeds = [*SEEDS, *(file.read_bytes() for file in sorted(Path('tests/data').glob('*.pkl')))]
+n_read = 0
+for _ in range(n_mutations):
+    path.write_bytes(mutated(seeds, rng))
+    try:
+        data = read_data_raw(path)
+        content_warnings(data, 150)
+        annotated_spikes(data)
+        n_read += 1
+    except DataError as fault:
+        assert str(fault).isprintable(), str(fault)
+print(n_read)
+"""
+
+
+def test_mutated_pickles_are_an_error_or_still_a_patient(tmp_path):
+    [n_read] = run_child(MUTATE, 0, 3000, tmp_path / 'mutated.pkl')
+    assert 100 < int(n_read) < 2900
