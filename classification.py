@@ -295,7 +295,9 @@ def load_run(
         if settings['masking']:
             filters = state['filters']
             masking = Masking(state['margin'], None if filters is None else filters.numpy())
-    except (KeyError, TypeError, RuntimeError) as fault:
+    except DataError:
+        raise
+    except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(
             f'{classifier}: not a {settings["classifier"]} of this project ({type(fault).__name__})'
         ) from fault
@@ -316,7 +318,7 @@ def load_autoencoder(path: Path, window_length: int) -> Autoencoder:
         network = state['network']
         model = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
         model.load_state_dict(state['model_state_dict'])
-    except (KeyError, TypeError, RuntimeError) as fault:
+    except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not an autoencoder of this project ({type(fault).__name__})') from fault
     if network['n_times'] != window_length:
         raise DataError(

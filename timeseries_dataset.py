@@ -23,6 +23,7 @@ from recordings.window_files import LABEL_FILES, window_stem
 from system.interruption import SIGNALS
 from utils import DataError, SettingError, to_device
 
+MOST_BLOCKS, LONGEST_BLOCK = 10_000, 100_000_000  # of a patient; samples, a week at 150 Hz
 PARTS = ('train', 'validation', 'test')
 # Settings that windows must have been made with, to be trained on or detected in.
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
@@ -141,6 +142,7 @@ def open_directory(
                 'set window_size and sfreq to those the windows were made with, or make the windows again'
             )
         _check_settings(one, made_with)
+        _check_labels(one)
         _check_finite(one)
     return opened
 
@@ -172,6 +174,23 @@ def _check_settings(one, made_with):
 def _same_name(value):
     """standardize=True is another name of 'window'."""
     return 'window' if value is True else value
+
+
+def _check_labels(one):
+    """Refuse what no windows have in their four pickles."""
+    first = np.round(one.timing - one.windows.shape[2] / 2)  # NaN where the timing is
+    faults = {
+        'labels': ~np.isin(one.labels, (0, 1)),
+        'blocks': ~((one.blocks >= 0) & (one.blocks < MOST_BLOCKS) & (one.blocks == np.round(one.blocks))),
+        'timing': ~((first >= 0) & (first < LONGEST_BLOCK)),
+        'labels_t': ~np.isin(one.labels_t, (0, 1)).all(axis=1),
+    }
+    for name, wrong in faults.items():
+        if wrong.any():
+            path = one.path.with_name(one.path.name.replace('windows_bi', f'{name}.pkl'))
+            value = getattr(one, name)[np.argmax(wrong)]
+            what = 'what is neither 0 nor 1' if name == 'labels_t' else f'{value:g}'
+            raise DataError(f'{path}: window {np.argmax(wrong)} has {what}; make the windows of this patient again')
 
 
 def _check_finite(one):
