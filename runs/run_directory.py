@@ -19,7 +19,7 @@ from runs.settings import RULES
 from utils import ROOT, DataError, SettingError, write_json
 
 SPLIT_LISTS = ('train', 'validation', 'test', 'seen before')  # of params.json, that hold patients
-PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'pandas', 'matplotlib')
+PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'lightgbm', 'pandas', 'matplotlib')
 
 
 class RunDirectory:

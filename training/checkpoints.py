@@ -2,6 +2,7 @@
 
 import io
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,11 +65,15 @@ def load_checkpoint(path: str | Path) -> dict:
     Raises
     ------
     DataError
-        The file is missing or is not a checkpoint.
+        The file is missing, damaged or not a checkpoint.
     """
     if not Path(path).is_file():
         raise DataError(f'{path}: no such file')
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not compare the checksums that it writes
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault
