@@ -1,0 +1,238 @@
+"""The README and the pages of docs/: their commands run, their links lead somewhere, and what they name exists."""
+
+import contextlib
+import functools
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mne
+import pytest
+from common import clear_patient
+
+from data_raw import ctf275_info
+from main_train import MODES
+from marker_files import write_marker_file
+from models import AUTOENCODERS
+from pickles import write_pickle
+from recordings import open_recording, read_layout
+from settings import RULES, read_command
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / 'README.md'
+# In the order in which the README leads to them.
+PAGES = [README, *(ROOT / name for name in dict.fromkeys(re.findall(r'\((docs/\w+\.md)\)', README.read_text())))]
+BENCHMARKS = sorted(ROOT.glob('benchmarks/*.md'))
+
+# What a user with little time writes into params.py.
+TINY = {
+    'filters': [1],
+    'embedding_size': 2,
+    'top_k': 2,
+    'latent_nodes': 2,
+    'pywt_family': 'haar',
+    'batch_size': 32,
+    'num_epochs': 1,
+    'bootstrap_samples': 20,
+    'n_splits': 2,
+    'device': 'cpu',
+    'simulated_blocks': 1,
+    'simulated_seconds': 20,
+}
+SFREQ = 150
+SPIKE = 'my_spike'
+PATIENTS = (1, 2, 3)  # whose data_raw files the user has from the beginning
+LATER_PATIENTS = {'training.md': (11, 12, 13)}  # and those that come before a page is read
+
+
+# ------------------------------------------------------------------------------------------- reading pages
+def commands_of(page):
+    """The commands in the bash blocks of a page, each as the list of its words."""
+    blocks = re.findall(r'^```bash\n(.*?)^```$', page.read_text(), re.DOTALL | re.MULTILINE)
+    commands = []
+    for line in ''.join(blocks).splitlines():
+        words = shlex.split(line, comments=True)
+        commands += [list(part) for is_and, part in itertools.groupby(words, lambda word: word == '&&') if not is_and]
+    return commands
+
+
+def spans_of(page):
+    """What stands in backticks in a page, outside of blocks."""
+    text = re.sub(r'^```.*?^```$', '', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.findall(r'`([^`\n]+)`', text)
+
+
+COMMANDS = [(page, command) for page in PAGES for command in commands_of(page)]
+SCRIPTS = [(page, command[1:]) for page, command in COMMANDS if re.fullmatch(r'python \w+\.py', ' '.join(command[:2]))]
+
+
+# ------------------------------------------------------------------------------------ commands that are run
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the project whose params.py asks for little."""
+    folder = tmp_path / 'project'
+    left_out = shutil.ignore_patterns('.*', '__pycache__', 'tests', 'shared', 'demo', 'data', 'results')
+    shutil.copytree(ROOT, folder, ignore=left_out)
+    params = (folder / 'params.py').read_text()
+    for name, value in TINY.items():
+        params, n_lines = re.subn(rf'^{name} = .*$', f'{name} = {value!r}', params, flags=re.MULTILINE)
+        assert n_lines == 1, name
+    (folder / 'params.py').write_text(params)
+    return folder
+
+
+@pytest.fixture
+def run(project):
+    """Run a script in the project, as script_server.py does; gives its exit status and what it printed."""
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / 'tests' / 'script_server.py'), str(project)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {'CUDA_VISIBLE_DEVICES': ''},
+    )
+
+    def run(words):
+        server.stdin.write(json.dumps(words) + '\n')
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
+
+    with server:
+        yield run
+        server.stdin.close()
+
+
+@pytest.fixture
+def blocks():
+    """Simulated blocks, signal and spikes, one after the other."""
+    data = clear_patient(1, n_blocks=25, block_seconds=10, spike_rate=12.0, sfreq=SFREQ)
+    found = zip(data['meg'], data['events'], strict=True)
+    return ((signal, spikes) for signal, spikes in found if 1 <= len(spikes) <= 3)  # of either kind of window, some
+
+
+@pytest.fixture
+def add_patients(project, blocks):
+    """Give the user data_raw files of patients."""
+
+    def add(subjects):
+        for subject in subjects:
+            signal, spikes = next(blocks)
+            content = {'meg': [signal], 'events': [spikes], 'reannot': [[]], 'file': ['run01.ds']}
+            write_pickle(project / 'data' / 'raw' / f'data_raw_{subject:03d}.pkl', content)
+
+    return add
+
+
+@pytest.fixture
+def add_recording(project, blocks, make_fif, request):
+    """Give the user the recording, or the file of annotations, that a word names; False where that is not possible."""
+    make_ds = None
+    with contextlib.suppress(pytest.skip.Exception):  # without a real recording, there is no header of a CTF one
+        make_ds = request.getfixturevalue('make_ds')
+
+    def add(word):
+        path = project / word
+        path.parent.mkdir(exist_ok=True)
+        signal, spikes = next(blocks)
+        onsets = spikes / SFREQ
+        if path.name.endswith('-annot.fif'):
+            mne.Annotations(onsets, 0.0, SPIKE).save(path)
+        elif path.suffix == '.fif':
+            notes = [(onset, SPIKE) for onset in onsets]
+            shutil.move(make_fif(path.name.removesuffix('_raw.fif'), signal, sfreq=SFREQ, notes=notes), path)
+        elif make_ds is not None:
+            signals = dict(zip(ctf275_info(SFREQ)['ch_names'], signal, strict=True))
+            shutil.move(make_ds(path.stem, signals, sfreq=SFREQ), path)
+            with open_recording(path) as raw:
+                layout = read_layout(raw, path)
+            write_marker_file(path / 'MarkerFile.mrk', onsets, layout, name=SPIKE, color='red')
+        return path.exists()
+
+    return add
+
+
+def expand(command, folder):
+    """The words of a command, patterns of files replaced by the files as the shell does."""
+    return [
+        expanded
+        for word in command
+        for expanded in (sorted(str(path.relative_to(folder)) for path in folder.glob(word)) if '*' in word else [word])
+    ]
+
+
+def test_the_scripts_on_the_pages_run_in_order(project, run, add_patients, add_recording):
+    words = sorted({word for _, command in SCRIPTS for word in command if re.fullmatch(r'patient\d+/[\w*.-]+', word)})
+    missing = {word for word in words if not add_recording(word.replace('*', 'run01'))}
+    add_patients(PATIENTS)
+    done = []  # a command that stands on two pages runs once
+    for page, commands in itertools.groupby(SCRIPTS, lambda found: found[0]):
+        add_patients(LATER_PATIENTS.get(page.name, ()))
+        for _, command in commands:
+            if command not in done and not missing & set(command):
+                status, printed = run(expand(command, project))
+                assert status == 0, f'{page.name}: {shlex.join(command)}\n{printed}'
+            done.append(command)
+
+
+# -------------------------------------------------------------------------------- commands that are only parsed
+# Positional words that a command takes, in its Slurm script too.
+POSITIONAL = {
+    'main_train.py': ('mode', 'model'),
+    'slurm/train.sbatch': ('mode', 'model'),
+    'slurm/ddp.sbatch': ('mode', 'model'),
+    'slurm/cv_array.sbatch': ('model',),
+    'slurm/sweep.sbatch': ('table',),
+    'slurm/windows_array.sbatch': (),
+}
+
+
+def check_script(script, words):
+    """A script that is there, a mode, a model and settings that it takes."""
+    assert (ROOT / script).is_file()
+    positional, _ = read_command(words, n_positional=len(POSITIONAL[script]))
+    for kind, word in zip(POSITIONAL[script], positional, strict=False):
+        assert {'mode': word in MODES, 'model': word in AUTOENCODERS, 'table': (ROOT / word).is_file()}[kind], word
+
+
+def check_packages(words):
+    """Versions that are those of requirements.txt."""
+    for word in words:
+        assert '==' not in word or word in (ROOT / 'requirements.txt').read_text().split(), word
+
+
+def check_command(command):
+    """A command that is not run here names what is there."""
+    variables = list(itertools.takewhile(lambda word: re.fullmatch('[A-Z_]+=.*', word), command))
+    program, *words = command[len(variables) :]
+    for variable in variables:
+        assert variable.partition('=')[0] in CODE
+    if program in ('sbatch', 'torchrun'):
+        options = list(itertools.takewhile(lambda word: word.startswith('-'), words))
+        script, *words = words[len(options) :]
+        check_script(script, words)
+    elif program == 'make':
+        for word in words:
+            assert re.search(rf'^{re.escape(word)}:', (ROOT / 'Makefile').read_text(), re.MULTILINE), word
+    elif program == 'pip' or words[:2] == ['-m', 'pip']:
+        check_packages(words)
+    elif program == 'pre-commit':
+        assert (ROOT / '.pre-commit-config.yaml').is_file()
+    else:
+        assert words[:2] in (['-m', 'venv'], ['-m', 'pytest']), f'{program}: nobody checks this command'
+
+
+@pytest.mark.parametrize(
+    ('page', 'command'), [pair for pair in COMMANDS if (pair[0], pair[1][1:]) not in SCRIPTS], ids=str
+)
+def test_other_commands_name_what_is_there(page, command):
+    check_command(command)
+
+
+def test_a_person_with_ten_minutes_reads_the_readme():
+    assert len(README.read_text().splitlines()) < 150
