@@ -1,4 +1,4 @@
-# `make demo` and `make test` each make .venv and install requirements.txt if needed.
+# `make demo` and `make test` each make .venv if needed, with the packages of requirements.txt and constraints.txt.
 PYTHON ?= python3
 PY = .venv/bin/python
 
@@ -26,9 +26,9 @@ lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-.venv/installed: requirements.txt
+.venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --requirement requirements.txt
+	$(PY) -m pip install --quiet --requirement requirements.txt --constraint constraints.txt
 	touch $@
 
 clean:

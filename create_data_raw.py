@@ -8,77 +8,23 @@ Writes  path_raw_data/data_raw_NNN.pkl, one block per recording, and data_raw_NN
 With reannot_labels=..., the corrected markers of these recordings go into `reannot` of the existing file instead.
 """
 
-import fnmatch
+import pickle
 import re
+from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from data_raw import find_data_raw, read_data_raw, read_record
-from pickles import read_pickle, write_pickle
-from recordings import (
-    Layout,
-    block_layouts,
-    check_filters,
-    check_recording,
-    filter_seconds,
-    open_recording,
-    read_annotations,
-    read_layout,
-    read_recording,
-)
-from settings import read_command
-from utils import DataError, SettingError, run_script, write_json
-
-
-class Planned(NamedTuple):
-    """A recording to read, as its header and markers describe it: blocks by name, times in seconds by label."""
-
-    path: Path
-    blocks: dict[str, Layout]
-    labels: dict[str, np.ndarray]
-
-
-def plan_recordings(
-    words: list[str], *, sfreq: float, window_size: float, low_pass: float, bad_channels: list[str], trials: str
-) -> list[Planned]:
-    """Check every recording before the first is read: header, channels, rate, length, markers.
-
-    Parameters
-    ----------
-    words : list of str
-        Paths of recordings; one that ends in .mrk or -annot.fif is the annotation of the recording before it.
-    """
-    pairs = []
-    for word in words:
-        if not word.endswith(('.mrk', '-annot.fif', '-annot.fif.gz')):
-            pairs.append([Path(word), None])
-        elif pairs and pairs[-1][1] is None:
-            pairs[-1][1] = Path(word)
-        else:
-            raise SettingError(f'{word}: an annotation comes after its recording, one for each')
-    planned = []
-    for path, markers in pairs:
-        with open_recording(path) as raw:
-            check_recording(raw, path, low_pass=low_pass, bad_channels=bad_channels)
-            layout = read_layout(raw, path)
-            labels = read_annotations(raw, layout, markers)
-        blocks = block_layouts(path, layout, trials)
-        longest = max((block.lengths(sfreq).sum() for block in blocks.values()), default=0)
-        if longest < round(window_size * sfreq):
-            which = 'its longest continuous part is' if trials == 'apart' else 'is'
-            raise DataError(
-                f'{path}: {which} {longest / sfreq:.3g} s long, shorter than a window (window_size = {window_size}); '
-                'leave it out'
-            )
-        planned.append(Planned(path, blocks, labels))
-    names = [name for plan in planned for name in plan.blocks]
-    for name in names:
-        if names.count(name) > 1:
-            raise DataError(f'{name}: two recordings of this name; data_raw tells its blocks by name, rename one')
-    return planned
+from recordings.bad_segments import segments_in_block
+from recordings.checks import compensation_warnings, marker_warnings, read_checked
+from recordings.data_raw import check_rate, find_data_raw, read_data_raw, read_record
+from recordings.filters import check_filters
+from recordings.pickles import read_pickle, write_pickle
+from recordings.planning import Planned, chosen_labels, plan_recordings
+from runs.settings import read_command
+from system.files import locked, sync
+from utils import DataError, SettingError, json_text, run_script, write_faults, writing
 
 
 def check_target(path: Path, number: int, names: list[str]) -> None:
@@ -89,18 +35,16 @@ def check_target(path: Path, number: int, names: list[str]) -> None:
             record = read_record(other)
             if [recording['file'] for recording in record.get('recordings', [])] != names:
                 raise DataError(f'{other}: exists, and not from these recordings; move it away or take another number')
-            if record['reannotated']:
+            if record.get('reannotated') or holds_reannotation(other):
                 raise DataError(f'{other}: holds a re-annotation, which would be lost; move it away first')
 
 
-def chosen_labels(labels: list[str], include: str | list[str], exclude: str | list[str] = ()) -> list[str]:
-    """Labels that match a pattern of `include` and none of `exclude`; * stands for anything, case does not matter."""
-
-    def matches(label, patterns):
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        return any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in patterns)
-
-    return [label for label in labels if matches(label, include) and not matches(label, exclude)]
+def holds_reannotation(path: Path) -> bool:
+    """Whether an expert's corrections are in a data_raw file, whatever its record says."""
+    try:
+        return any(map(len, read_data_raw(path)['reannot']))
+    except DataError as fault:
+        raise DataError(f'{path}: exists, and cannot be searched for a re-annotation; move it away first') from fault
 
 
 def create_data_raw(path: Path, number: int, planned: list[Planned], settings: dict, include, exclude) -> None:
@@ -113,55 +57,90 @@ def create_data_raw(path: Path, number: int, planned: list[Planned], settings: d
     include, exclude : list of str
         Patterns of the labels that mark spikes.
     """
-    check_target(path, number, [name for plan in planned for name in plan.blocks])
+    names = [name for plan in planned for name in plan.blocks]
+    check_target(path, number, names)
     data = {'meg': [], 'events': [], 'reannot': [], 'file': []}
-    records = []
+    records, warnings = [], []
     for plan in planned:
-        spikes = chosen_labels(list(plan.labels), include, exclude)
-        times = np.concatenate([[], *(plan.labels[label] for label in spikes)])
-        counts = {label: len(found) for label, found in plan.labels.items()}
-        n_inside = 0
-        for recording in read_recording(plan.path, **settings):
+        labels = spike_labels(plan.labels, include, exclude)
+        times = np.concatenate([[], *(plan.labels[label] for label in labels['spike_labels'])])
+        for recording in read_checked(plan.path, plan.markers, **settings):
             samples = recording.layout.to_samples(times, settings['sfreq'])
-            n_inside += len(samples)
             data['meg'].append(recording.meg)
             data['events'].append(np.unique(samples))
             data['reannot'].append(np.zeros(0, dtype=np.int64))
             data['file'].append(recording.name)
-            records.append(recording.facts | {'labels': counts, 'spike_labels': spikes, 'spikes': len(samples)})
-            print_facts(records[-1], high_pass=settings['high_pass'])
-        if n_inside < len(times):
-            print(f'warning: {plan.path}: {len(times) - n_inside} spikes lie outside of the recorded samples, left out')
-        if counts and not spikes:
-            print(
-                f'warning: {plan.path}: no label matches spike_labels without spike_labels_exclude, so it has no spikes'
-            )
-    write_pickle(path, data)
-    write_json(
-        path.with_suffix('.json'),
-        {'patient': number, 'settings': settings, 'recordings': records, 'reannotated': False},
-    )
+            facts = recording.facts | labels | {'spikes': len(samples)}
+            records.append(facts | {'warnings': facts['warnings'] + label_warnings(labels)})
+            print_facts(facts)
+        name = plan.path.resolve().name
+        warnings += say_warnings([f'{name}: {warning}' for warning in records[-1]['warnings']])
+    grades = {record['file']: record['compensation'] for record in records}
+    warnings += say_warnings([f'patient {number}: {warning}' for warning in compensation_warnings(grades)])
+    record = {
+        'patient': number,
+        'warnings': warnings,
+        'settings': settings,
+        'recordings': records,
+        'reannotated': False,
+    }
+    with write_faults(path), locked(path):
+        check_target(path, number, names)  # again: another process may have written meanwhile
+        write_with_record(path, data, record, remake=True)
     print(f'{path}: {len(records)} blocks, {sum(map(len, data["events"]))} spikes')
 
 
-def print_facts(facts: dict, *, high_pass: float) -> None:
+def write_with_record(path: Path, content: dict | pd.DataFrame, record: dict, *, remake: bool) -> None:
+    """Write data_raw_NNN.pkl and data_raw_NNN.json, both or none.
+
+    Both are complete before the first gets its name. What a process killed between the two renames leaves says nothing
+    wrong: of an existing file that is made anew, the record alone, and the same command makes the file; of one that is
+    re-annotated, a record that says so too early.
+    """
+    with writing(path) as new_file:
+        with new_file.open('wb') as stream:
+            pickle.dump(content, stream, protocol=4)
+        sync(new_file)  # a full disk shows here, not between the renames
+        with writing(path.with_suffix('.json')) as new_record:
+            new_record.write_text(json_text(record))
+            sync(new_record)
+            if remake:
+                path.resolve().unlink(missing_ok=True)
+
+
+def spike_labels(labels: dict[str, np.ndarray], include, exclude) -> dict:
+    """Markers per label, the labels that mark spikes, and those that `exclude` keeps from it."""
+    spikes = chosen_labels(list(labels), include, exclude)
+    return {
+        'labels': {label: len(times) for label, times in labels.items()},
+        'spike_labels': spikes,
+        'excluded_labels': [label for label in chosen_labels(list(labels), include) if label not in spikes],
+    }
+
+
+def label_warnings(labels: dict) -> list[str]:
+    """A recording with markers of which none marks a spike; `labels` are those of `spike_labels`."""
+    if not labels['labels'] or labels['spike_labels']:
+        return []
+    return ['no label matches spike_labels without spike_labels_exclude, so it has no spikes']
+
+
+def say_warnings(warnings: list[str]) -> list[str]:
+    """Print warnings, and return them."""
+    for warning in warnings:
+        print(f'warning: {warning}')
+    return warnings
+
+
+def print_facts(facts: dict) -> None:
     """Print what was found in a recording and done to it."""
-    labels = [f'{label} {n}{" (spikes)" * (label in facts["spike_labels"])}' for label, n in facts['labels'].items()]
+    meaning = dict.fromkeys(facts['spike_labels'], ' (spikes)') | dict.fromkeys(facts['excluded_labels'], ' (excluded)')
+    labels = [f'{label} {n}{meaning.get(label, "")}' for label, n in facts['labels'].items()]
     print(
         f'{facts["file"]}: {facts["seconds"]:.1f} s at {facts["sampling_rate"]:g} Hz in {facts["continuous_parts"]} '
         f'continuous parts; {facts["system"]}, compensation grade {facts["compensation"]} kept; interpolated: '
         f'{", ".join(facts["interpolated"]) or "none"}; labels: {", ".join(labels) or "none"}'
     )
-    if facts['system'] != 'CTF-275':
-        left_out = f'without {", ".join(facts["left_out"])}; ' if facts['left_out'] else ''
-        print(f'warning: {facts["file"]}: {facts["system"]}; {left_out}what CTF-275 would have shown is an estimate')
-    if facts['flat']:
-        print(f'warning: {facts["file"]}: flat channels {", ".join(facts["flat"])}; name them in bad_channels')
-    if facts['shortest_part'] < filter_seconds(high_pass):
-        print(
-            f'warning: {facts["file"]}: a continuous part of {facts["shortest_part"]:.1f} s is shorter than the '
-            f'high-pass filter ({filter_seconds(high_pass):.1f} s), which distorts slow waves in it'
-        )
 
 
 def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, sfreq: float) -> None:
@@ -172,19 +151,23 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
     DataError
         A recording is no block of the file, or of another length; no marker has one of the labels.
     """
+    check_rate(path, sfreq)
     data = read_data_raw(path)
     names = [Path(name).name for name in data['file']]
     lengths = [signal.shape[1] for signal in data['meg']]
     content = read_pickle(path)  # as it was stored, to be written again
     del data
     reannot = list(content['reannot'])
-    found = {label: len(times) for plan in planned for label, times in plan.labels.items()}
+    found = Counter()
+    for plan in planned:
+        found.update({label: len(times) for label, times in plan.labels.items()})
     if not chosen_labels(list(found), labels):
         raise DataError(f'{path}: no marker matches reannot_labels = {labels!r}; found {", ".join(found) or "none"}')
-    said = []
+    said, segments = [], {}
     for plan in planned:
         times = np.concatenate([[], *(plan.labels[label] for label in chosen_labels(list(plan.labels), labels))])
-        n_inside = 0
+        said += [f'warning: {plan.path}: {warning}' for warning in marker_warnings(plan.labels, plan.layout)]
+        n_double = 0
         for name, layout in plan.blocks.items():
             if names.count(name) != 1:
                 raise DataError(f'{path}: has {names.count(name)} blocks named {name}; it holds {", ".join(names)}')
@@ -194,23 +177,30 @@ def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, s
                     f'{plan.path}: {layout.lengths(sfreq).sum()} samples at sfreq = {sfreq:g}, but its block in '
                     f'{path.name} has {lengths[block]}; take the recording that it was made from'
                 )
-            reannot[block] = np.unique(layout.to_samples(times, sfreq))
-            n_inside += len(reannot[block])
+            samples = layout.to_samples(times, sfreq)
+            reannot[block] = np.unique(samples)
+            n_double += len(samples) - len(reannot[block])
+            segments[name] = segments_in_block(plan.segments, layout, sfreq)
             said.append(f'{name}: re-annotated spikes {len(reannot[block])}')
             if not len(reannot[block]):
                 said.append(f'warning: {name}: an empty reannot means none was done, so its events still count')
-        if n_inside < len(times):
-            lost = len(times) - n_inside
-            said.append(f'warning: {plan.path}: {lost} markers double, or outside of the recorded samples')
+        if n_double:
+            said.append(f'warning: {plan.path}: {n_double} markers are double and count once')
     if isinstance(content, pd.DataFrame):
         content['reannot'] = pd.Series(reannot, index=content.index, dtype=object)
     else:
         content['reannot'] = reannot
     record = read_record(path)
-    write_pickle(path, content)
     if record:
-        write_json(path.with_suffix('.json'), record | {'reannotated': True})
-    print(*said, sep='\n')
+        for recording in record.get('recordings', []):
+            recording['bad_segments'] = segments.get(recording['file'], recording.get('bad_segments', []))
+        write_with_record(path, content, record | {'reannotated': True}, remake=False)
+    else:
+        write_pickle(path, content)
+        if any(segments.values()):
+            said.append(f'warning: {path}: has no .json beside it, where bad segments are kept; they are passed over')
+    counted = ', '.join(f'{label} {found[label]}' for label in chosen_labels(list(found), labels))
+    print(*said, f'labels that counted: {counted}', sep='\n')
     print(f'{path}: reannot of {sum(len(plan.blocks) for plan in planned)} blocks written, events as they were')
 
 
@@ -241,7 +231,8 @@ def main(words: list[str]) -> None:
         create_data_raw(path, number, planned, reading, settings.spike_labels, settings.spike_labels_exclude)
     else:
         path = find_data_raw(settings.path_raw_data, number)[number]
-        reannotate(path, planned, settings.reannot_labels, sfreq=settings.sfreq)
+        with write_faults(path), locked(path):
+            reannotate(path, planned, settings.reannot_labels, sfreq=settings.sfreq)
 
 
 if __name__ == '__main__':

@@ -2,12 +2,12 @@
 
 Reads   path_raw_data/data_raw_NNN.pkl
 Writes  path_extracted_data[0]/data_raw_NNN_b<nb_best_blocks>_*, the five files windows_bi, labels.pkl, blocks.pkl,
-        timing.pkl and labels_t.pkl, windows without any marked sample.
+        timing.pkl and labels_t.pkl, windows without any marked sample that touch no bad segment.
 Run     python create_windows_ae.py [name=value ...]
 """
 
 from data_processing import create_windows
-from settings import read_command
+from runs.settings import read_command
 from utils import run_script
 
 

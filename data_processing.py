@@ -1,17 +1,14 @@
-"""From data_raw_NNN.pkl to windows: choosing blocks, cutting and scaling windows, and the files of every patient."""
+"""From data_raw_NNN.pkl to windows: choosing blocks, cutting and scaling windows, all patients."""
 
 import contextlib
-import fcntl
 import functools
-import hashlib
 import json
 import multiprocessing
 import os
 import pickle
-import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -20,13 +17,29 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from data_raw import annotated_spikes, channel_names, content_warnings, find_data_raw, read_data_raw
+from recordings.bad_segments import recorded_segments, touches
+from recordings.channels import channel_names
+from recordings.data_raw import (
+    annotated_spikes,
+    check_rate,
+    content_warnings,
+    find_data_raw,
+    read_data_raw,
+    read_record,
+    record_warnings,
+)
+from recordings.window_files import (
+    LABEL_FILES,
+    input_stamp,
+    is_made,
+    making,
+    publish,
+    remove_patient_windows,
+    window_stem,
+)
 from utils import DataError, SettingError
 
 AT_A_TIME = 4  # windows in memory before they are written: they stay in the processor's cache
-LABEL_FILES = ('labels', 'blocks', 'timing', 'labels_t')
-# What follows the stem in the names of a patient's files, in the order in which they get these names.
-WINDOW_FILES = (*(f'{name}.pkl' for name in LABEL_FILES), 'settings.json', 'windows_bi')
 WINDOWS_VERSION = 1  # raised when the same settings and input come to give other windows
 
 
@@ -96,6 +109,7 @@ class BlockCounts(NamedTuple):
     kept: int
     with_artefact: int
     with_spike: int
+    bad: int
     flat: int
     annotated: int
     covered: int
@@ -121,6 +135,7 @@ def cut_block(
     standardize: str | bool,
     reject_artefacts: bool,
     artefact_threshold: float,
+    bad_segments: list[list[int]] = (),
     stream: BinaryIO | None = None,
 ) -> tuple[BlockWindows, BlockCounts]:
     """Cut one block into windows.
@@ -135,6 +150,8 @@ def cut_block(
         Keep only windows without a marked sample (the autoencoder's set).
     standardize, reject_artefacts, artefact_threshold
         The settings of these names.
+    bad_segments : list of [first sample, end (excluded)]
+        Windows that touch one are left out.
     stream : binary file, optional
         Where the windows are written, a few at a time, instead of being returned.
 
@@ -146,7 +163,8 @@ def cut_block(
     starts = np.arange(n_windows) * shape.hop
     labels_t = time_labels(n_windows, spikes, shape)
     inner = (starts[:, None] + shape.border <= spikes) & (spikes < starts[:, None] + shape.n_times - shape.border)
-    chosen = ~labels_t.any(axis=1) if normal_only else np.ones(n_windows, dtype=bool)
+    good = ~touches(starts, starts + shape.n_times, bad_segments)
+    chosen = good & ~labels_t.any(axis=1) if normal_only else good
 
     needs_block = standardize == 'block' or reject_artefacts
     deviations = np.empty(signal.shape, '<f4') if standardize == 'block' else None
@@ -180,7 +198,8 @@ def cut_block(
     counts = BlockCounts(
         kept=len(kept),
         with_artefact=int(np.count_nonzero(chosen)) - len(kept),
-        with_spike=int(np.count_nonzero(~chosen)),
+        with_spike=int(np.count_nonzero(good & ~chosen)),
+        bad=int(np.count_nonzero(~good)),
         flat=n_flat,
         annotated=len(spikes),
         covered=int(np.count_nonzero(covered)),
@@ -238,59 +257,6 @@ def scale_window(window: np.ndarray) -> np.ndarray:
     return window
 
 
-def window_stem(directory: str | Path, number: int, nb_best_blocks: int) -> Path:
-    """What the names of a patient's five window files begin with."""
-    return Path(directory) / f'data_raw_{number:03d}_b{nb_best_blocks}'
-
-
-@contextlib.contextmanager
-def making(stem: Path) -> Iterator[Path]:
-    """Give a hidden folder for the files of a patient while they are made, for this process alone.
-
-    What a killed run left in it is removed at the beginning, and all of it at the end.
-
-    Raises
-    ------
-    DataError
-        Another run is making the same windows, or the folder cannot be written.
-    """
-    folder = stem.with_name(f'.{stem.name}.tmp')
-    try:
-        locked = _locked(folder, stem)
-        try:
-            for left in folder.iterdir():
-                left.unlink()
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(locked)
-    except OSError as fault:
-        # A full disk or a folder without permission: name the file the user knows, not the temporary one.
-        name = Path(fault.filename2 or fault.filename or 'windows_bi').name
-        name = name if name.startswith(stem.name) else f'{stem.name}_{name}'
-        raise DataError(
-            f'{stem.with_name(name)}: cannot be written ({fault.strerror or fault}); mend the disk or the path'
-        ) from fault
-
-
-def _locked(folder, stem):
-    """Make a folder if need be, and lock it; return its descriptor, whose end, however it comes, frees the folder."""
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as fault:
-            os.close(descriptor)
-            raise DataError(f'{stem}_windows_bi: another run is making these windows now; wait for its end') from fault
-        except OSError:  # a file system without locks
-            return descriptor
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), folder.stat()):
-                return descriptor
-        os.close(descriptor)  # of a folder that another run has just removed
-
-
 def write_patient_windows(
     folder: Path, chosen: list[int], cut: Callable[[int, BinaryIO], tuple[BlockWindows, BlockCounts]]
 ) -> BlockCounts:
@@ -323,69 +289,6 @@ def write_patient_windows(
     for name, column in columns.items():
         (folder / f'{name}.pkl').write_bytes(pickle.dumps(np.concatenate(column), protocol=4))
     return BlockCounts(*map(sum, zip(*counts, strict=True)))
-
-
-def publish(folder: Path, stem: Path) -> None:
-    """Give the finished files of a patient their names: the six in `folder`, or none of them where that fails.
-
-    No file system renames several files at once. Readers find a patient by its windows: an earlier set loses them
-    first, the new set gets them last, both by a rename, so that readers see all of a set or nothing. A process killed
-    among these renames (about a tenth of a millisecond) leaves files without windows, which the next run makes anew.
-    """
-    names = {name: f'{stem}_{name}' for name in WINDOW_FILES}
-    # An earlier set is put aside, not written over, and removed later: both would take longer than all the renames.
-    moves = [(path, str(folder / f'earlier_{name}')) for name, path in reversed(names.items()) if os.path.isfile(path)]
-    moves += [(str(folder / name), path) for name, path in names.items()]
-    try:
-        for old, new in moves:
-            os.replace(old, new)
-    except BaseException:
-        remove_patient_windows(stem)
-        raise
-
-
-def remove_patient_windows(stem: Path) -> None:
-    """Remove the window files of a patient, the windows themselves first, if they are there."""
-    for name in reversed(WINDOW_FILES):
-        path = Path(f'{stem}_{name}')
-        if path.is_file():
-            path.unlink()
-
-
-# ------------------------------------------------------------------------------------ made before or not
-def input_stamp(path: Path) -> dict:
-    """What tells whether a file is still the same: size, times and SHA-256 of its content."""
-    with path.open('rb') as stream:
-        status = os.fstat(stream.fileno())
-        digest = hashlib.file_digest(stream, 'sha256').hexdigest()
-    return _times(status) | {'sha256': digest}
-
-
-def _times(status):
-    # The change time too: unlike the modification time, it cannot be set back.
-    return {'size': status.st_size, 'mtime_ns': status.st_mtime_ns, 'ctime_ns': status.st_ctime_ns}
-
-
-def is_same_input(stamp: dict, path: Path) -> bool:
-    """Whether a file is the one that was stamped; its content is read only where its size or times have changed."""
-    times = _times(path.stat())
-    if all(stamp.get(name) == time for name, time in times.items()):
-        return True
-    return stamp.get('size') == times['size'] and stamp.get('sha256') == input_stamp(path)['sha256']
-
-
-def is_made(stem: Path, made_with: dict, path: Path) -> bool:
-    """Whether the files of a patient are complete and were made with these settings from this data_raw file."""
-    try:
-        sidecar = json.loads(Path(f'{stem}_settings.json').read_text())
-        sizes = {name: Path(f'{stem}_{name}').stat().st_size for name in sidecar['sizes']}
-        return (
-            sidecar['sizes'] == sizes
-            and {name: sidecar[name] for name in made_with} == made_with
-            and is_same_input(sidecar['input'], path)
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
 
 
 # ------------------------------------------------------------------------------------------ all patients
@@ -450,6 +353,8 @@ def create_windows(
         overwrite=overwrite,
     )
     files = find_data_raw(path_raw_data, patient)
+    for path in files.values():
+        check_rate(path, sfreq)
     n_complete = 0
     with contextlib.ExitStack() as stack:
         made = (
@@ -488,6 +393,8 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
     number, path = numbered
     name = f'patient {number:03d}'
     stem = window_stem(directory, number, made_with['nb_best_blocks'])
+    record = read_record(path)
+    made_with = made_with | {'bad_segments': [one.get('bad_segments', []) for one in record.get('recordings', [])]}
     if not overwrite and is_made(stem, made_with, path):
         annotated = json.loads(Path(f'{stem}_settings.json').read_text())['counts']['annotated']
         if annotated or include_spike_free:
@@ -497,6 +404,8 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
     stamp = input_stamp(path)
     data = read_data_raw(path)
     messages = [f'warning: {path}: {warning}' for warning in content_warnings(data, made_with['sfreq'])]
+    messages += [f'warning: {path}: {warning}' for warning in record_warnings(record, data['file'])]
+    bad_segments = recorded_segments(record, data['file'])
     spikes = annotated_spikes(data)
     if not include_spike_free and not any(map(len, spikes)):
         remove_patient_windows(stem)  # of an earlier run, when it had spikes
@@ -505,7 +414,9 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
     options = {key: made_with[key] for key in ('normal_only', 'standardize', 'reject_artefacts', 'artefact_threshold')}
 
     def cut(block, stream):
-        return cut_block(data['meg'][block], spikes[block], shape, stream=stream, **options)
+        return cut_block(
+            data['meg'][block], spikes[block], shape, bad_segments=bad_segments[block], stream=stream, **options
+        )
 
     with making(stem) as folder:
         total = write_patient_windows(folder, chosen, cut)
@@ -529,10 +440,12 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
 
 def _summary(total, chosen, normal_only):
     dropped = [f'{total.with_artefact} with artefacts'] + [f'{total.with_spike} with spikes'] * normal_only
+    dropped += [f'{total.bad} in bad segments'] * (total.bad > 0)
     flat = f', {total.flat} without variance' if total.flat else ''
+    n_dropped = total.with_artefact + total.with_spike + total.bad
     outside = total.annotated - total.covered - total.dropped
     return (
-        f'blocks {", ".join(map(str, chosen))}: windows kept {total.kept}, dropped '
-        f'{total.with_artefact + total.with_spike} ({", ".join(dropped)}){flat}; spikes annotated {total.annotated}, '
-        f'covered {total.covered}, dropped {total.dropped}, in the margins of the block {outside}'
+        f'blocks {", ".join(map(str, chosen))}: windows kept {total.kept}, dropped {n_dropped} ({", ".join(dropped)})'
+        f'{flat}; spikes annotated {total.annotated}, covered {total.covered}, dropped {total.dropped}, in the margins '
+        f'of the block {outside}'
     )

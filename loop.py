@@ -1,249 +1,27 @@
-"""The training loop and the validation loop, the same for every network, and the checkpoints they leave."""
+"""The training loop and the validation loop, the same for every network."""
 
-import contextlib
 import copy
-import datetime
-import io
-import json
 import math
-import os
-import random
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
 import torch
-from torch import distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from models.autoencoder import at_full_length, hide
-from utils import (
-    DataError,
-    Interrupted,
-    SettingError,
-    asked_to_end,
-    check_interruption,
-    finishing_steps,
-    without_waiting,
-    writing,
-)
+from system.interruption import Interrupted, asked_to_end, check_interruption, finishing_steps
+from training.checkpoints import random_state, set_random_state
+from training.distributed import ALONE, Processes
+from training.losses import Loss
+from utils import SettingError
 
-CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
 
 # Batches from one look at the loss to the next: a look waits for all that has been asked of a GPU.
 LOOK_EVERY = {'cpu': 1, 'cuda': 50}
-
-# Gives the mean loss of a batch (input, target) and takes (network, input, target). Where several processes share the
-# batch, it takes `part` besides, see `Batches.part`, and gives this part's share of the mean over the whole batch.
-Loss = Callable[..., torch.Tensor]
-
-
-def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
-    """Loss of an autoencoder: the criterion between each reconstruction and its target, summed with weights.
-
-    Parameters
-    ----------
-    criterion : str
-        One of `CRITERIA`.
-    weights : list of float
-        One per (reconstruction, target) pair; divided by their sum.
-    """
-    compare = CRITERIA[criterion](reduction='sum')
-    shares = [weight / sum(weights) for weight in weights]
-
-    def loss(model, x, target, part=None):
-        n_windows = len(x) if part is None else part[2]
-        total = 0.0
-        for share, (reconstruction, wanted) in zip(shares, model(x, target), strict=True):
-            total = total + share * compare(reconstruction, wanted) / (n_windows * math.prod(wanted.shape[1:]))
-        return total
-
-    return loss
-
-
-def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int], margin: int = 0) -> Loss:
-    """Loss of an autoencoder that reconstructs a hidden stretch of each window from what lies around it.
-
-    The criterion is taken where the input was hidden, and summed over the pairs with weights.
-
-    Parameters
-    ----------
-    criterion : str
-        One of `CRITERIA`.
-    weights : list of float
-        One per (reconstruction, target) pair; divided by their sum.
-    shape : (border, n_sub, n_times)
-        The sub-windows that will be judged, in samples: from `border` on, `n_sub` of `n_times`.
-    margin : int
-        Samples that will be hidden on either side of them, at most `border`.
-
-    Notes
-    -----
-    In training, a stretch of half to twice the judged length is hidden anywhere in the inner part of each window, from
-    torch's random numbers. In evaluation the windows of a batch take turns with the sub-windows.
-    """
-    compare = CRITERIA[criterion](reduction='none')
-    shares = [weight / sum(weights) for weight in weights]
-    border, n_sub, n_times = shape
-    begin, end = border - margin, border + n_sub * n_times + margin
-    judged = n_times + 2 * margin
-
-    def loss(model, x, target, part=None):
-        # Drawn for the whole batch, whatever part of it this is.
-        mine, n_windows = (slice(None), len(x)) if part is None else (slice(*part[:2]), part[2])
-        if model.training:
-            length = torch.randint(max(judged // 2, 1), min(2 * judged, end - begin) + 1, (n_windows,))
-            first = begin + (torch.rand(n_windows) * (end - begin - length + 1)).long()
-        else:
-            length = torch.full((n_windows,), judged)
-            first = begin + torch.arange(n_windows) % n_sub * n_times
-        n_hidden, length, first = int(length.sum()), length[mine], first[mine]
-        first, last = without_waiting(torch.stack([first, first + length]), x.device)
-        pairs = model(hide(x, first, last), target)
-        times = torch.arange(x.shape[-1], device=x.device)
-        hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
-        total = 0.0
-        for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
-            errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
-            total = total + share * (errors * hidden).sum() / n_hidden
-        return total
-
-    return loss
-
-
-# ------------------------------------------------------------------------------------ several processes
-class Processes:
-    """The processes that train one network together: this one alone, or those that torchrun started, one per GPU.
-
-    Attributes
-    ----------
-    rank, size : int
-        Which of how many this is. The first alone reads and writes run directories.
-    """
-
-    def __init__(self, rank: int = 0, size: int = 1, store: distributed.Store | None = None):
-        self.rank, self.size, self._store = rank, size, store
-        self._n_answers = self._n_groups = 0
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the first process, or the only one."""
-        return self.rank == 0
-
-    def once(self, act: Callable[[], Any]) -> Any:
-        """Act in the first process alone, and give all of them the result, which JSON must be able to hold.
-
-        The others look for it from time to time, however long it takes, so that signals still reach them.
-        """
-        if self.size == 1:
-            return act()
-        self._n_answers += 1
-        key = f'answer {self._n_answers}'
-        if self.first:
-            result = act()
-            self._store.set(key, json.dumps(result))
-            return result
-        while not self._store.check([key]):
-            time.sleep(0.05)
-        return json.loads(self._store.get(key))
-
-    @contextlib.contextmanager
-    def training(self, model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
-        """Within this block, give the model whose gradients are those of all processes together."""
-        if self.size == 1:
-            yield model
-            return
-        self._n_groups += 1
-        if device.type == 'cuda':
-            torch.cuda.set_device(device)
-        distributed.init_process_group(
-            'nccl' if device.type == 'cuda' else 'gloo',
-            store=distributed.PrefixStore(f'group {self._n_groups}', self._store),
-            rank=self.rank,
-            world_size=self.size,
-            timeout=datetime.timedelta(hours=1),
-        )
-        try:
-            # A word about speed, of a thousandth: gradients of weights that are laid out channels last.
-            warnings.filterwarnings('ignore', message='Grad strides do not match bucket view')
-            # Buffers are the same everywhere already, because batch norm takes its statistics from the whole batch.
-            yield DistributedDataParallel(_with_shared_statistics(model, device), forward_sync_buffers=False)
-        finally:
-            # Gloo's threads take Python's lock to let go of the last step, and destroying waits for them while it holds
-            # that lock: let them end first, or both may wait for ever.
-            time.sleep(0.2)
-            distributed.destroy_process_group()
-
-    def sum(self, numbers: torch.Tensor) -> torch.Tensor:
-        """Sum of a tensor over the processes."""
-        if self.size > 1:
-            distributed.all_reduce(numbers)
-        return numbers
-
-
-ALONE = Processes()
-
-
-def started_together() -> Processes:
-    """The processes that torchrun started with this one, by its environment variables; or this one alone."""
-    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
-        return ALONE
-    store, rank, size = next(distributed.rendezvous('env://'))
-    return Processes(rank, size, store)
-
-
-def _with_shared_statistics(model, device):
-    """Have batch norm take its statistics from the parts of all processes."""
-    if device.type == 'cuda':
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = _SharedBatchNorm2d
-    return model
-
-
-class _SharedBatchNorm2d(nn.BatchNorm2d):
-    """What nn.SyncBatchNorm does, which is for GPUs only: batch norm over the parts of all processes."""
-
-    def forward(self, maps):
-        if not self.training:
-            return super().forward(maps)
-        given, maps = maps.dtype, maps.float()  # sums over a batch are no task for bfloat16
-        over, shape = (0, 2, 3), (1, -1, 1, 1)
-        n_values = maps.new_full((1,), maps.numel() / maps.shape[1])
-        *sums, n_values = _Summed.apply(torch.cat([maps.sum(over), n_values]))
-        mean = torch.stack(sums) / n_values
-        centred = maps - mean.view(shape)
-        variance = _Summed.apply(centred.square().sum(over)) / n_values
-        with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n_values / (n_values - 1), self.momentum)
-        scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(given)
-
-
-class _Summed(torch.autograd.Function):
-    """Sum over the processes, of values on the way forth and of gradients on the way back."""
-
-    @staticmethod
-    def forward(ctx, values):
-        values = values.clone()
-        distributed.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone()
-        distributed.all_reduce(gradient)
-        return gradient
 
 
 # ------------------------------------------------------------------------------------------ the epochs
@@ -438,27 +216,6 @@ def train(
     return history
 
 
-def random_state() -> dict:
-    """The state of the random numbers of Python, NumPy and torch, as plain values and tensors."""
-    name, keys, *rest = np.random.get_state()
-    state = {
-        'python': random.getstate(),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
-        'torch': torch.get_rng_state(),
-    }
-    return state | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
-
-
-def set_random_state(state: dict) -> None:
-    """Go on with the random numbers from what `random_state` gave."""
-    random.setstate(state['python'])
-    name, keys, *rest = state['numpy']
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state['torch'])
-    if 'cuda' in state and torch.cuda.is_initialized():
-        torch.cuda.set_rng_state(state['cuda'])
-
-
 def make_optimizer(
     model: nn.Module,
     *,
@@ -497,45 +254,3 @@ def make_optimizer(
 def resume_optimizer(optimizer: torch.optim.Optimizer, state: dict) -> None:
     """Give an optimizer the saved state of another run (its moments), but keep its own rate and weight decay."""
     optimizer.load_state_dict(optimizer.state_dict() | {'state': state['state']})
-
-
-# ----------------------------------------------------------------------------------------- checkpoints
-def save_checkpoint(path: str | Path, state: dict) -> None:
-    """Write a checkpoint, whole or not at all."""
-    content = io.BytesIO()  # on a full disk, torch.save to a file ends in an error of its own that says nothing
-    torch.save(state, content)
-    with writing(path) as temporary:
-        temporary.write_bytes(content.getvalue())
-
-
-def checkpoint_saver(path_of: Callable[[str], Path], description: dict) -> Callable[[str, dict], None]:
-    """Callback for `train` that writes 'best' and 'last' checkpoints.
-
-    Parameters
-    ----------
-    path_of : callable
-        From 'best' or 'last' to the path.
-    description : dict
-        What is needed to build the network again; stored under 'network'.
-    """
-
-    def save(which, state):
-        save_checkpoint(path_of(which), state | {'network': description})
-
-    return save
-
-
-def load_checkpoint(path: str | Path) -> dict:
-    """Read a checkpoint, weights and plain values only.
-
-    Raises
-    ------
-    DataError
-        The file is missing or is not a checkpoint.
-    """
-    if not Path(path).is_file():
-        raise DataError(f'{path}: no such file')
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as fault:  # a damaged file can raise anything at all
-        raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault

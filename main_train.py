@@ -29,9 +29,9 @@ from types import SimpleNamespace
 
 import torch
 
-from classification import calibrate, with_peaks
-from evaluation import with_predictions
-from loop import Processes, started_together
+from classifiers.subwindows import with_peaks
+from evaluation.metrics import with_predictions
+from evaluation.operating_point import calibrate
 from reports.cross_validation import pool_folds, read_fold
 from reports.run_figures import plot_windows
 from reports.run_results import TestResult, evaluate, write_comparison, write_results
@@ -39,12 +39,15 @@ from runs.context import RunContext
 from runs.network_settings import subwindows_of
 from runs.networks import choose_decision, make_reader, save_classifier, train_autoencoder, train_classifier
 from runs.resume import check_begun, unfinished_run
+from runs.run_directory import RunDirectory, run_of_number, save_params
+from runs.settings import check_settings, read_command
 from runs.source import open_source
 from runs.splits import SplitData, open_window_sets, split_data, split_record, windows_of_part
-from saving_functions import RunDirectory, plot_losses, run_of_number, save_params
-from settings import check_settings, read_command
+from saving_functions import plot_losses
+from system.interruption import Interrupted, interruptible
 from timeseries_dataset import PARTS
-from utils import Interrupted, SettingError, choose_device, choose_precision, interruptible, run_script, set_seed
+from training.distributed import Processes, started_together
+from utils import SettingError, choose_device, choose_precision, run_script, set_seed
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 
@@ -71,7 +74,7 @@ def main(words: list[str]) -> None:
     with contextlib.ExitStack() as stack:
         processes = started_together()
         if not processes.first:  # it would say the same
-            sys.stdout = stack.enter_context(open(os.devnull, 'w'))
+            sys.stdout = stack.enter_context(open(os.devnull, 'w', errors='replace'))
             stack.callback(setattr, sys, 'stdout', sys.__stdout__)
         stack.enter_context(interruptible())
         start_or_resume(mode, words, command, settings, processes)

@@ -41,10 +41,23 @@ bad_channels = []
 # on its own; 'apart' makes a block of each part.
 trials = 'join'
 
-# Labels that mark spikes: a pattern or a list, in which * stands for anything and case does not matter; those that
-# match spike_labels_exclude are no spikes.
+# Labels that mark spikes: a pattern or a list, in which * stands for anything, [-_ ] for one of these characters, and
+# case does not matter; those that match spike_labels_exclude are no spikes: detections, no_spike, non-spike,
+# not a spike. create_data_raw.py prints which labels counted and which were excluded.
 spike_labels = ['*spike*', 'jj_*']
-spike_labels_exclude = ['detected_spike', 'bad*']
+spike_labels_exclude = [
+    'detected_spike',
+    'bad*',
+    'no[-_ ]*spike*',
+    'non[-_ ]*spike*',
+    'not[-_ ]*spike*',
+    '*[-_ ]no[-_ ]*spike*',
+    '*[-_ ]non[-_ ]*spike*',
+    '*[-_ ]not[-_ ]*spike*',
+    '*nospike*',
+    '*nonspike*',
+    '*notspike*',
+]
 
 # Labels of corrected markers: create_data_raw.py reads them into reannot of an existing data_raw_NNN.pkl. None makes a
 # new file.
@@ -263,6 +276,10 @@ bootstrap_samples = 1000
 # ------------------------------------------------------------------------------------------ detections
 # Folder in which detect.py makes a folder <recording>_detections for each recording; None makes it beside each.
 output = None
+
+# True leaves out detections in segments marked bad (bad.segments and ClassFile.cls of a CTF recording, annotations
+# BAD...); False keeps them and marks them in the column `bad`.
+drop_bad_segments = False
 
 # Name and colour of the class of markers that detect.py writes, and name of the annotations: words without spaces.
 # spike_labels_exclude should hold the name, so that no detection is taken for an expert's spike.

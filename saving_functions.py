@@ -1,267 +1,29 @@
-"""Everything a run leaves behind: its directory, params.json, checkpoints, tables, pictures and the report."""
+"""Tables and pictures of a run."""
 
 import contextlib
 import fcntl
-import importlib.metadata
 import io
 import json
-import os
-import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import matplotlib as mpl
-from matplotlib.axes import Axes
-
-mpl.use('Agg')  # batch jobs have no screen
-
 import matplotlib.pyplot as plt
 import mne
 import numpy as np
 import pandas as pd
-import torch
+from matplotlib.axes import Axes
 from sklearn.decomposition import PCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from evaluation import PREDICTION_COLUMNS, Evaluation, calibration_bins
-from utils import ROOT, DataError, SettingError, write_json, writing
+from evaluation.intervals import Evaluation
+from evaluation.metrics import PREDICTION_COLUMNS, calibration_bins
+from runs.run_directory import RunDirectory
+from utils import DataError, writing
 
-PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'pandas', 'matplotlib')
+mpl.use('Agg')  # batch jobs have no screen
 # Okabe and Ito's colours, told apart by colour-blind readers.
 BLUE, ORANGE, GREY = '#0072B2', '#E69F00', '#666666'
-
-
-class RunDirectory:
-    """The directory `path_writing_data`/<MODEL>_<nb> of one run, and the names of the files in it.
-
-    Parameters
-    ----------
-    path : path
-        An existing run directory, or that of a fold in it.
-    name : str, optional
-        <MODEL>_<nb>, where the directory is called otherwise.
-    """
-
-    def __init__(self, path: str | Path, name: str | None = None):
-        self.path = Path(path)
-        self.name = name or self.path.name
-        self.number = int(self.name.rpartition('_')[2])
-        self.params = self.path / 'params.json'
-        self.losses = self.path / f'{self.name}.png'
-        self.predictions = self.path / f'{self.name}_cvpredictions.csv'
-        self.results = self.path / f'{self.name}_cvresults.csv'
-        self.patients = self.path / f'{self.name}_patients.csv'
-        self.events = self.path / f'{self.name}_events.csv'
-        self.metrics = self.path / 'metrics.json'
-        self.peaks = self.path / 'peaks.csv'
-        self.report = self.path / 'report.html'
-        self.figures = self.path / 'figures'
-
-    def checkpoint(self, which: str, network: str | None = None) -> Path:
-        """Path of the 'best' or 'last' checkpoint of the autoencoder, or of the classifier `network`."""
-        name = self.name if network is None else f'{network}_{self.number}'
-        return self.path / f'{which}_{name}.pth'
-
-    def fold(self, number: int) -> 'RunDirectory':
-        """The directory of fold `number` of a cross-validation, made where it is not there."""
-        path = self.path / f'fold_{number}'
-        path.mkdir(exist_ok=True)
-        return RunDirectory(path, self.name)
-
-    @property
-    def finished(self) -> bool:
-        """Whether all of it is there: metrics.json is written last."""
-        return self.metrics.is_file()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Within this block, keep other processes out. A killed process holds nothing.
-
-        Raises
-        ------
-        SettingError
-            Another process holds it.
-        """
-        # A file opened for writing, because network file systems do not lock directories.
-        descriptor = os.open(self.path / '.lock', os.O_WRONLY | os.O_CREAT)
-        try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as fault:
-                raise SettingError(
-                    f'{self.path}: another process is working on this run; wait for its end, or take another number'
-                ) from fault
-            except OSError as fault:
-                print(
-                    f'warning: {self.path}: no locks on this file system ({fault.strerror}): one job at a time, please'
-                )
-            yield
-        finally:
-            if self.finished:  # nobody works on it again
-                (self.path / '.lock').unlink(missing_ok=True)
-            os.close(descriptor)
-
-    @contextlib.contextmanager
-    def reserved(self) -> Iterator[None]:
-        """Within this block, keep other processes out; a fault removes the run or fold if it was begun in this block
-        and nothing was trained yet.
-
-        Raises
-        ------
-        SettingError
-            Another process is working in it.
-        """
-        with self.held():
-            begun_here = not any(self.path.glob('[!.]*'))
-            try:
-                yield
-            except BaseException:
-                if begun_here:
-                    self.discard_without_checkpoint()
-                raise
-
-    def discard_without_checkpoint(self) -> None:
-        """Remove the directory of a run that failed before anything was trained, so that its number is free again."""
-        if not any(self.path.rglob('*.pth')):
-            shutil.rmtree(self.path)
-
-
-def new_run_directory(
-    path_writing_data: str | Path, model: str, model_nb: int | None, *, shared: bool = False
-) -> RunDirectory:
-    """Make the directory of a new run: number `model_nb`, or where None the number after the last one there.
-
-    Making a directory succeeds for one process only, so two jobs never get the same number; unless it is `shared`, by
-    jobs that train other folds.
-
-    Raises
-    ------
-    SettingError
-        The run `model_nb` exists.
-    """
-    parent = Path(path_writing_data)
-    parent.mkdir(parents=True, exist_ok=True)
-    number = model_nb if model_nb is not None else max(_numbers(parent, model), default=0) + 1
-    while True:
-        path = parent / f'{model}_{number}'
-        try:
-            path.mkdir(exist_ok=shared)
-        except FileExistsError as fault:
-            if model_nb is not None:
-                raise SettingError(f'model_nb = {model_nb}: {path} exists; take another number, or None') from fault
-            number += 1
-        else:
-            return RunDirectory(path)
-
-
-def run_of_number(settings: SimpleNamespace, number: int | None) -> RunDirectory:
-    """Make the directory of a new run, see `new_run_directory`.
-
-    The directory may exist where other jobs train other folds in it, or where a process was killed before it wrote
-    anything: then it holds no file but hidden ones.
-    """
-    directory = Path(settings.path_writing_data) / f'{settings.model}_{number}'
-    empty = settings.resume and all(path.name.startswith('.') for path in directory.glob('*'))
-    shared = number is not None and (settings.fold is not None or empty)
-    return new_run_directory(settings.path_writing_data, settings.model, number, shared=shared)
-
-
-def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
-    """The finished run, or fold of a run, of a name (AE1D_3, AE1D_3/fold_1) in `path_writing_data`, or at a path.
-
-    Raises
-    ------
-    DataError
-        There is none, or it was not finished.
-    """
-    found = [path for path in (Path(path_writing_data) / name, Path(name)) if path.is_dir()]
-    if not found:
-        raise DataError(f'{Path(path_writing_data) / name}: no such run directory')
-    path = found[0].resolve()
-    top = path.parent if re.fullmatch(r'fold_\d+', path.name) else path
-    if not re.fullmatch(r'.+_\d+', top.name):
-        raise DataError(f'{path}: not a run directory <MODEL>_<nb>')
-    run = RunDirectory(path, top.name)
-    if not run.finished:
-        raise DataError(f'{path}: not finished, metrics.json is missing; finish it, or take another run')
-    return run
-
-
-def run_of_job(path_writing_data: str | Path, model: str, command: str) -> RunDirectory | None:
-    """The run that this command began before Slurm started its job again (after preemption, or as the job asked)."""
-    job = slurm_job()
-    if job is None or os.environ.get('SLURM_RESTART_COUNT', '0') == '0':
-        return None
-    for number in _numbers(Path(path_writing_data), model):
-        run = RunDirectory(Path(path_writing_data) / f'{model}_{number}')
-        with contextlib.suppress(DataError):
-            begun = load_params(run)
-            if (begun['job'], begun['command']) == (job, command):
-                return run
-    return None
-
-
-def _numbers(parent, model):
-    """Numbers of the runs of a model."""
-    names = (re.fullmatch(rf'{model}_(\d+)', path.name) for path in parent.glob(f'{model}_*'))
-    return sorted(int(name[1]) for name in names if name)
-
-
-def slurm_job() -> str | None:
-    """Number of this Slurm job, which it keeps when it is started again; None outside Slurm."""
-    return os.environ.get('SLURM_JOB_ID')
-
-
-def load_params(run: RunDirectory) -> dict:
-    """Read params.json of a run.
-
-    Raises
-    ------
-    DataError
-        It is missing or damaged.
-    """
-    try:
-        params = json.loads(run.params.read_text())
-        needed = {name: params[name] for name in ('settings', 'split')}
-        return needed | {name: params.get(name) for name in ('command', 'mode', 'threads', 'processes', 'job')}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
-
-
-def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *, mode: str, processes: int = 1) -> None:
-    """Write params.json: the command, every effective setting, who was trained, validated and tested on, how many
-    processes trained together, the versions of the packages, the git revision."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    write_json(
-        run.params,
-        {
-            'command': command,
-            'mode': mode,
-            'settings': settings,
-            'split': split,
-            'threads': torch.get_num_threads(),
-            'processes': processes,
-            'job': slurm_job(),
-            'versions': {'python': sys.version.split()[0], **versions},
-            'git revision': git_revision(),
-        },
-    )
-
-
-def git_revision():
-    """The commit of the code, marked where files differ from it; None outside a git checkout."""
-    git = ['git', '-C', str(ROOT)]
-    try:
-        revision = subprocess.run([*git, 'rev-parse', 'HEAD'], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, 'status', '--porcelain'], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return revision.stdout.strip() + (' with local changes' if changed.stdout.strip() else '')
 
 
 # ----------------------------------------------------------------------------------------------- tables

@@ -15,10 +15,13 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data_processing import LABEL_FILES, block_statistics, scale, scale_window, window_stem
-from data_raw import N_CHANNELS, as_numbers, channel_names, chosen_patients
-from pickles import read_pickle
-from utils import SIGNALS, DataError, SettingError, without_waiting
+from data_processing import block_statistics, scale, scale_window
+from recordings.channels import N_CHANNELS, channel_names
+from recordings.data_raw import as_numbers, chosen_patients
+from recordings.pickles import read_pickle
+from recordings.window_files import LABEL_FILES, window_stem
+from system.interruption import SIGNALS
+from utils import DataError, SettingError, without_waiting
 
 PARTS = ('train', 'validation', 'test')
 # Settings that windows must have been made with, to be trained on or detected in.
@@ -366,7 +369,7 @@ class WindowDataset(Dataset):
         return scale
 
 
-class BlockWindows(Dataset):
+class RecordingWindows(Dataset):
     """Batches of (input, target) windows of a block in memory, scaled as the window files are.
 
     Parameters

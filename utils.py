@@ -1,21 +1,25 @@
-"""What every script shares: errors and signals that end it, whole-or-nothing files, device, precision, seed."""
+"""What every script shares: errors and exit status, whole-or-nothing files, device, precision, seed."""
 
 import contextlib
 import json
 import math
 import os
 import random
-import signal
 import sys
-import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from system.faults import describe
+from system.files import replacing
+from system.interruption import INTERRUPTED, Interrupted, Terminated, terminable
+
 if TYPE_CHECKING:
     import torch
+
 
 ROOT = Path(__file__).resolve().parent
 
@@ -28,110 +32,94 @@ class SettingError(Exception):
     """The command or a setting is at fault: the script ends with status 2."""
 
 
-class Interrupted(BaseException):
-    """A signal has ended the script, which can go on where it was: status 75. No `except Exception` catches it."""
-
-
-# Exit status of what should be tried again (EX_TEMPFAIL of sysexits.h), by which job scripts know an interrupted run.
-INTERRUPTED = 75
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-_asked = {'by': None, 'deferred': False}
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Within this block SIGTERM, SIGUSR1 (Slurm's warning before the time limit) and SIGINT (Ctrl-C) raise
-    `Interrupted`."""
-
-    def handle(number, frame):
-        _asked['by'] = signal.Signals(number).name
-        if not _asked['deferred']:
-            check_interruption()
-
-    _asked.update(by=None, deferred=False)
-    earlier = {one: signal.signal(one, handle) for one in SIGNALS}
-    try:
-        yield
-    finally:
-        for one, handler in earlier.items():
-            signal.signal(one, handler)
-
-
-@contextlib.contextmanager
-def finishing_steps() -> Iterator[None]:
-    """Within this block a signal waits: `check_interruption` raises it, or the end of the block."""
-    _asked['deferred'] = True
-    try:
-        yield
-    finally:
-        _asked['deferred'] = False
-    check_interruption()
-
-
-def asked_to_end() -> bool:
-    """Whether a signal has asked the script to end."""
-    return _asked['by'] is not None
-
-
-def check_interruption() -> None:
-    """Raise `Interrupted` if a signal has asked the script to end."""
-    if asked_to_end():
-        raise Interrupted(_asked['by'])
-
-
 def run_script(main: Callable[[list[str]], None], description: str) -> None:
     """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting;
-    75 interrupted, and can go on."""
+    75 interrupted, and can go on; 128 + n ended by signal n.
+
+    The environment variable MEG_DEBUG=1 shows the traceback of what ended it.
+    """
     words = sys.argv[1:]
-    if {'-h', '--help'} & set(words):
-        print(description.strip())
-        sys.exit(0)
+    _prepare_output()
     try:
-        main(words)
-    except (DataError, SettingError) as fault:
-        message, status = str(fault), 2 if isinstance(fault, SettingError) else 1
-    except OSError as fault:
-        message, status = f'{fault.filename or "input or output"}: {fault.strerror or fault}', 1
-    except KeyboardInterrupt:
-        message, status = 'interrupted', 130
-    except Interrupted as fault:
-        message, status = f'interrupted by {fault}', INTERRUPTED
+        if {'-h', '--help'} & set(words):
+            print(description.strip())
+        else:
+            with terminable():
+                main(words)
+        _flush_output()
+    except (Exception, KeyboardInterrupt, Interrupted, Terminated) as fault:
+        if os.environ.get('MEG_DEBUG', '0') not in ('', '0'):
+            traceback.print_exc()
+        message, status = _ending(fault)
     else:
         sys.exit(0)
-    print('error: ' + ' '.join(message.split()), file=sys.stderr)
+    with contextlib.suppress(OSError):
+        _flush_output()
+    with contextlib.suppress(OSError):
+        print('error: ' + ' '.join(message.split()), file=sys.stderr)
     sys.exit(status)
+
+
+def _ending(fault: BaseException) -> tuple[str, int]:
+    """The line about what ended a script, and its exit status."""
+    if isinstance(fault, DataError | SettingError):
+        return str(fault), 2 if isinstance(fault, SettingError) else 1
+    if isinstance(fault, Interrupted):
+        return f'interrupted by {fault}', INTERRUPTED
+    if isinstance(fault, Terminated):
+        [number] = fault.args
+        return f'ended by {number.name}', 128 + number
+    if isinstance(fault, KeyboardInterrupt):
+        return 'interrupted', 130
+    return describe(fault, ROOT)
+
+
+def _prepare_output():
+    """Let names of files be printed whatever bytes they hold, and scripts run whose output was closed (`>&-`)."""
+    for name in ('stdout', 'stderr'):
+        stream = getattr(sys, name) or open(os.devnull, 'w')  # noqa: SIM115, to the end
+        stream.reconfigure(errors='backslashreplace')
+        setattr(sys, name, stream)
+
+
+def _flush_output():
+    """Write out what was printed; where that fails, drop it, or else Python would try again at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 # ---------------------------------------------------------------------------------------------- files
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` when the block ends, remove it when it fails."""
-    path = Path(path)
-    temporary = None
+def write_faults(path: str | os.PathLike) -> Iterator[None]:
+    """Within this block, a full disk or a folder without permission is a fault of `path`, which the user knows, not of
+    a temporary file."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The suffix stays, because matplotlib and others choose a format by it.
-        handle, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp{path.suffix}', dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        # mkstemp makes private files; results are for the group, as the umask says.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        temporary.replace(path)
+        yield
     except OSError as fault:
-        # A full disk or a folder without permission: name the file the user knows, not the temporary one.
-        raise DataError(f'{path}: cannot be written ({fault.strerror or fault}); mend the disk or the path') from fault
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise DataError(
+            f'{path}: cannot be written ({fault.strerror or fault}); free some disk space or correct the path'
+        ) from fault
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary file that replaces `path` when the block ends and is removed when it fails, see `replacing`."""
+    with write_faults(path), replacing(Path(path)) as temporary:
+        yield temporary
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
     """Write `content` as indented JSON, whole or not at all; NaN becomes null, which every reader knows."""
     with writing(path) as temporary:
-        temporary.write_text(json.dumps(_without_nan(content), indent=2, default=_plain) + '\n')
+        temporary.write_text(json_text(content))
+
+
+def json_text(content: Any) -> str:
+    """Indented JSON, NaN as null."""
+    return json.dumps(_without_nan(content), indent=2, default=_plain) + '\n'
 
 
 def _plain(value: Any) -> Any:

@@ -29,14 +29,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_processing import create_windows
-from data_raw import N_CHANNELS
-from loop import reconstruction_loss
 from models import AUTOENCODERS, build_model
-from pickles import write_pickle
+from recordings.channels import N_CHANNELS
+from recordings.pickles import write_pickle
+from recordings.simulation import simulate_patient
 from runs.network_settings import loss_weights
-from settings import read_command
-from simulate_data_raw import simulate_patient
+from runs.settings import read_command
 from timeseries_dataset import open_directory
+from training.losses import reconstruction_loss
 from utils import choose_device, run_script, set_seed, writing
 
 N_TIMES = 300

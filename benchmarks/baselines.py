@@ -11,11 +11,12 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from classification import N_FILTERS
-from data_raw import N_CHANNELS
-from models.features import less_block_median, peak_score
-from models.sfcn import SFCN, spike_loss
+from classifiers.features import less_block_median, peak_score
+from classifiers.inputs import N_FILTERS
+from models.sfcn import SFCN
+from recordings.channels import N_CHANNELS
 from timeseries_dataset import PARTS
+from training.losses import spike_loss
 from utils import set_seed
 
 N_KEPT = 20  # components of PCA

@@ -15,18 +15,10 @@ import mne
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-import simulate_data_raw as simulation
-from data_raw import ctf275_info
-from detect_report import average_events, fit_source
-from recordings import (
-    interpolate_channels,
-    map_to_ctf275,
-    open_recording,
-    placed_info,
-    plain_name,
-    read_recording,
-    sphere_centre,
-)
+from recordings import simulation
+from recordings.channels import ctf275_info, interpolate_channels, map_to_ctf275, placed_info, plain_name, sphere_centre
+from recordings.reading import open_recording, read_recording
+from reports.dipole import average_events, fit_source
 from utils import SettingError, run_script
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}

@@ -9,6 +9,7 @@ masking=None; with masking, longer: a window is then looked at once for each of 
 """
 
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -17,15 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pandas as pd
 
-import create_windows_ae
-import create_windows_clf
-import main_train
-import simulate_data_raw
 from classification import CLASSIFIERS
 from models import AUTOENCODERS
-from saving_functions import RunDirectory
-from settings import read_command
-from utils import run_script, writing
+from runs.run_directory import RunDirectory
+from runs.settings import read_command
+from utils import ROOT, run_script, writing
 
 # What two cores can afford.
 TRAINING = [
@@ -52,16 +49,16 @@ def main(words: list[str]) -> None:
             f'path_writing_data={folder}/results',
         ]
         words = [*words, *TRAINING, *paths]
-        for script in (simulate_data_raw, create_windows_ae, create_windows_clf):
-            script.main(words)
+        for script in ('simulate_data_raw', 'create_windows_ae', 'create_windows_clf'):
+            run(script, *words)
         rows = []
         for model in AUTOENCODERS:
             for number, classifier in enumerate(CLASSIFIERS, start=1):
                 first = classifier in ('sfcn', 'threshold')
                 chosen = [*words, f'classifier={classifier}', *['model_nb=1'] * (not first)]
-                main_train.main(['auto' if first else 'clf', model, *chosen])
-                run = RunDirectory(Path(folder) / 'results' / f'{model}_{number}')
-                metrics = json.loads(run.metrics.read_text())
+                run('main_train', 'auto' if first else 'clf', model, *chosen)
+                finished = RunDirectory(Path(folder) / 'results' / f'{model}_{number}')
+                metrics = json.loads(finished.metrics.read_text())
                 row = {'model': model, 'classifier': classifier}
                 for name in SHOWN:
                     row[name] = metrics['test'][name]
@@ -71,6 +68,11 @@ def main(words: list[str]) -> None:
     print(table.to_string(index=False, float_format='{:.3f}'.format))
     with writing(Path(settings.path_writing_data) / 'classifiers.csv') as temporary:
         table.to_csv(temporary, index=False)
+
+
+def run(script: str, *words: str) -> None:
+    """Run a script of the project, which prints as it goes."""
+    subprocess.run([sys.executable, str(ROOT / f'{script}.py'), *words], check=True)
 
 
 if __name__ == '__main__':

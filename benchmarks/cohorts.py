@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 from scipy.signal import lfilter
 
-from classification import SubwindowShape, subwindow_shape
+from classifiers.subwindows import SubwindowShape, subwindow_shape
 from data_processing import cut_block, scale_window, time_labels, window_shape
-from data_raw import N_CHANNELS, ctf275_info
-from simulate_data_raw import BORDER, band_pass, draw_times, hann, simulate_patient
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.simulation import BORDER, band_pass, draw_times, hann, simulate_patient
 from timeseries_dataset import PARTS
 from utils import SettingError
 

@@ -30,11 +30,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 
-from data_processing import create_windows, cut_block, making, window_shape
+from data_processing import create_windows, cut_block, window_shape
 from data_processing import write_patient_windows as write_windows
-from data_raw import N_CHANNELS, read_data_raw
-from pickles import write_pickle
-from settings import read_command
+from recordings.channels import N_CHANNELS
+from recordings.data_raw import read_data_raw
+from recordings.pickles import write_pickle
+from recordings.window_files import making
+from runs.settings import read_command
 from timeseries_dataset import WindowDataset, id_table, open_directory
 from utils import run_script
 

@@ -23,12 +23,12 @@ import numpy as np
 import torch
 
 from classification import CLASSIFIERS
-from data_raw import N_CHANNELS, ctf275_info
-from loop import save_checkpoint
 from models import AUTOENCODERS, build_model
-from saving_functions import RunDirectory
-from settings import read_command
-from simulate_data_raw import simulate_patient
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.simulation import simulate_patient
+from runs.run_directory import RunDirectory
+from runs.settings import read_command
+from training.checkpoints import save_checkpoint
 from utils import ROOT, SettingError, run_script, set_seed, write_json
 
 SECONDS, SFREQ = 180, 1200

@@ -34,25 +34,19 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from classification import (
-    CLASSIFIERS,
-    Examples,
-    Masking,
-    SubwindowReader,
-    TrainedRun,
-    masking_margin,
-    score_block,
-    subwindow_shape,
-)
+from classification import CLASSIFIERS, Examples, SubwindowReader, TrainedRun, score_block
+from classifiers.boosting import BoostedTrees
+from classifiers.inputs import Masking, masking_margin
+from classifiers.subwindows import subwindow_shape
 from data_processing import block_statistics, scale
-from data_raw import N_CHANNELS
-from loop import make_optimizer, masked_loss, reconstruction_loss, validate
+from loop import make_optimizer, validate
 from models import AUTOENCODERS, build_model
-from models.boosting import BoostedTrees
+from recordings.channels import N_CHANNELS
+from recordings.simulation import simulate_patient
 from runs.network_settings import loss_weights
-from settings import read_command
-from simulate_data_raw import simulate_patient
+from runs.settings import read_command
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
+from training.losses import masked_loss, reconstruction_loss
 from utils import SettingError, choose_device, choose_precision, run_script, set_seed, writing
 
 N_TIMES = 300

@@ -39,23 +39,17 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
-from classification import (
-    N_FILTERS,
-    Examples,
-    best_f1_threshold,
-    error_cards,
-    error_statistics,
-    mean_error,
-    zscore_planes,
-)
-from data_raw import N_CHANNELS
-from evaluation import sensitivity_curve
-from loop import masked_loss, reconstruction_loss
+from classification import Examples
+from classifiers.boosting import BoostedTrees
+from classifiers.features import N_POWERS, beside_block, less_block_median, peak_score, spatial_filters, spike_features
+from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
+from evaluation.events import sensitivity_curve
+from evaluation.operating_point import best_f1_threshold
 from models import build_model
-from models.boosting import BoostedTrees
-from models.features import N_POWERS, beside_block, less_block_median, peak_score, spatial_filters, spike_features
-from settings import read_command
+from recordings.channels import N_CHANNELS
+from runs.settings import read_command
 from timeseries_dataset import PARTS
+from training.losses import masked_loss, reconstruction_loss
 from utils import SettingError, choose_device, run_script, set_seed, writing
 
 SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}

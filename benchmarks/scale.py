@@ -20,15 +20,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from classification import CLASSIFIERS, SubwindowReader, SubwindowShape
+from classification import CLASSIFIERS, SubwindowReader
+from classifiers.subwindows import SubwindowShape
 from data_processing import create_windows
-from data_raw import N_CHANNELS
-from loop import make_optimizer, reconstruction_loss, train
+from loop import make_optimizer, train
 from models import AUTOENCODERS, build_model
-from pickles import write_pickle
-from settings import read_command
-from simulate_data_raw import simulate_patient
+from recordings.channels import N_CHANNELS
+from recordings.pickles import write_pickle
+from recordings.simulation import simulate_patient
+from runs.settings import read_command
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
+from training.losses import reconstruction_loss
 from utils import set_seed
 
 N_BLOCKS, SECONDS = 15, 180

@@ -5,12 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from evaluation import MAIN_FIGURES
-from loop import load_checkpoint
+from evaluation.metrics import MAIN_FIGURES
 from reports.run_results import TestResult, evaluate, write_results
 from runs.context import RunContext
+from runs.run_directory import RunDirectory, load_params
 from runs.splits import SplitData
-from saving_functions import RunDirectory, load_params, load_predictions
+from saving_functions import load_predictions
+from training.checkpoints import load_checkpoint
 from utils import DataError
 
 

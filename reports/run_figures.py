@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from classification import SubwindowReader, gather, latent_statistics, window_errors
-from data_raw import channel_names, ctf275_info
+from classification import SubwindowReader, gather
+from classifiers.inputs import latent_statistics, window_errors
+from recordings.channels import channel_names, ctf275_info
 from reports.run_results import TestResult
 from runs.network_settings import level_names
 from runs.splits import SplitData

@@ -5,8 +5,9 @@ import html
 import mne
 import pandas as pd
 
-from evaluation import MAIN_FIGURES, Evaluation
-from saving_functions import RunDirectory
+from evaluation.intervals import Evaluation
+from evaluation.metrics import MAIN_FIGURES
+from runs.run_directory import RunDirectory
 from utils import writing
 
 CAPTIONS = {

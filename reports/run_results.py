@@ -6,18 +6,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from evaluation import MAIN_FIGURES, Evaluation, compare, intervals
+from evaluation.intervals import Evaluation, compare, intervals
+from evaluation.metrics import MAIN_FIGURES
 from reports.run_page import write_report
 from runs.context import RunContext
-from saving_functions import (
-    RunDirectory,
-    find_run,
-    load_tested,
-    plot_figures,
-    save_comparison,
-    save_evaluation,
-    save_summary_row,
-)
+from runs.run_directory import RunDirectory, find_run
+from saving_functions import load_tested, plot_figures, save_comparison, save_evaluation, save_summary_row
 from utils import write_json
 
 

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import torch
 
-from loop import Processes
 from runs.source import Source
+from training.distributed import Processes
 
 
 class RunContext(NamedTuple):

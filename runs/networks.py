@@ -8,37 +8,21 @@ import pandas as pd
 import torch
 from sklearn.metrics import f1_score
 
-from classification import (
-    CLASSIFIERS,
-    Examples,
-    Masking,
-    SubwindowData,
-    SubwindowReader,
-    best_f1_threshold,
-    calibrate,
-    fit_calibration,
-    levels_of,
-    masking_margin,
-    measure_filters,
-    threshold_from_curve,
-)
-from data_raw import N_CHANNELS
-from evaluation import sensitivity_curve, with_predictions
-from loop import (
-    checkpoint_saver,
-    load_checkpoint,
-    make_optimizer,
-    masked_loss,
-    reconstruction_loss,
-    resume_optimizer,
-    train,
-)
+from classification import CLASSIFIERS, Examples, SubwindowData, SubwindowReader, levels_of
+from classifiers.inputs import Masking, masking_margin, measure_filters
+from evaluation.events import sensitivity_curve
+from evaluation.metrics import with_predictions
+from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
+from loop import make_optimizer, resume_optimizer, train
 from models import AUTOENCODERS, build_model
+from recordings.channels import N_CHANNELS
 from runs.context import RunContext
 from runs.network_settings import loss_weights
+from runs.run_directory import RunDirectory
 from runs.splits import SplitData
-from saving_functions import RunDirectory
 from timeseries_dataset import WindowDataset, batches, zscored
+from training.checkpoints import checkpoint_saver, load_checkpoint
+from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, writing
 
 # Steps of training from which on compiling it, a minute's work, takes less time than it saves.

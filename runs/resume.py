@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import torch
 
-from loop import Processes
-from saving_functions import RunDirectory, load_params, run_of_job
+from runs.run_directory import RunDirectory, load_params, run_of_job
+from training.distributed import Processes
 from utils import DataError, SettingError
 
 # What may change while a run is unfinished, because it does not change what comes out; and what it is called by.

@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from loop import load_checkpoint
 from models import AUTOENCODERS
-from saving_functions import RunDirectory, find_run, load_params
-from settings import ORIGINAL, check_settings
+from runs.run_directory import RunDirectory, find_run, load_params
+from runs.settings import ORIGINAL, check_settings
 from timeseries_dataset import PARTS, WINDOW_SETTINGS
+from training.checkpoints import load_checkpoint
 from utils import DataError, SettingError
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from classification import SubwindowShape, subwindow_table
-from evaluation import annotated_spikes
+from classifiers.subwindows import SubwindowShape, subwindow_table
+from evaluation.events import annotated_spikes
 from runs.source import Source
 from timeseries_dataset import (
     PARTS,

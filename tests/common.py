@@ -1,6 +1,10 @@
-"""What several test files use: settings of an optimizer, and a patient with spikes that nobody overlooks."""
+"""What several test files use: settings of an optimizer, a patient with obvious spikes, a process of its own."""
 
-from simulate_data_raw import simulate_patient
+import multiprocessing
+import os
+import signal
+
+from recordings.simulation import simulate_patient
 
 OPTIMIZER = {
     'optimizer': 'adam',
@@ -30,3 +34,40 @@ def clear_patient(subject, **changes):
     }
     data, _ = simulate_patient(**settings | changes)
     return data
+
+
+def in_child(act):
+    """Call `act` in a process of its own, forked from this one; gives its exit status, negative for a signal."""
+    child = multiprocessing.get_context('fork').Process(target=act)
+    child.start()
+    child.join(120)
+    return child.exitcode
+
+
+def kill():
+    """End this process at once, as a power cut would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def default_signals():
+    """Have signals do what they usually do, though this process may have been started in the background."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def at_call(module, function, call, act, monkeypatch):
+    """Have the call of this number of a function do something else first."""
+    genuine, calls = getattr(module, function), []
+
+    def instead(*arguments, **keywords):
+        calls.append(arguments)
+        if len(calls) == call:
+            act()
+        return genuine(*arguments, **keywords)
+
+    monkeypatch.setattr(module, function, instead)
+
+
+def names(folder):
+    """Names of what a folder holds, hidden files too."""
+    return sorted(path.name for path in folder.iterdir())

@@ -14,8 +14,7 @@ import pytest
 from hypothesis import settings
 
 from data_processing import create_windows
-from data_raw import N_CHANNELS, ctf275_info
-from recordings import sphere_centre
+from recordings.channels import N_CHANNELS, ctf275_info, sphere_centre
 
 # A slow machine is no failure, and the same commit gives the same answer.
 settings.register_profile('project', deadline=None, derandomize=True)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import main_train
-from data_raw import find_data_raw, read_data_raw
-from pickles import read_pickle
+from recordings.data_raw import find_data_raw, read_data_raw
+from recordings.pickles import read_pickle
 from timeseries_dataset import find_windows, open_directory
 from utils import DataError
 

@@ -14,32 +14,24 @@ from sklearn.svm import SVC
 from torch import nn
 from torch.utils.data import Dataset
 
-from classification import (
-    CLASSIFIERS,
-    ClassifierSpec,
-    Examples,
+from classification import CLASSIFIERS, ClassifierSpec, Examples, SubwindowReader
+from classifiers.features import spatial_filters
+from classifiers.inputs import (
     Masking,
-    SubwindowReader,
-    best_f1_threshold,
-    calibrate,
     error_cards,
     error_statistics,
-    field_peaks,
-    fit_calibration,
     masked_cards,
     mean_error,
     measure_filters,
-    subwindow_shape,
-    subwindow_table,
-    threshold_from_curve,
     window_errors,
     zscore_planes,
 )
-from loop import load_checkpoint, save_checkpoint
+from classifiers.subwindows import field_peaks, subwindow_shape, subwindow_table
+from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
 from models.autoencoder import Autoencoder
-from models.features import spatial_filters
-from models.sfcn import spike_loss
 from timeseries_dataset import batches
+from training.checkpoints import load_checkpoint, save_checkpoint
+from training.losses import spike_loss
 from utils import DataError, set_seed
 
 CPU = torch.device('cpu')

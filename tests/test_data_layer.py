@@ -19,8 +19,10 @@ from conftest import WINDOWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_processing import WINDOW_FILES, create_windows, making
-from data_raw import N_CHANNELS, read_data_raw
+from data_processing import create_windows
+from recordings.channels import N_CHANNELS
+from recordings.data_raw import read_data_raw
+from recordings.window_files import WINDOW_FILES, making
 from tests.data.make_old_pickles import content as old_content
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory, place_of_windows
 from utils import DataError, SettingError
@@ -94,7 +96,7 @@ def test_no_pickle_takes_long_or_fills_the_memory(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from data_raw import read_data_raw
+from recordings.data_raw import read_data_raw
 from utils import DataError
 peak = lambda: int(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0]) / 1e3
 before = peak()

@@ -18,13 +18,15 @@ from hypothesis import strategies as st
 import create_data_raw
 import detect
 import main_train
-from classification import load_run, place_windows, score_block, subwindow_shape
-from data_raw import N_CHANNELS, ctf275_info, read_data_raw
-from detect_report import seconds_of_events, seconds_of_subwindows
-from marker_files import read_marker_file
-from pickles import read_pickle, write_pickle
-from recordings import read_recording
-from saving_functions import RunDirectory
+from classification import load_run, place_windows, score_block
+from classifiers.subwindows import subwindow_shape
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.data_raw import read_data_raw
+from recordings.marker_files import read_marker_file
+from recordings.pickles import read_pickle, write_pickle
+from recordings.reading import read_recording
+from reports.detection_page import seconds_of_events, seconds_of_subwindows
+from runs.run_directory import RunDirectory
 from utils import DataError, SettingError, write_json
 
 SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
@@ -260,14 +262,14 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
     torch.save(state, run / 'best_hgb_9.pth')
     apply(tmp_path / 'quiet_raw.fif', pictures=True, run=run)
     folder = tmp_path / 'quiet_raw_detections'
-    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas\n'
+    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas,bad\n'
     assert json.loads((folder / 'detections.json').read_text())['dipole'] is None
     assert 'No sub-window reaches the threshold' in (folder / 'report.html').read_text()
 
 
 # ------------------------------------------------------------------------------------------ CTF recordings
 def test_the_recording_is_not_touched_unless_asked(trained, apply, make_ds, monkeypatch, shared, capsys):
-    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)
     names = ctf275_info(SFREQ)['ch_names']
     signals = dict(zip(names, trained.meg[2].astype(np.float64), strict=True))
     ds = make_ds('patient', signals, n_trials=2, sfreq=float(SFREQ), before_sync=30)

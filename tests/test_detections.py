@@ -1,15 +1,19 @@
 """Detections that reviewers open at the right sample, and where simulated spikes come from."""
 
+import multiprocessing
+import os
+import stat
+
 import mne
 import numpy as np
 import pandas as pd
 import pytest
 
-from data_raw import N_CHANNELS, ctf275_info
-from detect import write_annotations, write_detections
-from detect_report import average_events, fit_source
-from marker_files import read_marker_file, write_marker_file
-from recordings import open_recording, read_annotations, read_layout
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.reading import open_recording, read_annotations, read_layout
+from reports.detection_files import write_annotations, write_detections
+from reports.dipole import average_events, fit_source
 from utils import DataError
 
 CLASS = {'name': 'detected_spike', 'color': 'green'}
@@ -148,6 +152,72 @@ def test_a_faulty_marker_file_is_left_as_it_is(ds, make_fif):
     fif = make_fif('no', np.zeros((N_CHANNELS, 600)))
     with pytest.raises(DataError, match='no CTF recording'):
         write_marker_file(path, np.array([0.2]), layout_of(fif), **CLASS)
+
+
+# ------------------------------------------------------------------- the recording's own marker file, written into
+def test_two_writers_at_once_lose_no_class_and_no_original(ds, tmp_path):
+    layout = layout_of(ds)
+    write_marker_file(ds / 'MarkerFile.mrk', np.array([0.1]), layout, name='spike', color='red')
+    original = (ds / 'MarkerFile.mrk').read_bytes()
+    paths = [tmp_path / f'trial{i}' / 'MarkerFile.mrk' for i in range(60)]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(original)
+    context = multiprocessing.get_context('fork')
+    start = context.Barrier(2)
+
+    def write(name):
+        for path in paths:
+            start.wait(60)
+            write_marker_file(path, np.array([0.2]), layout, name=name, color='green')
+
+    writers = [context.Process(target=write, args=(name,)) for name in ('a', 'b')]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(120)
+        assert writer.exitcode == 0
+    for path in paths:
+        assert sorted(marker_class.name for marker_class in read_marker_file(path)[1]) == ['a', 'b', 'spike']
+        assert path.with_name('MarkerFile.mrk.1').read_bytes() == original
+        one = read_marker_file(path.with_name('MarkerFile.mrk.2'))[1]
+        assert [marker_class.name for marker_class in one] in (['spike', 'a'], ['spike', 'b'])
+        assert len(list(path.parent.iterdir())) == 3
+
+
+@pytest.mark.parametrize('mode', [0o600, 0o664])
+def test_mode_owner_and_link_of_a_marker_file_stay(ds, tmp_path, mode):
+    own, central = ds / 'MarkerFile.mrk', tmp_path / 'markers' / 'patient.mrk'
+    central.parent.mkdir()
+    write_marker_file(central, np.array([0.1]), layout_of(ds), name='spike', color='red')
+    before = central.read_bytes()
+    central.chmod(mode)
+    if os.geteuid() == 0:
+        os.chown(central, 12345, 23456)
+    owner = central.stat().st_uid, central.stat().st_gid
+    own.symlink_to(central)
+    backup = write_marker_file(own, np.array([0.2]), layout_of(ds), **CLASS)
+    assert own.is_symlink()
+    assert [marker_class.name for marker_class in read_marker_file(own)[1]] == ['spike', 'detected_spike']
+    assert (backup, backup.read_bytes()) == (central.with_name('patient.mrk.1'), before)
+    for path in (central, backup):
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+        assert (path.stat().st_uid, path.stat().st_gid) == owner
+
+
+def test_a_marker_file_that_cannot_stay_what_it_is_is_not_written(ds, tmp_path, monkeypatch):
+    own, layout = ds / 'MarkerFile.mrk', layout_of(ds)
+    own.symlink_to(tmp_path / 'away' / 'MarkerFile.mrk')
+    with pytest.raises(DataError, match=r'MarkerFile\.mrk: a link to .*/away/MarkerFile\.mrk, which is not there'):
+        write_marker_file(own, np.array([0.1]), layout, **CLASS)
+    assert own.is_symlink()
+    own.unlink()
+    write_marker_file(own, np.array([0.1]), layout, name='spike', color='red')
+    before = own.read_bytes()
+    monkeypatch.setattr(os, 'geteuid', lambda: own.stat().st_uid + 1)
+    with pytest.raises(DataError, match=r'MarkerFile\.mrk: belongs to another user'):
+        write_marker_file(own, np.array([0.2]), layout, **CLASS)
+    assert own.read_bytes() == before
 
 
 def test_events_are_averaged_where_they_are_whole():

@@ -10,25 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
-from evaluation import (
-    MAIN_FIGURES,
-    Evaluation,
+from evaluation.events import (
     annotated_spikes,
-    batchwise,
-    bootstrap,
-    calibration_error,
-    compare,
-    draw_patients,
     event_shares,
-    figures,
-    intervals,
     match,
     match_events,
     merge_events,
     sensitivity_curve,
     spikes_of_pulses,
-    with_predictions,
 )
+from evaluation.intervals import Evaluation, bootstrap, compare, draw_patients, intervals
+from evaluation.metrics import MAIN_FIGURES, batchwise, calibration_error, figures, with_predictions
 from utils import DataError, SettingError
 
 scored = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=40)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.features import beside_block, peak_score, spatial_filters, spike_features
+from classifiers.features import beside_block, peak_score, spatial_filters, spike_features
 
 SHAPE, MARGIN = (45, 7, 30), 8
 N_CHANNELS = 12

@@ -8,21 +8,15 @@ import torch
 from common import OPTIMIZER
 
 import loop
-from classification import (
-    Examples,
-    Masking,
-    SubwindowShape,
-    error_cards,
-    error_statistics,
-    field_peaks,
-    latent_statistics,
-    masked_cards,
-    mean_error,
-)
-from loop import make_optimizer, masked_loss, reconstruction_loss, train, validate
+from classification import Examples
+from classifiers.inputs import Masking, error_cards, error_statistics, latent_statistics, masked_cards, mean_error
+from classifiers.sfcn import CardDataset, SfcnClassifier
+from classifiers.subwindows import SubwindowShape, field_peaks
+from loop import make_optimizer, train, validate
 from models import AUTOENCODERS, build_model
-from models.sfcn import SFCN, CardDataset, SfcnClassifier, spike_loss
+from models.sfcn import SFCN
 from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
+from training.losses import masked_loss, reconstruction_loss, spike_loss
 from utils import SettingError, choose_precision, set_seed
 
 CPU = torch.device('cpu')

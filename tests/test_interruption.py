@@ -10,14 +10,15 @@ import sys
 import numpy as np
 import pytest
 import torch
-from common import clear_patient
+from common import clear_patient, default_signals
 
 import loop
 import main_train
-from loop import load_checkpoint
-from pickles import write_pickle
-from saving_functions import RunDirectory, new_run_directory
-from utils import asked_to_end, set_seed
+from recordings.pickles import write_pickle
+from runs.run_directory import RunDirectory, new_run_directory
+from system.interruption import asked_to_end
+from training.checkpoints import load_checkpoint
+from utils import set_seed
 
 TRAINING = {
     'masking': None,
@@ -60,6 +61,7 @@ def run(windows, tmp_path, monkeypatch):
     set_seed(0)  # loads a part of torch that would otherwise be loaded by every child
 
     def in_child(words, kill):
+        default_signals()
         batches = 0
 
         def asked():
@@ -122,10 +124,10 @@ def test_a_run_killed_again_and_again_ends_as_one_left_alone(run, tmp_path):
     masking = {'masking': 'context', 'model_nb': 1}
     assert run('auto', 'AE1D_smaller', results='alone', **masking) == 0
     rng = np.random.default_rng(0)
-    signals = [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, signal.SIGINT]
+    signals = [signal.SIGTERM, signal.SIGKILL, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP]
     statuses = []
     while not statuses or statuses[-1]:
-        number = signals[len(statuses) % 4]
+        number = signals[len(statuses) % 5]
         statuses.append(run('auto', 'AE1D_smaller', kill=(number, int(rng.integers(1, 14))), **masking))
         assert statuses[-1] in (0, -9 if number == signal.SIGKILL else 75), (tmp_path / 'faults').read_text()
     assert len(statuses) > 4

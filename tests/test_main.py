@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data_raw import read_data_raw
+from recordings.data_raw import read_data_raw
 
 SIMULATION = [
     'simulated_patients=5',

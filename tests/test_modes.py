@@ -14,15 +14,16 @@ from common import clear_patient
 
 import main_train
 from classification import load_run
-from data_raw import N_CHANNELS
-from evaluation import MAIN_FIGURES
-from loop import load_checkpoint
+from evaluation.metrics import MAIN_FIGURES
 from models import build_model
-from pickles import read_pickle, write_pickle
+from recordings.channels import N_CHANNELS
+from recordings.pickles import read_pickle, write_pickle
+from runs.run_directory import RunDirectory
+from runs.settings import read_command
 from runs.source import Source
-from saving_functions import RunDirectory, save_summary_row
-from settings import read_command
+from saving_functions import save_summary_row
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
+from training.checkpoints import load_checkpoint
 from utils import DataError, SettingError, set_seed
 
 N_PATIENTS, SPIKE_FREE = 6, 6

@@ -14,12 +14,15 @@ from torch import distributed
 
 import loop
 import main_train
-from loop import Processes, make_optimizer, masked_loss, reconstruction_loss, train
+from loop import make_optimizer, train
 from models import build_model
-from pickles import write_pickle
-from saving_functions import RunDirectory
+from recordings.pickles import write_pickle
+from runs.run_directory import RunDirectory
+from system.interruption import asked_to_end
 from timeseries_dataset import Batches, batches
-from utils import asked_to_end, run_script, set_seed
+from training.distributed import Processes
+from training.losses import masked_loss, reconstruction_loss
+from utils import run_script, set_seed
 
 CPU = torch.device('cpu')
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 import quality
 from cohorts import Part, other_patient
 
-from settings import read_command
+from runs.settings import read_command
 
 OPTIONS = {
     'subject': 2,

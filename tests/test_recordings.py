@@ -11,23 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import create_data_raw
-from create_data_raw import chosen_labels
-from data_raw import N_CHANNELS, ctf275_info, read_data_raw, read_record
-from marker_files import read_marker_file, write_marker_file
-from pickles import read_pickle, write_pickle
-from recordings import (
-    Layout,
-    check_recording,
-    interpolate_channels,
-    open_recording,
-    placed_info,
-    plain_name,
-    preprocess,
-    read_annotations,
-    read_layout,
-    read_recording,
-    resample,
-)
+from recordings.channels import N_CHANNELS, ctf275_info, interpolate_channels, placed_info, plain_name
+from recordings.data_raw import read_data_raw, read_record
+from recordings.filters import preprocess, resample
+from recordings.layout import Layout
+from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.pickles import read_pickle, write_pickle
+from recordings.planning import chosen_labels
+from recordings.reading import check_recording, open_recording, read_annotations, read_layout, read_recording
 from utils import DataError, SettingError
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
@@ -45,7 +36,7 @@ def wave(n_samples, sfreq, frequency=7.0):
 @pytest.fixture
 def no_interpolation(monkeypatch):
     """Leave bad channels as they are, for tests of something else: MNE takes seconds for them."""
-    monkeypatch.setattr('recordings.interpolate_channels', lambda signal, info, names: signal)
+    monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)
 
 
 # ---------------------------------------------------------------------------------------------- signals
@@ -298,6 +289,22 @@ def test_the_real_marker_file_reads_as_mne_reads_it(shared):
     assert len(marker_class.markers) == 36
 
 
+def test_numbers_of_a_marker_file_may_have_a_sign(tmp_path):
+    path = tmp_path / 'MarkerFile.mrk'
+    plain = marker_file(SPIKES)
+    path.write_bytes(plain)
+    expected = read_marker_file(path)[1][0]
+    for number, signed in (
+        (b'MARKERS:\n1', b'MARKERS:\n+1'),
+        (b'SAMPLES:\n3', b'SAMPLES:\n+3'),
+        (b' 1\t', b'+1\t'),
+        (b'CLASSID:\n1', b'CLASSID:\n+1'),
+    ):
+        assert number in plain
+        path.write_bytes(plain.replace(number, signed))
+        assert read_marker_file(path)[1][0]._replace(content=b'') == expected._replace(content=b'')
+
+
 @pytest.mark.parametrize('end', ['\n', '\r\n', '\r'])
 def test_markers_of_a_ctf_recording_whatever_their_line_ends(make_ds, tmp_path, end):
     path = make_ds('marked', {'MLC11': np.zeros(1200)}, n_trials=2, before_sync=150)
@@ -440,7 +447,7 @@ def test_spikes_of_several_recordings_and_what_was_found(make_fif, tmp_path, cap
     assert [events.tolist() for events in data['events']] == [[150, 375], []]
     said = capsys.readouterr().out
     assert 'labels: spike 1 (spikes), spike_R 1 (spikes), artefact 1' in said
-    assert f'warning: {two}: no label matches spike_labels' in said
+    assert f'warning: {two.name}: no label matches spike_labels' in said
     before = (tmp_path / 'data_raw_012.pkl').read_bytes()
     run(12, one, two, raw=tmp_path)  # the same again
     assert (tmp_path / 'data_raw_012.pkl').read_bytes() == before

@@ -7,7 +7,7 @@ import pytest
 
 import main_train
 from classification import CLASSIFIERS
-from settings import ORIGINAL, RULES, read_command
+from runs.settings import ORIGINAL, RULES, read_command
 from utils import ROOT, SettingError
 
 SOURCE = (ROOT / 'params.py').read_text()
@@ -29,10 +29,8 @@ def test_params_holds_every_setting_once_as_a_plain_documented_assignment():
 
 
 def test_every_setting_is_used_by_a_script():
-    kinds = ('main_*.py', 'run_*.py', 'create_*.py', 'simulate_*.py', 'detect.py')
-    scripts = [path for kind in kinds for path in ROOT.glob(kind)]
-    sources = '\n'.join(path.read_text() for path in scripts)
-    sources += (ROOT / 'models' / '__init__.py').read_text()
+    paths = [*ROOT.glob('*.py'), *(ROOT / 'runs').glob('*.py'), ROOT / 'models' / '__init__.py']
+    sources = '\n'.join(path.read_text() for path in paths if path.name not in ('params.py', 'settings.py'))
     of_classifiers = {name for kind in CLASSIFIERS.values() for name in kind.settings}
     for name in set(RULES) - of_classifiers:
         assert re.search(rf"settings\.{name}\b|'{name}'", sources), f'{name} is read by no script'
@@ -40,8 +38,9 @@ def test_every_setting_is_used_by_a_script():
 
 def test_only_the_command_line_reader_imports_params():
     importing = r"^\s*(import|from) params\b|import_module\('params'\)"
-    paths = [*ROOT.glob('*.py'), *(ROOT / 'models').glob('*.py')]
-    assert [path.name for path in paths if re.search(importing, path.read_text(), re.MULTILINE)] == ['settings.py']
+    paths = [path for path in ROOT.glob('[!.]*/*.py') if path.parent.name != 'tests']
+    importers = [path for path in (*ROOT.glob('*.py'), *paths) if re.search(importing, path.read_text(), re.MULTILINE)]
+    assert importers == [ROOT / 'runs' / 'settings.py']
 
 
 def test_defaults_pass_their_own_rules():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data_raw import N_CHANNELS, ctf275_info
-from simulate_data_raw import simulate_patient
+from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.simulation import simulate_patient
 
 PATIENT = {
     'subject': 2,

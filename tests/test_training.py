@@ -8,21 +8,14 @@ import torch
 from common import OPTIMIZER
 from torch.utils.data import Dataset
 
-from loop import (
-    checkpoint_saver,
-    load_checkpoint,
-    make_optimizer,
-    masked_loss,
-    reconstruction_loss,
-    resume_optimizer,
-    train,
-    validate,
-)
+from loop import make_optimizer, resume_optimizer, train, validate
 from models import build_model
 from models.autoencoder import Autoencoder
 from runs.network_settings import loss_weights
-from saving_functions import new_run_directory
+from runs.run_directory import new_run_directory
 from timeseries_dataset import batches
+from training.checkpoints import checkpoint_saver, load_checkpoint
+from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, SettingError, set_seed
 
 CPU = torch.device('cpu')

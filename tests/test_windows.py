@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_processing import LABEL_FILES, WindowShape, best_blocks, create_windows, cut_block, window_shape
-from data_raw import annotated_spikes
+from data_processing import WindowShape, best_blocks, create_windows, cut_block, window_shape
+from recordings.data_raw import annotated_spikes
+from recordings.window_files import LABEL_FILES
 from utils import DataError, SettingError
 
 OPTIONS = {'normal_only': False, 'standardize': False, 'reject_artefacts': False, 'artefact_threshold': 5.0}

@@ -1,9 +1,7 @@
-"""What was found in a recording: when, where the spikes may come from, and the page to review them."""
+"""The page of the detections in a recording."""
 
 import html
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import mne
@@ -12,23 +10,42 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from classification import Detections
-from recordings import Recording, sphere_centre
+from recordings.bad_segments import touches
+from recordings.reading import Recording
+from reports.dipole import AROUND, Dipole, coordinates, interpolated_channels
 from reports.run_page import html_table
 from saving_functions import BLUE, GREY, ORANGE, draw_channels
 from utils import writing
 
-AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
 N_SHOWN = 9  # surest events on the page
 
 
 # ---------------------------------------------------------------------------------------- what was found
+def in_bad_segments(block: Recording, samples: np.ndarray) -> np.ndarray:
+    """Which samples of a block lie in a segment marked bad."""
+    samples = np.asarray(samples, dtype=np.int64)
+    return touches(samples, samples + 1, block.facts.get('bad_segments', []))
+
+
+def bad_seconds(blocks: list[Recording]) -> list[list[float]]:
+    """Onset and end of the segments marked bad in all blocks of a recording, in s from its first sample."""
+    found = []
+    for block in blocks:
+        sfreq = block.info['sfreq']
+        for first, end in block.facts.get('bad_segments', []):
+            onset, last = block.layout.to_seconds([first, end - 1], sfreq)
+            found.append([onset, last + 1 / sfreq])
+    return sorted(found)
+
+
 def seconds_of_events(blocks: list[Recording], found: list[Detections]) -> pd.DataFrame:
-    """Events of all blocks of a recording: onset (s from its first sample) and proba."""
+    """Events of all blocks of a recording: onset (s from its first sample), proba, and bad, in a bad segment or not."""
     tables = [
         pd.DataFrame(
             {
                 'onset': block.layout.to_seconds(one.events['sample'], block.info['sfreq']),
                 'proba': one.events['proba'].to_numpy(),
+                'bad': in_bad_segments(block, one.events['sample']),
             }
         )
         for block, one in zip(blocks, found, strict=True)
@@ -50,121 +67,6 @@ def seconds_of_subwindows(blocks: list[Recording], found: list[Detections]) -> p
         for block, one in zip(blocks, found, strict=True)
     ]
     return pd.concat(tables, ignore_index=True)
-
-
-# ---------------------------------------------------------------------------------- where spikes come from
-class Dipole(NamedTuple):
-    """A single equivalent dipole.
-
-    Attributes
-    ----------
-    sample : int
-        Sample of the average at which it was fitted.
-    topography : array (274,)
-        Field there, in tesla.
-    position, orientation : array (3,)
-        In metres, and of length 1: x to the right, y to the front, z up, in head coordinates where the recording has
-        the head's position, else in those of the helmet.
-    moment : float
-        In A m.
-    goodness : float
-        Share of the field's power that the dipole explains, from 0 to 1.
-    """
-
-    sample: int
-    topography: np.ndarray
-    position: np.ndarray
-    orientation: np.ndarray
-    moment: float
-    goodness: float
-
-
-def average_events(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]], before: int, after: int
-) -> tuple[np.ndarray | None, int]:
-    """Average the signal around events.
-
-    Parameters
-    ----------
-    blocks : iterable of (array (274, n_samples), array (n_events,))
-        Signal in tesla, and events in samples of it.
-    before, after : int
-        Samples before and after an event; events nearer to an end of their block are left out.
-
-    Returns
-    -------
-    average : array (274, before + after + 1), or None without any event
-    n_events : int
-        Events averaged.
-    """
-    total, n_events = 0.0, 0
-    for signal, events in blocks:
-        for event in np.asarray(events, dtype=np.int64):
-            if before <= event < signal.shape[1] - after:
-                total = total + signal[:, event - before : event + after + 1].astype(np.float64)
-                n_events += 1
-    return (total / n_events, n_events) if n_events else (None, 0)
-
-
-def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, search: slice) -> Dipole:
-    """Fit a single equivalent dipole to an average of events, at its peak, with MNE and a spherical head.
-
-    Parameters
-    ----------
-    average : array (274, n_samples)
-        In tesla.
-    info : mne.Info
-        Where the channels and the head were; the centre of the sphere is that of the sensors.
-    interpolated : list of str
-        Channels that say nothing of their own and are left out of the fit.
-    search : slice
-        Samples in which the peak, the largest std over channels, is looked for.
-    """
-    sample = int(np.arange(average.shape[1])[search][average[:, search].std(axis=0).argmax()])
-    topography = average[:, sample]
-    evoked = mne.EvokedArray(topography[:, None], info.copy(), verbose='error')
-    evoked.info['bads'] = list(interpolated)
-    sphere = mne.make_sphere_model(r0=sphere_centre(info), head_radius=None, verbose='error')
-    dipole, _ = mne.fit_dipole(evoked, mne.make_ad_hoc_cov(info, verbose='error'), sphere, verbose='error')
-    return Dipole(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
-
-
-def locate(blocks: list[Recording], found: list[Detections]) -> tuple[Dipole | None, np.ndarray | None, int]:
-    """Average all events of a recording, and fit a dipole; None without any event.
-
-    Returns
-    -------
-    source, average (274, n_samples), n_events
-        See `average_events` and `fit_source`.
-    """
-    sfreq = blocks[0].info['sfreq']
-    reach, search = round(AROUND * sfreq), round(SEARCH * sfreq)
-    average, n_events = average_events(signals_of_parts(blocks, found), reach, reach)
-    if average is None:
-        return None, None, 0
-    around_peak = slice(reach - search, reach + search + 1)
-    return fit_source(average, blocks[0].info, interpolated_channels(blocks), search=around_peak), average, n_events
-
-
-def interpolated_channels(blocks: list[Recording]) -> list[str]:
-    """Names of the channels that were interpolated in any of the blocks."""
-    return sorted({channel for block in blocks for channel in block.facts['interpolated']})
-
-
-def signals_of_parts(blocks: list[Recording], found: list[Detections]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Signal of every continuous part, and its events in samples of it."""
-    for block, one in zip(blocks, found, strict=True):
-        ends = np.cumsum(block.layout.lengths(block.info['sfreq']))
-        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            yield block.meg[:, start:end], one.events.loc[one.events['part'] == part, 'sample'].to_numpy() - start
-
-
-def coordinates(info: mne.Info) -> str:
-    """What positions count from, in words."""
-    axes = 'x to the right, y to the front, z up'
-    if np.allclose(info['dev_head_t']['trans'], np.eye(4)):
-        return f'of the helmet, {axes}: where the head was in it is not known'
-    return f'of the head, by its fiducial points, {axes}'
 
 
 # ---------------------------------------------------------------------------------------------- the page
@@ -189,16 +91,21 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
         'run': made_with['run'],
         'networks': f'{made_with["model"]}, classifier {made_with["classifier"]}',
         'threshold': f'{made_with["threshold"]:.4f}: {made_with["policy"]}',
-        'detections': f'{len(events)}, {len(events) / minutes:.2f} per minute',
+        'detections': f'{len(events)}, {len(events) / minutes:.2f} per minute; in segments marked bad: '
+        f'{events["bad"].sum()}',
         'time of a detection': 'the peak of the field power, in seconds from the first sample',
         'coverage': 'every sample; at the ends of continuous parts, windows are completed by mirror images; no window '
         'shows both sides of a gap',
         'what it is': "candidates found by a machine: each needs an expert's eye",
     }
     report = mne.Report(title=f'Detections: {name}', verbose=False)
+    if made_with['warnings']:
+        items = ''.join(f'<li>{html.escape(warning, quote=False)}</li>' for warning in made_with['warnings'])
+        report.add_html(f'<ul>{items}</ul>', title='Warnings')
     report.add_html(html_table(pd.Series(summary).to_frame('')), title='Summary')
     add_picture(report, plot_probability(blocks, found, made_with['threshold']), 'Probability over time',
-                'Of every sub-window; triangles are detections.')  # fmt: skip
+                'Of every sub-window; triangles are detections. Segments marked bad are shaded, detections in them '
+                'hollow.')  # fmt: skip
     if len(events):
         add_picture(report, plot_surest(blocks, found), 'Surest events',
                     'All channels around the detections of highest probability, and their field power.')  # fmt: skip
@@ -245,7 +152,13 @@ def plot_probability(blocks: list[Recording], found: list[Detections], threshold
         np.column_stack([left, right]).ravel(), np.repeat(subwindows['proba'], 2), color=BLUE, alpha=0.3, linewidth=0
     )
     axis.axhline(threshold, color=GREY, linestyle=':', label=f'threshold {threshold:.3f}')
-    axis.plot(events['onset'], events['proba'], 'v', color=ORANGE, label=f'{len(events)} detections')
+    for onset, end in bad_seconds(blocks):
+        axis.axvspan(onset, end, color=GREY, alpha=0.3, linewidth=0)
+    for bad, fill, where in ((False, 'full', ''), (True, 'none', ' in bad segments')):
+        shown = events[events['bad'] == bad]
+        if len(shown) or not bad:
+            label = f'{len(shown)} detections{where}'
+            axis.plot(shown['onset'], shown['proba'], 'v', color=ORANGE, fillstyle=fill, label=label)
     axis.set(xlabel='time in the recording (s)', ylabel='probability', ylim=(0, 1.05), xlim=(left[0], right[-1]))
     axis.legend(loc='upper right')
     return figure
@@ -263,17 +176,19 @@ def plot_surest(blocks: list[Recording], found: list[Detections]) -> Figure:
             first, last = max(event.sample - reach, start), min(event.sample + reach + 1, ends[event.part])
             [seconds] = block.layout.to_seconds([event.sample], sfreq)
             times = (np.arange(first, last) - event.sample) / sfreq
-            shown.append((event.proba, seconds, times, 1e15 * block.meg[:, first:last]))
+            [bad] = in_bad_segments(block, [event.sample])
+            title = f'{seconds:.3f} s, probability {event.proba:.2f}{", in a bad segment" if bad else ""}'
+            shown.append((event.proba, title, times, 1e15 * block.meg[:, first:last]))
     shown = sorted(shown, key=lambda one: -one[0])[:N_SHOWN]
     n_columns = min(3, len(shown))
     n_rows = math.ceil(len(shown) / n_columns)
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=(3.6 * n_columns, 0.4 + 2.4 * n_rows), squeeze=False, layout='constrained'
     )
-    for axis, (proba, seconds, times, signal) in zip(axes.flat, shown, strict=False):
+    for axis, (_, title, times, signal) in zip(axes.flat, shown, strict=False):
         draw_channels(axis, times, signal)
         axis.axvline(0, color='black', linestyle=':')
-        axis.set_title(f'{seconds:.3f} s, probability {proba:.2f}', fontsize=10)
+        axis.set_title(title, fontsize=10)
     for axis in axes.flat[len(shown) :]:
         axis.set_axis_off()
     for axis in axes[:, 0]:

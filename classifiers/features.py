@@ -1,4 +1,4 @@
-"""What tells a spike from other signal in a masked window: its power, time course and field at the residual's peak."""
+"""What tells a spike from other signal in a masked window: power, time course and field at the residual's peak."""
 
 import numpy as np
 

@@ -1,57 +1,20 @@
-"""data_raw_NNN.pkl: the 274 channels of its blocks, finding, reading and checking it, and the spikes it holds."""
+"""data_raw_NNN.pkl: finding, reading and checking it, and the spikes it holds."""
 
-import functools
 import json
 import re
 from pathlib import Path
 
-import mne
 import numpy as np
 import pandas as pd
 
-from pickles import read_pickle
+from recordings.channels import N_CHANNELS, channel_names
+from recordings.pickles import read_pickle
 from utils import DataError
 
-N_CHANNELS = 274  # CTF-275 without MRP52
 KEYS = ('meg', 'events', 'reannot', 'file')
 TESLA = (1e-14, 1e-8)  # what a channel of brain signal can span, maximum - minimum; usual are 1e-12 to 1e-10
-
-
-# -------------------------------------------------------------------------------------------- channels
-def ctf275_info(sfreq: float) -> mne.Info:
-    """Describe the 274 channels (CTF-275 without MRP52) of a recording, in CTF order.
-
-    Parameters
-    ----------
-    sfreq : float
-        Sampling frequency, in Hz.
-
-    Returns
-    -------
-    info : mne.Info
-        Channel names without run suffix, positions in metres in device coordinates (x to the right, y to the front,
-        z up), no compensation. The device and head coordinates coincide.
-    """
-    canonical = mne.channels.read_meg_canonical_info('ctf275')
-    channels = {channel['ch_name'].split('-')[0]: channel for channel in canonical['chs']}
-    del channels['MRP52']
-    # MNE's table lacks MLO42: reflect its right-hand twin in the plane x = 0. `loc` holds the position, then the axes
-    # ex, ey and ez (the coil's normal); a reflected frame is left-handed, so ey is turned round.
-    loc = channels['MRO42']['loc'].reshape(4, 3) * [-1, 1, 1]
-    loc[2] *= -1
-    channels['MLO42'] = dict(channels['MRO42'], loc=loc.ravel())
-    names = sorted(channels)
-    info = mne.create_info(names, sfreq, 'mag')
-    for channel, name in zip(info['chs'], names, strict=True):
-        channel.update({key: channels[name][key] for key in ('loc', 'coil_type', 'coord_frame', 'unit')})
-    info['dev_head_t'] = mne.Transform('meg', 'head')
-    return info
-
-
-@functools.cache
-def channel_names() -> list[str]:
-    """Names of the 274 channels of every block and window, in order."""
-    return ctf275_info(150.0)['ch_names']
+LARGEST = 1e15  # a sample beyond it is no magnetic field: this is one tesla, in femtotesla
+MAX_NAME = 4096  # characters of a recording's name, as of a path
 
 
 # ----------------------------------------------------------------------------------------------- files
@@ -102,6 +65,21 @@ def read_record(path: Path) -> dict:
         raise DataError(f'{record}: not a whole JSON file; move it and {path.name} away') from fault
 
 
+def check_rate(path: Path, sfreq: float) -> None:
+    """Refuse a data_raw file that was made at another sampling rate than `sfreq`, as far as is noted beside it.
+
+    Raises
+    ------
+    DataError
+    """
+    made_at = read_record(path).get('settings', {}).get('sfreq', sfreq)
+    if made_at != sfreq:
+        raise DataError(
+            f'{path}: made at sfreq = {made_at!r}, but sfreq is {sfreq!r} now; set sfreq={made_at!r}, or make the file '
+            f'again with sfreq={sfreq!r}'
+        )
+
+
 def read_data_raw(path: str | Path) -> dict[str, list]:
     """Read and check the recordings of a patient.
 
@@ -121,12 +99,10 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     DataError
         Names the file, the block and the fault.
     """
+    path = Path(path)
     data = read_pickle(path)
     if isinstance(data, pd.DataFrame):
-        try:
-            data = {key: list(data[key]) for key in KEYS if key in data.columns}
-        except Exception as fault:  # a damaged frame can raise anything at all
-            raise DataError(f'{path}: a damaged DataFrame ({type(fault).__name__}); make it again') from fault
+        data = _columns(path, data)
     if not isinstance(data, dict):
         raise DataError(f'{path}: holds a {type(data).__name__}, not a dict or DataFrame with {", ".join(KEYS)}')
     for key in KEYS:
@@ -139,17 +115,34 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     if lengths['meg'] == 0:
         raise DataError(f'{path}: no block in it; leave out this patient, or make the file again')
     signals = list(data.pop('meg'))
+    n_numbers = 0
     for block in range(len(signals)):
         signals[block] = _checked_signal(path, block, signals[block])  # lists take more memory than arrays: let go
+        n_numbers = _counted(path, 'meg', n_numbers + signals[block].size)
     _check_channels(path, signals)
-    spikes = {
-        key: [_checked_spikes(path, key, i, times, signals[i].shape[1]) for i, times in enumerate(data[key])]
-        for key in ('events', 'reannot')
-    }
-    for block, name in enumerate(data['file']):
-        if isinstance(name, list | tuple | dict | set | np.ndarray):
-            raise DataError(f'{path}: block {block}: file holds a {type(name).__name__}, not the name of a recording')
-    return {'meg': signals, **spikes, 'file': [str(name) for name in data['file']]}
+    spikes = {'events': [], 'reannot': []}
+    for key, checked in spikes.items():
+        n_numbers = 0
+        for block, times in enumerate(data[key]):
+            checked.append(_checked_spikes(path, key, block, times, signals[block].shape[1]))
+            n_numbers = _counted(path, key, n_numbers + len(checked[-1]))
+    return {'meg': signals, **spikes, 'file': [_checked_name(path, i, name) for i, name in enumerate(data['file'])]}
+
+
+def _columns(path, frame):
+    """The columns of a frame that a data_raw file needs, as lists."""
+    names = list(frame.columns)
+    for key in KEYS:
+        if names.count(key) > 1:
+            raise DataError(f'{path}: {names.count(key)} columns named {key!r}; leave one of them')
+    return {key: list(frame.iloc[:, names.index(key)]) for key in KEYS if key in names}
+
+
+def _counted(path, key, n_numbers):
+    """Refuse more numbers than the file has bytes: it refers to the same ones over and over."""
+    if n_numbers > path.stat().st_size:
+        raise DataError(f'{path}: {key!r} holds the same numbers many times over; make the file again')
+    return n_numbers
 
 
 def _length(path, key, entries):
@@ -172,17 +165,14 @@ def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
         Says what else it is.
     """
     if isinstance(values, pd.DataFrame | pd.Series):
-        try:
-            values = values.to_numpy()
-        except Exception as fault:  # a damaged frame can raise anything at all
-            raise ValueError(f'a damaged {type(values).__name__}') from fault
+        values = values.to_numpy()
     if isinstance(values, list | tuple):
         if n_dims == 1:
             try:
                 return np.fromiter(values, np.float64, len(values))
             except (TypeError, ValueError, OverflowError) as fault:
                 raise ValueError('not numbers') from fault
-        if len({len(row) if hasattr(row, '__len__') else 1 for row in values}) > 1:
+        if len({len(row) if hasattr(row, '__len__') and getattr(row, 'ndim', 1) else 1 for row in values}) > 1:
             raise ValueError('rows of unequal length')
         if len({id(row) for row in values}) < len(values):
             raise ValueError('the same list several times')
@@ -202,11 +192,15 @@ def _checked_signal(path, block, signal):
         raise DataError(f'{where}: meg holds {fault}; it must be numbers of channels x samples') from fault
     if signal.shape[1] == 0:
         raise DataError(f'{where}: no sample in it; leave out that block')
-    if not np.isfinite(channel_extremes(signal)).all():
+    extremes = channel_extremes(signal)
+    if not np.isfinite(extremes).all():
         raise DataError(
             f'{where}: {np.count_nonzero(~np.isfinite(signal))} samples are NaN or infinite; '
             'interpolate or leave out that block'
         )
+    largest = max((abs(float(value)) for value in extremes.flat), default=0.0)
+    if largest > LARGEST:
+        raise DataError(f'{where}: meg holds {largest:g}, which is no magnetic field; make the file again in tesla')
     return signal
 
 
@@ -241,9 +235,37 @@ def _checked_spikes(path, key, block, times, n_samples):
     return times
 
 
+def _checked_name(path, block, name):
+    where = f'{path}: block {block}: file holds'
+    if not isinstance(name, str | bytes | int | float | np.generic | None):
+        raise DataError(f'{where} a {type(name).__name__}, not the name of a recording')
+    try:
+        name = str(name)  # of a number, limited by Python to some thousand digits
+        name.encode()
+    except ValueError as fault:
+        raise DataError(f'{where} no name of a recording ({fault})') from fault
+    if len(name) > MAX_NAME:
+        raise DataError(f'{where} {len(name)} characters, not the name of a recording')
+    return name
+
+
 def channel_extremes(signal: np.ndarray) -> np.ndarray:
     """Lowest and highest value of every channel, (n_channels, 2), reading the block once."""
     return np.array([(row.min(), row.max()) for row in signal])
+
+
+def flat_channels(spans: np.ndarray) -> np.ndarray:
+    """Which channels are flat, of maximum - minimum of each: those that change a million times less than others do.
+
+    A filtered constant still changes by the rounding of its numbers. The others are those with the largest changes, but
+    for a tenth, which may be broken.
+    """
+    return spans <= 1e-6 * np.quantile(spans, 0.9)
+
+
+def in_tesla(span: float) -> bool:
+    """Whether a channel of brain signal in tesla can span this much (maximum - minimum)."""
+    return TESLA[0] <= span <= TESLA[1]
 
 
 def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
@@ -265,7 +287,7 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
     for block, meg in enumerate(data['meg']):
         span = np.diff(channel_extremes(meg).astype(np.float64))[:, 0]
         spans.append(np.median(span))
-        flat = [channel_names()[channel] for channel in np.flatnonzero(span == 0)]
+        flat = [channel_names()[channel] for channel in np.flatnonzero(flat_channels(span))]
         if flat:
             names = ', '.join(flat[:5]) + f' and {len(flat) - 5} more' * (len(flat) > 5)
             warn('flat channels; interpolate them, or leave out that block', block, f' ({names})')
@@ -285,12 +307,23 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
                 )
     warnings = [f'block {", ".join(blocks)}: {advice}' for advice, blocks in found.items()]
     span = np.median(spans)
-    if span and not TESLA[0] <= span <= TESLA[1]:
+    if span and not in_tesla(span):
         warnings.append(
             f'meg spans {span:.2g} (median over channels of maximum - minimum), where tesla would span about 1e-12 to '
             '1e-10; if it is in femtotesla, multiply it by 1e-15, if in picotesla, by 1e-12'
         )
     return warnings
+
+
+def record_warnings(record: dict, names: list[str]) -> list[str]:
+    """A record (data_raw_NNN.json) that speaks of other blocks than its data_raw file holds, which has `names`."""
+    noted = [recording['file'] for recording in record.get('recordings', [])]
+    if not noted or noted == names:
+        return []
+    return [
+        f'its .json speaks of {len(noted)} blocks ({noted[0]}, ...), but it holds {len(names)} ({names[0]}, ...): bad '
+        'segments are known of blocks whose name is in both only'
+    ]
 
 
 def annotated_spikes(data: dict[str, list]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""Support vector machine on reduced statistics of the errors (classifier `svm`)."""
+"""Classifier `svm`: a support vector machine."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import SVC
 
-from loop import load_checkpoint, save_checkpoint
+from training.checkpoints import load_checkpoint, save_checkpoint
 
 _N_COMPONENTS = 30
 # The time of a support vector machine grows with the square of the rows: beyond so many, spikes are kept and the others

@@ -1,4 +1,4 @@
-"""A score as detector (classifier `threshold`): nothing is learnt from annotations."""
+"""Classifier `threshold`: a score as detector, nothing is learned from annotations."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from loop import load_checkpoint, save_checkpoint
+from training.checkpoints import load_checkpoint, save_checkpoint
 from utils import DataError
 
 # Of the score with masking; 1 was the peak of the residual alone.

@@ -1,4 +1,4 @@
-"""Gradient-boosted trees on statistics of the errors (classifier `hgb`) or of the latent maps (`latent`)."""
+"""Classifiers `hgb` and `latent`: gradient-boosted trees."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from scipy.special import expit
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import log_loss
 
-from loop import load_checkpoint, save_checkpoint
+from training.checkpoints import load_checkpoint, save_checkpoint
 
 _N_FORESTS = 3
 

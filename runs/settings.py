@@ -185,6 +185,7 @@ RULES = {
     'tolerance': _number(0),
     'bootstrap_samples': _integer(1),
     'output': _or_none(_PATH),
+    'drop_bad_segments': _choice(True, False),
     'marker_name': _WORD,
     'marker_color': _WORD,
     'markers_into_recording': _choice(True, False),

@@ -1,20 +1,24 @@
 """CTF marker files (MarkerFile.mrk): reading them, and writing a class of markers into one."""
 
 import itertools
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from utils import DataError, writing
+from system.files import back_up, locked
+from utils import DataError, write_faults, writing
 
 if TYPE_CHECKING:
-    from recordings import Layout
+    from recordings.layout import Layout
+
 
 MARKER_FILE = 'MarkerFile.mrk'
 CLASS_START = b'CLASSGROUPID:'  # first line of each class of a marker file
 MARKER_TITLE = b'NUMBER OF MARKERS:'
+CLASS_TITLE = b'NUMBER OF CLASSES:'  # the same in a file of trial classes
 
 
 class MarkerClass(NamedTuple):
@@ -39,44 +43,76 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
     DataError
         The file is cut off, its counts are wrong, or a time is not written with a decimal point.
     """
+    head, blocks = _split_classes(path, MARKER_TITLE)
+    return b''.join(head), [_marker_class(path, block) for block in blocks]
+
+
+def read_class_file(path: str | Path) -> dict[str, list[int]]:
+    """Read the classes of trials of a CTF recording (ClassFile.cls): name to trial numbers, counted from 0.
+
+    Raises
+    ------
+    DataError
+        The file is cut off, or its counts are wrong.
+    """
+    if not Path(path).read_bytes().strip():
+        return {}
+    classes = {}
+    for lines in _split_classes(path, CLASS_TITLE)[1]:
+        name, rows = _class_rows(path, lines, b'TRIALS')
+        for row in rows:
+            if not re.fullmatch(rb'\s*\+?\d{1,9}\s*', row):
+                raise DataError(f'{path}: class {name!r}: {as_text(row.strip())!r} is no trial number; correct it')
+        classes[name] = [*classes.get(name, []), *map(int, rows)]
+    return classes
+
+
+def _split_classes(path, title):
+    """Lines before the first class, and those of every class, whose number stands below the title."""
     lines = Path(path).read_bytes().splitlines(keepends=True)
     starts = [i for i, line in enumerate(lines) if line.rstrip() == CLASS_START]
     head = lines[: starts[0]] if starts else lines
-    n_classes = _marker_field(path, head, MARKER_TITLE, number=True)
+    n_classes = _marker_field(path, head, title, number=True)
     if n_classes != len(starts):
         raise DataError(
-            f'{path}: NUMBER OF MARKERS is {n_classes}, but {len(starts)} classes follow; the file is cut off, or '
-            'correct the number'
+            f'{path}: {title.decode().rstrip(":")} is {n_classes}, but {len(starts)} classes follow; the file is cut '
+            'off, or correct the number'
         )
-    blocks = [lines[start:stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
-    return b''.join(head), [_marker_class(path, block) for block in blocks]
+    return head, [lines[start:stop] for start, stop in itertools.pairwise([*starts, len(lines)])]
 
 
 def _marker_field(path, lines, title, *, number=False):
     """The line after the title, as text or as a number."""
     stripped = [line.rstrip() for line in lines]
     if title not in stripped[:-1]:
-        raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF marker file')
+        raise DataError(f'{path}: no line {title.decode()!r} with a value below; this is not a whole CTF file')
     value = stripped[stripped.index(title) + 1].strip()
-    if number and not value.isdigit():
+    if number and not re.fullmatch(rb'\+?[0-9]{1,9}', value):
         raise DataError(f'{path}: {title.decode()} {as_text(value)!r} is no number; correct it')
     return int(value) if number else as_text(value)
 
 
-def _marker_class(path, lines):
+def _class_rows(path, lines, what):
+    """Name of a class, and the lines of its list of samples or trials."""
     name = _marker_field(path, lines, b'NAME:')
-    n_markers = _marker_field(path, lines, b'NUMBER OF SAMPLES:', number=True)
-    _marker_field(path, lines, b'LIST OF SAMPLES:')
-    first = [line.rstrip() for line in lines].index(b'LIST OF SAMPLES:') + 2
+    count = b'NUMBER OF ' + what + b':'
+    n_rows = _marker_field(path, lines, count, number=True)
+    _marker_field(path, lines, b'LIST OF ' + what + b':')
+    first = [line.rstrip() for line in lines].index(b'LIST OF ' + what + b':') + 2
     rows = list(itertools.takewhile(bytes.strip, lines[first:]))
-    if len(rows) != n_markers:
+    if len(rows) != n_rows:
         raise DataError(
-            f'{path}: class {name!r}: NUMBER OF SAMPLES is {n_markers}, but {len(rows)} follow; the file is cut off, '
+            f'{path}: class {name!r}: {as_text(count[:-1])} is {n_rows}, but {len(rows)} follow; the file is cut off, '
             'or correct the number'
         )
+    return name, rows
+
+
+def _marker_class(path, lines):
+    name, rows = _class_rows(path, lines, b'SAMPLES')
     markers = []
     for row in rows:
-        found = re.fullmatch(rb'\s*(\d+)\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)
+        found = re.fullmatch(rb'\s*(\+?\d{1,9})\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)
         if not found:
             raise DataError(
                 f'{path}: class {name!r}: {as_text(row.strip())!r} is no trial number and time in seconds; write times '
@@ -100,7 +136,8 @@ def write_marker_file(
     """Write a class of markers into a CTF marker file.
 
     The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. The
-    existing file is kept under the next free name MarkerFile.mrk.1, .2, ...
+    existing file is kept under the next free name MarkerFile.mrk.1, .2, ... Where `path` is a link, all this happens to
+    the file that it leads to. No other process that calls this function can change the file meanwhile.
 
     Parameters
     ----------
@@ -113,7 +150,7 @@ def write_marker_file(
     name, color : str
         Of the class.
     source : path, optional
-        Marker file whose classes are taken where `path` does not exist yet.
+        Marker file whose other classes are taken, instead of those of `path`.
 
     Returns
     -------
@@ -123,12 +160,44 @@ def write_marker_file(
     Raises
     ------
     DataError
-        The existing file is faulty (nothing is written), or the recording is no CTF recording.
+        The existing file is faulty or cannot be replaced (nothing is written), or the recording is no CTF recording.
     """
-    path = Path(path)
     if layout.trial is None:
         raise DataError(f'{layout.path}: no CTF recording; its detections are in the CSV and -annot.fif files')
-    existing = path if path.exists() else source
+    check_replaceable(path)
+    path = Path(path).resolve()
+    backup = None
+    with write_faults(path), locked(path):
+        existing = source or (path if path.exists() else None)
+        content = _with_class(existing, onsets, layout, name=name, color=color)
+        with writing(path) as temporary:
+            temporary.write_bytes(content)
+            if path.exists():
+                backup = back_up(path)
+    return backup
+
+
+def check_replaceable(path: str | Path) -> None:
+    """Check that a marker file can be replaced as it is: where it is a link, that leads somewhere, by its owner.
+
+    Raises
+    ------
+    DataError
+    """
+    path = Path(path)
+    if path.is_symlink() and not path.exists():
+        raise DataError(f'{path}: a link to {path.resolve()}, which is not there; restore that file or remove the link')
+    status = path.stat() if path.exists() else None
+    groups = {os.getegid(), *os.getgroups()}
+    if status and os.geteuid() and (status.st_uid != os.geteuid() or status.st_gid not in groups):
+        raise DataError(
+            f'{path}: belongs to another user or group, and would no longer if this script wrote it; let its owner run '
+            'this, or leave out markers_into_recording'
+        )
+
+
+def _with_class(existing, onsets, layout, *, name, color):
+    """Content of a marker file, or where None of a new one, with a class added to it or replaced in it."""
     if existing is None:
         head = f'PATH OF DATASET:\n{layout.path.resolve()}\n\n\n'.encode() + MARKER_TITLE + b'\n0\n\n\n'
         classes = []
@@ -146,23 +215,13 @@ def write_marker_file(
     lines = head.splitlines(keepends=True)
     count = [line.rstrip() for line in lines].index(MARKER_TITLE) + 1
     lines[count] = lines[count].replace(lines[count].strip(), str(len(contents)).encode())
-
-    backup = None
-    if path.exists():
-        backup = next(
-            free for free in (path.with_name(f'{path.name}.{i}') for i in itertools.count(1)) if not free.exists()
-        )
-        with writing(backup) as temporary:
-            temporary.write_bytes(path.read_bytes())
-    with writing(path) as temporary:
-        temporary.write_bytes(b''.join(lines) + b''.join(contents))
-    return backup
+    return b''.join(lines) + b''.join(contents)
 
 
 def _class_number(marker_class: MarkerClass) -> int:
     words = [line.strip() for line in marker_class.content.splitlines()]
     number = words[words.index(b'CLASSID:') + 1] if b'CLASSID:' in words[:-1] else b''
-    return int(number) if number.isdigit() else 0
+    return int(number) if re.fullmatch(rb'\+?[0-9]{1,9}', number) else 0
 
 
 def _class_content(name: str, color: str, number: int, onsets: np.ndarray, layout: 'Layout') -> bytes:

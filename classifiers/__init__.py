@@ -1,0 +1,1 @@
+"""The spike classifiers, one a file, and what they read."""

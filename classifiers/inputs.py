@@ -1,0 +1,140 @@
+"""What the classifiers read of an autoencoder: error cards, statistics, features."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from classifiers.features import peak_score, spatial_filters, spike_features
+from classifiers.subwindows import SubwindowShape
+
+# --------------------------------------------------------------------------- what the classifiers read
+N_FILTERS = 60  # spatial filters of the features and of the score
+
+
+class Masking(NamedTuple):
+    """What is needed, with masking, to read what a sub-window's context does not predict.
+
+    Attributes
+    ----------
+    margin : int
+        Samples masked on either side of a sub-window: half a pulse, so that a spike is masked whole.
+    filters : float32 array (n_filters, channels) or None
+        Spatial filters of the training windows, where the classifier reads them.
+    """
+
+    margin: int
+    filters: np.ndarray | None = None
+
+
+def error_cards(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """The original's error cards (batch * n_sub, levels, channels, n_times) of errors (batch, pairs, channels, times):
+    cut to the inner part of the window, each plane z-scored there."""
+    inner = slice(shape.border, shape.border + shape.n_sub * shape.n_times)
+    cards = zscore_planes(errors[:, levels, :, inner])
+    return SubwindowShape(0, shape.n_sub, shape.n_times).cut(cards)
+
+
+def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
+    """Scale every plane of error cards (batch, pairs, channels, times) to mean 0, std 1; flat planes become zeros."""
+    std, mean = torch.std_mean(cards, dim=(2, 3), correction=0, keepdim=True)
+    return (cards - mean) / torch.where(std > 0, std, 1.0)
+
+
+def error_statistics(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Statistics per channel (batch * n_sub, n_features) of errors (batch, pairs, channels, times).
+
+    Per level: the logarithms of the mean and of the maximum over time of every channel, then deciles of both over the
+    channels, which say the same wherever in the head a spike is.
+    """
+    errors = shape.cut(errors[:, levels])  # (batch * n_sub, levels, channels, n_times)
+    per_channel = torch.stack([errors.mean(dim=-1), errors.amax(dim=-1)], dim=-2).clamp(min=1e-30).log()
+    deciles = torch.quantile(per_channel, torch.linspace(0, 1, 11, device=errors.device), dim=-1).movedim(0, -1)
+    return torch.cat([per_channel, deciles], dim=-1).flatten(1)
+
+
+def mean_error(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+    """Logarithm (batch * n_sub, 1) of the mean over levels, channels and samples of errors (batch, pairs, channels,
+    times)."""
+    return shape.cut(errors[:, levels]).mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
+
+
+def latent_statistics(latents: list[torch.Tensor], n_times: int, shape: SubwindowShape) -> torch.Tensor:
+    """Mean and log std over time of every row of the latent maps (batch * n_sub, n_features).
+
+    A map (batch, ..., times / 2^k) is first brought back to the window's `n_times` samples by nearest neighbour.
+    """
+    features = []
+    for latent in latents:
+        column = torch.arange(n_times, device=latent.device) * latent.shape[-1] // n_times
+        rows = shape.cut(latent.flatten(1, -2)[..., column])  # (batch * n_sub, rows, n_times)
+        std, mean = torch.std_mean(rows, dim=-1, correction=0)
+        features += [mean, std.clamp(min=1e-6).log()]
+    return torch.cat(features, dim=1)
+
+
+def masked_cards(
+    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
+) -> torch.Tensor:
+    """Error cards as `error_cards` gives, of residuals (batch, pairs, channels, n_sub, n_times + 2 margin)."""
+    cards = residuals[..., masking.margin : masking.margin + shape.n_times].square()[:, levels].flatten(-2)
+    return SubwindowShape(0, shape.n_sub, shape.n_times).cut(zscore_planes(cards))
+
+
+def masked_features(
+    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
+) -> torch.Tensor:
+    """Features at the peak of the signal's residual (batch * n_sub, n_features), see `features.spike_features`;
+    whatever the levels."""
+    arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
+    return torch.from_numpy(spike_features(*arrays, masking.filters, shape, masking.margin))
+
+
+def masked_peak(
+    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
+) -> torch.Tensor:
+    """How large and brief the signal's residual is (batch * n_sub, 1), see `features.peak_score`."""
+    arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
+    return torch.from_numpy(peak_score(*arrays, masking.filters, shape, masking.margin))[:, None]
+
+
+def window_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:
+    """Squared errors of whole windows (batch, n_pairs, channels, times), for pictures.
+
+    With masking, those of the sub-windows, masked in turn; NaN outside them.
+    """
+    if masking is None:
+        return model.error_cards(x)
+    cards = model.masked_error_cards(x, shape, masking.margin).flatten(-2)
+    outside = (shape.border, x.shape[-1] - shape.border - cards.shape[-1])
+    return nn.functional.pad(cards, outside, value=torch.nan)
+
+
+def masking_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> int:
+    """Samples to mask on either side of a sub-window: half a pulse, but at least one sample must stay at the ends."""
+    return min(round(pulse_width / 2 * sfreq), shape.border - 1)
+
+
+def measure_filters(
+    autoencoder: nn.Module, loader: DataLoader, shape: SubwindowShape, margin: int, device: torch.device
+) -> np.ndarray:
+    """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`."""
+    autoencoder.eval()
+    signal, residual, n_windows = 0.0, 0.0, 0
+    with torch.no_grad():
+        for x, _ in tqdm(loader, desc='filters', leave=False, disable=None, unit='batch'):
+            x = x.to(device, non_blocking=True)
+            residuals = autoencoder.masked_residuals(x, shape, margin)[:, 0]
+            signal = signal + len(x) * _covariance(x[:, 0])
+            residual = residual + len(x) * _covariance(residuals)
+            n_windows += len(x)
+    return spatial_filters(signal / n_windows, residual / n_windows, N_FILTERS).astype(np.float32)
+
+
+def _covariance(maps):
+    """Mean product of channels (channels, channels), float64, of maps (batch, channels, ...)."""
+    rows = maps.movedim(1, 0).flatten(1).double()
+    return (rows @ rows.T / rows.shape[1]).cpu().numpy()

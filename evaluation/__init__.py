@@ -1,0 +1,1 @@
+"""How good a detector is: arrays and tables in, numbers out."""

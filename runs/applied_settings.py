@@ -1,0 +1,72 @@
+"""The settings of a finished run, by which recordings are read and scored."""
+
+from pathlib import Path
+
+from recordings.data_raw import read_record
+from recordings.filters import check_filters
+from runs.run_directory import RunDirectory, load_params
+from runs.settings import check_settings
+from timeseries_dataset import PARTS, WINDOW_SETTINGS
+from utils import DataError, SettingError
+
+FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
+PREPROCESSING = (*FILTERS, 'trials')
+# Settings that say how signal becomes sub-windows: those of the run are used, whatever params.py says.
+OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
+
+
+def settings_of_run(run: RunDirectory, now: dict) -> dict:
+    """The settings of a run, by which its data were made; says which are others now.
+
+    How its recordings were preprocessed is taken from the data_raw_NNN.json of its patients, where there are any.
+
+    Raises
+    ------
+    DataError
+        params.json is missing or damaged, or the patients were preprocessed in different ways.
+    """
+    params = load_params(run)
+    saved = params['settings']
+    unsaid = [name for name in OF_THE_RUN if name not in saved]
+    if unsaid:
+        print(f'warning: run {run.name} does not say its {", ".join(unsaid)}: those of params.py are used')
+    settings = now | saved
+    recorded = {}
+    for path, record in records_of_run(params, settings['path_raw_data']):
+        made_with = record.get('settings', {})
+        for name in PREPROCESSING:
+            if name in made_with and recorded.setdefault(name, made_with[name]) != made_with[name]:
+                raise DataError(
+                    f'{path}: made with {name} = {made_with[name]!r}, others of run {run.name} with '
+                    f'{recorded[name]!r}: no recording can be preprocessed as all of them; make them again'
+                )
+    if 'sfreq' in saved and recorded.get('sfreq', saved['sfreq']) != saved['sfreq']:
+        raise DataError(
+            f'{run.params}: trained with sfreq = {settings["sfreq"]!r}, but the data_raw files of its patients in '
+            f'{settings["path_raw_data"]} are made with {recorded["sfreq"]!r} now; make them again with '
+            f'sfreq={settings["sfreq"]!r}, or train the run again'
+        )
+    settings |= recorded
+    try:
+        check_settings({name: settings[name] for name in now})
+        check_filters(**{name: settings[name] for name in FILTERS})
+    except SettingError as fault:
+        raise DataError(f'{run.params}: {fault}') from fault
+    for name in OF_THE_RUN:
+        if settings[name] != now[name]:
+            print(f'warning: {name} = {now[name]!r} now, but run {run.name} has {settings[name]!r}, which is used')
+    return settings
+
+
+def records_of_run(params: dict, path_raw_data: str) -> list[tuple[Path, dict]]:
+    """The data_raw files of a run's patients, and what was noted beside them when they were made, if anything."""
+    numbers = sorted({number for part in PARTS for number in params['split'].get(part, ())})
+    paths = [Path(path_raw_data) / f'data_raw_{number:03d}.pkl' for number in numbers]
+    return [(path, read_record(path)) for path in paths]
+
+
+def compensation_of_run(run: RunDirectory, path_raw_data: str) -> set[int]:
+    """Compensation grades of the recordings of a run's patients, as far as they are noted."""
+    records = [record for _, record in records_of_run(load_params(run), path_raw_data)]
+    grades = {one.get('compensation') for record in records for one in record.get('recordings', [])}
+    return grades - {None}

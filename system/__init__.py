@@ -1,0 +1,1 @@
+"""Files, locks and signals: what a process needs of the machine."""

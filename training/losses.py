@@ -1,0 +1,112 @@
+"""Losses: of reconstruction, of masked segments, and of the spike classifier."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.autoencoder import at_full_length, hide
+from utils import without_waiting
+
+CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
+
+# Gives the mean loss of a batch (input, target) and takes (network, input, target). Where several processes share the
+# batch, it takes `part` besides, see `Batches.part`, and gives this part's share of the mean over the whole batch.
+Loss = Callable[..., torch.Tensor]
+
+
+def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
+    """Loss of an autoencoder: the criterion between each reconstruction and its target, summed with weights.
+
+    Parameters
+    ----------
+    criterion : str
+        One of `CRITERIA`.
+    weights : list of float
+        One per (reconstruction, target) pair; divided by their sum.
+    """
+    compare = CRITERIA[criterion](reduction='sum')
+    shares = [weight / sum(weights) for weight in weights]
+
+    def loss(model, x, target, part=None):
+        n_windows = len(x) if part is None else part[2]
+        total = 0.0
+        for share, (reconstruction, wanted) in zip(shares, model(x, target), strict=True):
+            total = total + share * compare(reconstruction, wanted) / (n_windows * math.prod(wanted.shape[1:]))
+        return total
+
+    return loss
+
+
+def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int], margin: int = 0) -> Loss:
+    """Loss of an autoencoder that reconstructs a hidden stretch of each window from what lies around it.
+
+    The criterion is taken where the input was hidden, and summed over the pairs with weights.
+
+    Parameters
+    ----------
+    criterion : str
+        One of `CRITERIA`.
+    weights : list of float
+        One per (reconstruction, target) pair; divided by their sum.
+    shape : (border, n_sub, n_times)
+        The sub-windows that will be judged, in samples: from `border` on, `n_sub` of `n_times`.
+    margin : int
+        Samples that will be hidden on either side of them, at most `border`.
+
+    Notes
+    -----
+    In training, a stretch of half to twice the judged length is hidden anywhere in the inner part of each window, from
+    torch's random numbers. In evaluation the windows of a batch take turns with the sub-windows.
+    """
+    compare = CRITERIA[criterion](reduction='none')
+    shares = [weight / sum(weights) for weight in weights]
+    border, n_sub, n_times = shape
+    begin, end = border - margin, border + n_sub * n_times + margin
+    judged = n_times + 2 * margin
+
+    def loss(model, x, target, part=None):
+        # Drawn for the whole batch, whatever part of it this is.
+        mine, n_windows = (slice(None), len(x)) if part is None else (slice(*part[:2]), part[2])
+        if model.training:
+            length = torch.randint(max(judged // 2, 1), min(2 * judged, end - begin) + 1, (n_windows,))
+            first = begin + (torch.rand(n_windows) * (end - begin - length + 1)).long()
+        else:
+            length = torch.full((n_windows,), judged)
+            first = begin + torch.arange(n_windows) % n_sub * n_times
+        n_hidden, length, first = int(length.sum()), length[mine], first[mine]
+        first, last = without_waiting(torch.stack([first, first + length]), x.device)
+        pairs = model(hide(x, first, last), target)
+        times = torch.arange(x.shape[-1], device=x.device)
+        hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
+        total = 0.0
+        for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
+            errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
+            total = total + share * (errors * hidden).sum() / n_hidden
+        return total
+
+    return loss
+
+
+def spike_loss(classifier_loss: str, positive_weight: float, focal_gamma: float):
+    """Loss of the classifier (network, cards, labels), from logits.
+
+    Parameters
+    ----------
+    classifier_loss : str
+        'bce': cross-entropy. 'focal': the same times (1 - probability of the right answer) ** focal_gamma, which turns
+        to what is not yet learnt (Lin et al., ICCV 2017).
+    positive_weight : float
+        A spike counts as much as so many others.
+    """
+
+    def loss(network, cards, labels):
+        logits = network(cards)
+        each = F.binary_cross_entropy_with_logits(logits, labels, reduction='none')
+        if classifier_loss == 'focal':
+            each = each * (1 - torch.exp(-each)) ** focal_gamma
+        return (each * torch.where(labels > 0, positive_weight, 1.0)).mean()
+
+    return loss
