@@ -1,7 +1,7 @@
 """Run scripts one after the other, as `python script.py words` does, each in a process of its own.
 
-The processes are forked from this one, which has the libraries in memory: importing them anew takes longer than the tiny
-runs of a test.
+The processes are forked from this one, which has imported what scripts import: that takes longer than the tiny runs of a
+test.
 
     python tests/script_server.py FOLDER
 
@@ -15,8 +15,10 @@ import os
 import runpy
 import sys
 import tempfile
+import traceback
 
-LIBRARIES = ('matplotlib.pyplot', 'mne', 'pandas', 'scipy.signal', 'sklearn.ensemble', 'sklearn.svm', 'torch')
+# The scripts that import the most, and what libraries import late.
+MODULES = ('main_train', 'detect', 'simulate_data_raw', 'torch._dynamo', 'torch._inductor', 'mne.forward', 'mne.dipole')
 
 
 def run(words: list[str]) -> tuple[int, str]:
@@ -27,7 +29,15 @@ def run(words: list[str]) -> tuple[int, str]:
             os.dup2(printed.fileno(), 1)
             os.dup2(printed.fileno(), 2)
             sys.argv = words
-            runpy.run_path(words[0], run_name='__main__')  # ends by SystemExit, as every script does
+            status = 1  # after a traceback
+            try:
+                runpy.run_path(words[0], run_name='__main__')
+            except SystemExit as end:  # as every script ends
+                status = end.code
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(status)  # at once: to clear away all modules takes a second
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         printed.seek(0)
         return status, printed.read()
@@ -37,7 +47,7 @@ if __name__ == '__main__':
     [folder] = sys.argv[1:]
     os.chdir(folder)
     sys.path[0] = folder
-    for library in LIBRARIES:
-        importlib.import_module(library)
+    for module in MODULES:
+        importlib.import_module(module)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

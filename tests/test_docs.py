@@ -16,13 +16,13 @@ import mne
 import pytest
 from common import clear_patient
 
-from data_raw import ctf275_info
 from main_train import MODES
-from marker_files import write_marker_file
 from models import AUTOENCODERS
-from pickles import write_pickle
-from recordings import open_recording, read_layout
-from settings import RULES, read_command
+from recordings.channels import ctf275_info
+from recordings.marker_files import write_marker_file
+from recordings.pickles import write_pickle
+from recordings.reading import open_recording, read_layout
+from runs.settings import RULES, read_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / 'README.md'
