@@ -25,6 +25,7 @@ test-slurm: .venv/installed
 lint: .venv/installed
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	$(PY) -m ty check --quiet
 
 .venv/installed: requirements.txt constraints.txt
 	$(PYTHON) -m venv .venv

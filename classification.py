@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from classifiers.boosting import BoostedTrees
-from classifiers.features import beside_block, less_block_median
+from classifiers.features import append_relative_power, subtract_block_median
 from classifiers.inputs import (
     Masking,
     error_cards,
@@ -75,10 +75,10 @@ class ClassifierSpec(NamedTuple):
 _SFCN_SETTINGS = tuple(field.name for field in dataclasses.fields(SfcnClassifier))
 CLASSIFIERS = {
     'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_SFCN_SETTINGS),
-    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, beside_block),
-    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, beside_block),
+    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power),
+    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power),
     'latent': ClassifierSpec(BoostedTrees, None),
-    'threshold': ClassifierSpec(MeanError, mean_error, masked_peak, less_block_median, settings=()),
+    'threshold': ClassifierSpec(MeanError, mean_error, masked_peak, subtract_block_median, settings=()),
 }
 
 
@@ -167,10 +167,10 @@ class SubwindowReader(NamedTuple):
         if self.masking and self.spec.masked_inputs:
             residuals = model.masked_residuals(x, shape, self.masking.margin)
             inputs = self.spec.masked_inputs(x, residuals, shape, levels, self.masking)
-            errors = residuals[..., self.masking.margin : self.masking.margin + shape.n_times].square()
+            errors = residuals[..., self.masking.margin : self.masking.margin + shape.subwindow_length].square()
             return inputs, peaks, errors.mean(dim=2).flatten(-2)
         errors = model.error_cards(x)
-        inner = slice(shape.border, shape.border + shape.n_sub * shape.n_times)
+        inner = slice(shape.border, shape.border + shape.n_subwindows * shape.subwindow_length)
         return self.spec.inputs(errors, shape, levels), peaks, errors[..., inner].mean(dim=2)
 
 
@@ -256,8 +256,8 @@ def load_run(
     """
     lengths = ('window_size', 'spike_spacing_from_border', 'pulse_width', 'sfreq')
     window = window_shape(**{name: settings[name] for name in lengths})
-    shape = subwindow_shape(window.n_times, window.border, round(settings['subwindow_size'] * settings['sfreq']))
-    model = load_autoencoder(autoencoder, window.n_times)
+    shape = subwindow_shape(window.window_length, window.border, round(settings['subwindow_size'] * settings['sfreq']))
+    model = load_autoencoder(autoencoder, window.window_length)
     model.to(device).precision = precision
     spec, arguments = CLASSIFIERS[settings['classifier']], settings | {'device': device, 'precision': precision}
     try:
@@ -314,7 +314,7 @@ class Detections(NamedTuple):
     events: pd.DataFrame
 
 
-def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -> tuple[np.ndarray, pd.DataFrame]:
+def place_windows(lengths: Iterable[int], shape: SubwindowShape, window_length: int) -> tuple[np.ndarray, pd.DataFrame]:
     """Lay windows over a block so that their sub-windows tile every continuous part of it.
 
     In each part the windows that fit lie as in training. Others, moved by whole sub-windows, score what these leave at
@@ -324,12 +324,12 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -
     ----------
     lengths : iterable of int
         Samples of the continuous parts.
-    n_times : int
+    window_length : int
         Samples of a window.
 
     Returns
     -------
-    samples : int array (n_windows, n_times)
+    samples : int array (n_windows, window_length)
         Sample of the block that each window shows at each of its samples.
     table : DataFrame
         One row per sub-window, window after window: part; timing, its centre in samples of the part; onset and end in
@@ -337,34 +337,34 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, n_times: int) -
         in the windows that lie as in training.
     """
     samples, tables, offset = [], [], 0
-    before = math.ceil(shape.border / shape.n_times)  # sub-windows before the first window's first
+    before = math.ceil(shape.border / shape.subwindow_length)  # sub-windows before the first window's first
     for part, length in enumerate(lengths):
-        end = math.ceil((length - shape.border) / shape.n_times)
-        n_fit = max(0, (length - n_times) // (shape.n_sub * shape.n_times) + 1)
+        end = math.ceil((length - shape.border) / shape.subwindow_length)
+        n_fit = max(0, (length - window_length) // (shape.n_subwindows * shape.subwindow_length) + 1)
         # Number of each window's first sub-window, which is its place in sub-windows too.
-        firsts = [*range(0, n_fit * shape.n_sub, shape.n_sub), *range(-before, 0, shape.n_sub)]
-        reached = max((first + shape.n_sub for first in firsts), default=0)
+        firsts = [*range(0, n_fit * shape.n_subwindows, shape.n_subwindows), *range(-before, 0, shape.n_subwindows)]
+        reached = max((first + shape.n_subwindows for first in firsts), default=0)
         while reached < end:
-            firsts.append(min(reached, end - shape.n_sub))
-            reached = firsts[-1] + shape.n_sub
-        starts = np.array(firsts) * shape.n_times
-        margins = max(0, -starts.min()), max(0, starts.max() + n_times - length)
+            firsts.append(min(reached, end - shape.n_subwindows))
+            reached = firsts[-1] + shape.n_subwindows
+        starts = np.array(firsts) * shape.subwindow_length
+        margins = max(0, -starts.min()), max(0, starts.max() + window_length - length)
         shown = np.pad(np.arange(length), margins, mode='reflect' if length > 1 else 'edge')
-        samples.append(offset + shown[starts[:, None] + margins[0] + np.arange(n_times)])
+        samples.append(offset + shown[starts[:, None] + margins[0] + np.arange(window_length)])
 
-        number = (np.array(firsts)[:, None] + np.arange(shape.n_sub)).ravel()
+        number = (np.array(firsts)[:, None] + np.arange(shape.n_subwindows)).ravel()
         kept = np.zeros(len(number), dtype=bool)
         kept[np.unique(number, return_index=True)[1]] = True  # the first, so that training's windows come first
-        onset = shape.border + number * shape.n_times
+        onset = shape.border + number * shape.subwindow_length
         tables.append(
             pd.DataFrame(
                 {
                     'part': part,
-                    'timing': onset + shape.n_times / 2,
+                    'timing': onset + shape.subwindow_length / 2,
                     'onset': offset + np.clip(onset, 0, length),
-                    'end': offset + np.clip(onset + shape.n_times, 0, length),
+                    'end': offset + np.clip(onset + shape.subwindow_length, 0, length),
                     'kept': kept & (-before <= number) & (number < end),
-                    'reference': np.arange(len(number)) < n_fit * shape.n_sub,
+                    'reference': np.arange(len(number)) < n_fit * shape.n_subwindows,
                 }
             )
         )
@@ -391,13 +391,13 @@ def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -
     data = reader.read(loader, reference=reference)
     proba = trained.score(data)
     field, peak = data.peaks.T
-    window, number = np.divmod(np.arange(len(table)), shape.n_sub)
+    window, number = np.divmod(np.arange(len(table)), shape.n_subwindows)
     # A peak in a mirror image is that of the sample it shows.
-    peak = samples[window, shape.border + number * shape.n_times + np.round(peak).astype(np.int64)]
+    peak = samples[window, shape.border + number * shape.subwindow_length + np.round(peak).astype(np.int64)]
     pred = (proba >= trained.decision['threshold']).astype(int)
     table = table.assign(proba=proba, field=field, peak=peak, pred=pred)
     table = table[table['kept']].sort_values(['part', 'timing'], ignore_index=True)
-    events = merge_events(table.rename(columns={'part': 'block'}).assign(subject=0), shape.n_times)
+    events = merge_events(table.rename(columns={'part': 'block'}).assign(subject=0), shape.subwindow_length)
     return Detections(
         table[['part', 'onset', 'end', 'proba', 'pred']],
         events.rename(columns={'block': 'part'})[['sample', 'part', 'proba']],

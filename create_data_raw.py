@@ -21,7 +21,7 @@ from recordings.checks import compensation_warnings, marker_warnings, read_check
 from recordings.data_raw import check_rate, find_data_raw, read_data_raw, read_record
 from recordings.filters import check_filters
 from recordings.pickles import read_pickle, write_pickle
-from recordings.planning import Planned, chosen_labels, plan_recordings
+from recordings.planning import RecordingPlan, chosen_labels, plan_recordings
 from runs.settings import read_command
 from system.files import locked, sync
 from utils import DataError, SettingError, json_text, run_script, write_faults, writing
@@ -47,7 +47,7 @@ def holds_reannotation(path: Path) -> bool:
         raise DataError(f'{path}: exists, and cannot be searched for a re-annotation; move it away first') from fault
 
 
-def create_data_raw(path: Path, number: int, planned: list[Planned], settings: dict, include, exclude) -> None:
+def create_data_raw(path: Path, number: int, planned: list[RecordingPlan], settings: dict, include, exclude) -> None:
     """Read the recordings one after the other and write data_raw_NNN.pkl and its record.
 
     Parameters
@@ -143,7 +143,7 @@ def print_facts(facts: dict) -> None:
     )
 
 
-def reannotate(path: Path, planned: list[Planned], labels: str | list[str], *, sfreq: float) -> None:
+def reannotate(path: Path, planned: list[RecordingPlan], labels: str | list[str], *, sfreq: float) -> None:
     """Put the markers of some recordings into `reannot` of their blocks; everything else stays as it is.
 
     Raises

@@ -32,9 +32,9 @@ from recordings.window_files import (
     LABEL_FILES,
     input_stamp,
     is_made,
-    making,
     publish,
     remove_patient_windows,
+    staging_folder_of,
     window_stem,
 )
 from utils import DataError, SettingError
@@ -48,7 +48,7 @@ class WindowShape(NamedTuple):
 
     Attributes
     ----------
-    n_times : int
+    window_length : int
         Length of a window (T).
     border : int
         Outer part on either side in which no spike is labelled.
@@ -56,14 +56,14 @@ class WindowShape(NamedTuple):
         Largest distance of a marked sample from its spike (h).
     """
 
-    n_times: int
+    window_length: int
     border: int
     half_pulse: int
 
     @property
     def hop(self) -> int:
         """Distance between the starts of neighbouring windows, which is the length of the inner part."""
-        return self.n_times - 2 * self.border
+        return self.window_length - 2 * self.border
 
 
 def window_shape(
@@ -118,7 +118,7 @@ class BlockCounts(NamedTuple):
 
 def time_labels(n_windows: int, spikes: np.ndarray, shape: WindowShape) -> np.ndarray:
     """uint8 (n_windows, n_times): 1 at samples at most `half_pulse` from a spike; window k starts at k hop."""
-    samples = np.arange(n_windows)[:, None] * shape.hop + np.arange(shape.n_times)
+    samples = np.arange(n_windows)[:, None] * shape.hop + np.arange(shape.window_length)
     ordered = np.sort(spikes)
     # A sample is marked if any spike lies in [sample - half_pulse, sample + half_pulse].
     first = np.searchsorted(ordered, samples - shape.half_pulse, side='left')
@@ -159,21 +159,21 @@ def cut_block(
     -------
     BlockWindows, BlockCounts
     """
-    n_windows = max(0, (signal.shape[1] - shape.n_times) // shape.hop + 1)
+    n_windows = max(0, (signal.shape[1] - shape.window_length) // shape.hop + 1)
     starts = np.arange(n_windows) * shape.hop
     labels_t = time_labels(n_windows, spikes, shape)
-    inner = (starts[:, None] + shape.border <= spikes) & (spikes < starts[:, None] + shape.n_times - shape.border)
-    good = ~touches(starts, starts + shape.n_times, bad_segments)
+    inner = (starts[:, None] + shape.border <= spikes) & (spikes < starts[:, None] + shape.window_length - shape.border)
+    good = ~touches(starts, starts + shape.window_length, bad_segments)
     chosen = good & ~labels_t.any(axis=1) if normal_only else good
 
     needs_block = standardize == 'block' or reject_artefacts
     deviations = np.empty(signal.shape, '<f4') if standardize == 'block' else None
     offset, mean, std = block_statistics(signal, deviations) if needs_block else (None, None, None)
     room = AT_A_TIME if stream else np.count_nonzero(chosen)
-    windows = np.empty((room, len(signal), shape.n_times), '<f4')
+    windows = np.empty((room, len(signal), shape.window_length), '<f4')
     kept, n_flat = [], 0
     for k in np.flatnonzero(chosen):  # one by one, so that the work of each stays in the processor's cache
-        samples = slice(starts[k], starts[k] + shape.n_times)
+        samples = slice(starts[k], starts[k] + shape.window_length)
         window = signal[:, samples]
         if reject_artefacts and max(window.max() - mean, mean - window.min()) > artefact_threshold * std:
             continue
@@ -208,7 +208,7 @@ def cut_block(
     cut_windows = BlockWindows(
         windows[: 0 if stream else len(kept)],
         inner[kept].any(axis=1).astype(np.int64),
-        starts[kept] + shape.n_times / 2,
+        starts[kept] + shape.window_length / 2,
         labels_t[kept],
     )
     return cut_windows, counts
@@ -265,7 +265,7 @@ def write_patient_windows(
     Parameters
     ----------
     folder : path
-        From `making`.
+        From `staging_folder_of`.
     chosen : list of int
         Indices of the blocks in data['meg'].
     cut : callable
@@ -418,17 +418,17 @@ def _make_patient(numbered, *, directory, shape, made_with, include_spike_free, 
             data['meg'][block], spikes[block], shape, bad_segments=bad_segments[block], stream=stream, **options
         )
 
-    with making(stem) as folder:
+    with staging_folder_of(stem) as folder:
         total = write_patient_windows(folder, chosen, cut)
         messages.append(f'{name}: {_summary(total, chosen, made_with["normal_only"])}')
         if not total.kept:
             remove_patient_windows(stem)
-            messages.append(f'{name}: nothing written, no window of {shape.n_times} samples was kept')
+            messages.append(f'{name}: nothing written, no window of {shape.window_length} samples was kept')
             return messages, False
         sidecar = made_with | {
             'channels': channel_names(),
             'n_windows': total.kept,
-            'n_times': shape.n_times,
+            'n_times': shape.window_length,
             'counts': total._asdict(),
             'input': {'name': path.name} | stamp,
             'sizes': {file.name: file.stat().st_size for file in sorted(folder.iterdir())},

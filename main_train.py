@@ -36,17 +36,17 @@ from reports.cross_validation import pool_folds, read_fold
 from reports.run_figures import plot_windows
 from reports.run_results import TestResult, evaluate, write_comparison, write_results
 from runs.context import RunContext
-from runs.network_settings import subwindows_of
+from runs.network_settings import subwindow_shape_of
 from runs.networks import choose_decision, make_reader, save_classifier, train_autoencoder, train_classifier
 from runs.resume import check_begun, unfinished_run
 from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
 from runs.source import open_source
-from runs.splits import SplitData, open_window_sets, split_data, split_record, windows_of_part
+from runs.split_data import SplitData, open_window_sets, split_data, split_record, windows_of_part
 from saving_functions import plot_losses, save_peaks
 from system.interruption import Interrupted, interruptible
 from timeseries_dataset import PARTS
-from training.distributed import Processes, started_together
+from training.distributed import Processes, init_distributed
 from utils import SettingError, choose_device, choose_precision, run_script, set_seed
 
 MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
@@ -72,8 +72,8 @@ def main(words: list[str]) -> None:
     if settings.fold is not None and (mode != 'cv' or settings.model_nb is None):
         raise SettingError(f'fold = {settings.fold}: needs mode cv, and model_nb, the number that all folds share')
     with contextlib.ExitStack() as stack:
-        processes = started_together()
-        if not processes.first:  # it would say the same
+        processes = init_distributed()
+        if not processes.is_main:  # it would say the same
             sys.stdout = stack.enter_context(open(os.devnull, 'w', errors='replace'))
             stack.callback(setattr, sys, 'stdout', sys.__stdout__)
         stack.enter_context(interruptible())
@@ -89,7 +89,7 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     set_seed(settings.seed)
     print(f'\nautoencoder {settings.model}')
     autoencoder, ae_history = train_autoencoder(run, split, context)
-    if not context.processes.first:
+    if not context.processes.is_main:
         return  # the others only train the autoencoder
 
     set_seed(settings.seed)  # again, because an autoencoder that was trained before has taken no random numbers
@@ -116,9 +116,9 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
 def begin_or_check(run: RunDirectory, split: SplitData, context: RunContext) -> dict:
     """Write params.json, or check that the run goes on as it was begun; return what it says of the split."""
     record = split_record(context.mode, split, context.source, context.settings)
-    if context.processes.first and run.params.is_file():
+    if context.processes.is_main and run.params.is_file():
         check_begun(run, record, context.processes)
-    elif context.processes.first:
+    elif context.processes.is_main:
         save_params(run, context.command, context.saved, record, mode=context.mode, processes=context.processes.size)
     return record
 
@@ -127,7 +127,7 @@ def begin_or_check(run: RunDirectory, split: SplitData, context: RunContext) -> 
 def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleNamespace, processes: Processes) -> None:
     """Begin a run, or go on with one, and finish it; of several processes, the others only train the autoencoder."""
     started = time.perf_counter()
-    path, begun_with, source_nb = processes.once(lambda: unfinished_run(mode, words, command, settings))
+    path, begun_with, source_nb = processes.on_main_process(lambda: unfinished_run(mode, words, command, settings))
     if path == 'finished':
         return
     vars(settings).update(begun_with)
@@ -136,12 +136,12 @@ def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleN
         source = open_source(mode, settings, settings.model_nb if source_nb is None else source_nb)
     device = choose_device(settings.device)
     settings.precision = choose_precision(settings.precision, device)
-    shape = subwindows_of(settings)
+    shape = subwindow_shape_of(settings)
     splits = split_data(open_window_sets(settings), mode, source, settings, shape)
     if settings.fold is not None and settings.fold > len(splits):
         raise SettingError(f'fold = {settings.fold}: n_splits = {settings.n_splits} makes the folds 1 to {len(splits)}')
     number = None if source else settings.model_nb
-    run = RunDirectory(path or processes.once(lambda: str(run_of_number(settings, number).path)))
+    run = RunDirectory(path or processes.on_main_process(lambda: str(run_of_number(settings, number).path)))
     print(f'{run.name}: in {run.path}, on {device}' + (', going on' if path else ''))
     saved = vars(settings) | {'model_nb': run.number, 'device': str(device), 'fold': None}
     context = RunContext(mode, command, source, settings, saved, device, processes)
@@ -160,7 +160,7 @@ def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleN
 
 def train_alone(run: RunDirectory, split: SplitData, context: RunContext) -> None:
     """Train and test in a run directory, or that of a fold, that no other process may touch meanwhile."""
-    with run.reserved() if context.processes.first else contextlib.nullcontext():
+    with run.reserved() if context.processes.is_main else contextlib.nullcontext():
         train_and_test(run, split, context)
 
 
@@ -171,18 +171,20 @@ def train_folds(run: RunDirectory, splits: list[SplitData], context: RunContext)
     """
     processes, chosen = context.processes, context.settings.fold
     alone = chosen is None
-    with run.reserved() if processes.first and alone else contextlib.nullcontext():
-        if processes.first and not run.params.is_file():
+    with run.reserved() if processes.is_main and alone else contextlib.nullcontext():
+        if processes.is_main and not run.params.is_file():
             save_params(run, context.command, context.saved, {}, mode='cv', processes=processes.size)
         for number, split in enumerate(splits, start=1):
             if chosen in (None, number):
                 print(f'\nfold {number} of {len(splits)}')
-                fold = RunDirectory(processes.once(lambda number=number: str(run.fold(number).path)), run.name)
-                if processes.once(lambda fold=fold: fold.finished):
+                fold = RunDirectory(
+                    processes.on_main_process(lambda number=number: str(run.fold(number).path)), run.name
+                )
+                if processes.on_main_process(lambda fold=fold: fold.finished):
                     print('  finished before')
                 else:
                     train_alone(fold, split, context)
-        if processes.first and alone:
+        if processes.is_main and alone:
             results = [read_fold(run.fold(k), split, context.settings) for k, split in enumerate(splits, start=1)]
             pool_folds(run, results, context)
 

@@ -25,12 +25,14 @@ nb_best_blocks = 3
 include_spike_free = False
 
 # ----------------------------------------------------------------------------------------- recordings
-# Band kept by create_data_raw.py, in Hz. low_pass must be below half of sfreq; a recording needs twice its rate.
+# Band kept by create_data_raw.py, in Hz. high_pass must be at least 0.01 and low_pass as much below half of sfreq; a
+# recording needs twice the rate of low_pass.
 # Original: 0.5 and 50.
 high_pass = 0.5
 low_pass = 50.0
 
-# Frequencies of mains noise to take out, in Hz: a number, a list, or None.
+# Frequencies of mains noise to take out, in Hz: a number, a list, or None. From 1 Hz to 2 Hz below half of sfreq, and
+# 2 Hz apart or more.
 notch = None
 
 # Bad channels, with or without the suffix of the run, beside those of the recording's own BadChannels file and
@@ -73,17 +75,18 @@ reannot_labels = None
 recipe = 'current'
 
 # -------------------------------------------------------------------------------------------- windows
-# Sampling rate of data_raw_NNN.pkl, in Hz. Original: 150.
+# Sampling rate of data_raw_NNN.pkl, in Hz, at most 10 000. Original: 150.
 sfreq = 150
 
-# Length of a window, in s. Original: 2 for the autoencoders.
+# Length of a window, in s; at most 100 000 samples. Original: 2 for the autoencoders.
 window_size = 2.0
 
 # Margin on both sides of a window in which no spike is labelled, in s: windows start every
 # window_size - 2 x spike_spacing_from_border, so that their inner parts tile the block. Original: 0.3.
 spike_spacing_from_border = 0.3
 
-# Width of the rectangular pulse that marks a spike in labels_t, in s. A spike lasts less than 0.1 s.
+# Width of the rectangular pulse that marks a spike in labels_t, in s. A spike lasts less than 0.1 s. In windows that
+# other scripts made, the length of the pulses is taken from labels_t, with a warning where it is another.
 pulse_width = 0.1
 
 # Scaling of the stored windows: 'window' or True, by mean and std of each window (original);

@@ -150,7 +150,7 @@ def plot_losses(run: RunDirectory, histories: dict[str, list[dict]]) -> None:
     _save_figure(figure, run.losses)
 
 
-def plot_figures(run: RunDirectory, evaluation: Evaluation) -> None:
+def plot_metrics(run: RunDirectory, evaluation: Evaluation) -> None:
     """ROC, precision-recall, calibration, confusion matrix, sensitivity against false alarms, and a bar per patient,
     each a picture in the run's figures/.
 

@@ -21,7 +21,7 @@ from recordings.data_raw import as_numbers, chosen_patients
 from recordings.pickles import read_pickle
 from recordings.window_files import LABEL_FILES, window_stem
 from system.interruption import SIGNALS
-from utils import DataError, SettingError, without_waiting
+from utils import DataError, SettingError, to_device
 
 PARTS = ('train', 'validation', 'test')
 # Settings that windows must have been made with, to be trained on or detected in.
@@ -309,11 +309,11 @@ class WindowDataset(Dataset):
         self.scale = self._scale() if zscore else None
         shape = (len(table), *self.files[0].shape[1:])
         place = place_of_windows(4 * math.prod(shape), preload, torch.device(device))
-        self.held = None if place is None else torch.empty(shape, device=place)
+        self.preloaded = None if place is None else torch.empty(shape, device=place)
         if place is not None:
             for first in range(0, len(table), 256):
                 some = np.arange(first, min(first + 256, len(table)))
-                self.held[first : first + 256] = torch.from_numpy(self._read(some))
+                self.preloaded[first : first + 256] = torch.from_numpy(self._read(some))
 
     def __len__(self) -> int:
         return len(self.window)
@@ -324,12 +324,12 @@ class WindowDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once, where the windows are held, or else from the files."""
-        if self.held is None:
+        if self.preloaded is None:
             clean = torch.from_numpy(self._read(np.asarray(indices, dtype=np.int64)))
-        elif self.held.is_cuda:
-            clean = self.held[without_waiting(torch.as_tensor(indices, dtype=torch.int64), self.held.device)]
+        elif self.preloaded.is_cuda:
+            clean = self.preloaded[to_device(torch.as_tensor(indices, dtype=torch.int64), self.preloaded.device)]
         else:
-            clean = torch.from_numpy(self.held.numpy()[indices])  # one thread, which other work does not hold up
+            clean = torch.from_numpy(self.preloaded.numpy()[indices])  # one thread, which other work does not hold up
         clean = clean[:, None]
         if not self.noise:
             return clean, clean

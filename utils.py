@@ -190,7 +190,7 @@ def choose_precision(name: str, device: 'torch.device') -> str:
     return 'bfloat16' if able and name != 'float32' else 'float32'
 
 
-def without_waiting(values: 'torch.Tensor', device: 'torch.device') -> 'torch.Tensor':
+def to_device(values: 'torch.Tensor', device: 'torch.device') -> 'torch.Tensor':
     """Copy from the machine's memory to a device; a GPU goes on computing meanwhile."""
     if device.type == 'cuda':
         values = values.pin_memory()

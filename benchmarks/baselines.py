@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from classifiers.features import less_block_median, peak_score
+from classifiers.features import peak_score, subtract_block_median
 from classifiers.inputs import N_FILTERS
 from models.sfcn import SFCN
 from recordings.channels import N_CHANNELS
@@ -69,9 +69,11 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
     for name in tested:
         part = getattr(cohort, name)
         n_components, n_hidden = errors[name].shape[1:]
-        unforeseen = errors[name].reshape(len(part.windows), cohort.sub.n_sub, n_components, n_hidden).swapaxes(1, 2)
+        unforeseen = (
+            errors[name].reshape(len(part.windows), cohort.sub.n_subwindows, n_components, n_hidden).swapaxes(1, 2)
+        )
         score = peak_score(components.T @ part.windows / usual, unforeseen, same, cohort.sub, cohort.margin)
-        scores[name] = less_block_median(score, part.block)
+        scores[name] = subtract_block_median(score, part.block)
     yield 'ridge predictor, with margins and the score of threshold', scores
 
 
@@ -126,18 +128,18 @@ def ridge_errors(cohort, components, margin):
     """Foretell each sub-window, with `margin` samples on either side, of each principal component from the `CONTEXT`
     samples before and after, by ridge regression.
 
-    Gives the errors (n * n_sub, components, n_times + 2 margin) of every part, each component scaled to errors of
-    variance 1 in training, and by what they were divided (components, 1).
+    Gives the errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors
+    of variance 1 in training, and by what they were divided (components, 1).
     """
-    hidden = cohort.sub.n_times + 2 * margin
+    hidden = cohort.sub.subwindow_length + 2 * margin
 
     def stretches(part):
         pieces = []
         for signal in part.signals:
             series = np.pad(components.T @ signal, ((0, 0), (CONTEXT, CONTEXT + hidden)), mode='edge')
-            hop = cohort.sub.n_sub * cohort.sub.n_times
-            n = ((signal.shape[1] - part.windows.shape[2]) // hop + 1) * cohort.sub.n_sub
-            starts = cohort.sub.border - margin + cohort.sub.n_times * np.arange(n)
+            hop = cohort.sub.n_subwindows * cohort.sub.subwindow_length
+            n = ((signal.shape[1] - part.windows.shape[2]) // hop + 1) * cohort.sub.n_subwindows
+            starts = cohort.sub.border - margin + cohort.sub.subwindow_length * np.arange(n)
             cut = np.lib.stride_tricks.sliding_window_view(series, hidden + 2 * CONTEXT, axis=1)[:, starts]
             pieces.append(cut.swapaxes(0, 1))
         cut = np.concatenate(pieces)

@@ -50,9 +50,9 @@ class Part(NamedTuple):
     windows : float32 array (n, 274, n_times)
     signals : list of float32 arrays (274, n_samples)
         The blocks, scaled as the windows are.
-    annotated, truth : int arrays (n * n_sub,)
+    annotated, truth : int arrays (n * n_subwindows,)
         Whether a sub-window holds a part of a spike: to the annotation, in fact.
-    block, simulation : int arrays (n * n_sub,)
+    block, simulation : int arrays (n * n_subwindows,)
         `simulation` counts `SIMULATIONS`.
     gain : float32 array (n,)
         The std of a window's block over that of the patient: windows times this are scaled by the patient.
@@ -97,8 +97,8 @@ def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNam
         pulse_width=settings.pulse_width,
         sfreq=settings.sfreq,
     )
-    sub = subwindow_shape(shape.n_times, shape.border, round(settings.subwindow_size * settings.sfreq))
-    if sub.n_sub * sub.n_times != shape.hop:
+    sub = subwindow_shape(shape.subwindow_length, shape.border, round(settings.subwindow_size * settings.sfreq))
+    if sub.n_subwindows * sub.subwindow_length != shape.hop:
         raise SettingError(f'subwindow_size = {settings.subwindow_size} leaves a rest of the inner part of a window')
     made, subject = [], 0
     for part in PARTS:
@@ -129,18 +129,18 @@ def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNam
                     standardize='block', reject_artefacts=False, artefact_threshold=np.inf,
                 )  # fmt: skip
                 windows = cut.windows
-                n = len(windows) * sub.n_sub
+                n = len(windows) * sub.n_subwindows
                 samples = truth.loc[truth['block'] == block, 'sample'].to_numpy()
-                samples = samples[(samples >= sub.border) & (samples < sub.border + n * sub.n_times)]
+                samples = samples[(samples >= sub.border) & (samples < sub.border + n * sub.subwindow_length)]
                 for name, marked in (
                     ('annotated', cut.labels_t),
                     ('truth', time_labels(len(windows), samples, shape)),
                 ):
-                    inner = marked[:, sub.border : sub.border + sub.n_sub * sub.n_times]
-                    rows[name].append(inner.reshape(-1, sub.n_times).any(axis=1).astype(int))
-                first = sub.border + sub.n_times * np.arange(n)
+                    inner = marked[:, sub.border : sub.border + sub.n_subwindows * sub.subwindow_length]
+                    rows[name].append(inner.reshape(-1, sub.subwindow_length).any(axis=1).astype(int))
+                first = sub.border + sub.subwindow_length * np.arange(n)
                 field = in_subwindows(windows, sub).std(axis=1)
-                place = {'timing': first + sub.n_times / 2, 'field': field.max(axis=1)}
+                place = {'timing': first + sub.subwindow_length / 2, 'field': field.max(axis=1)}
                 place['peak'] = first + field.argmax(axis=1)
                 rows['places'].append(pd.DataFrame({'subject': subject, 'block': block} | place))
                 rows['spikes'].append(pd.DataFrame({'subject': subject, 'block': block, 'sample': samples}))
@@ -156,7 +156,8 @@ def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNam
 
 def rescaled(cohort: Cohort, scaling: str) -> Cohort:
     """The cohort with windows scaled by themselves ('window') or by their patient ('patient': the std of all blocks
-    about their means), not by their block; `places` stay."""
+    about their means), not by their block; `places` stay.
+    """
 
     def of(part):
         if scaling == 'window':
@@ -167,16 +168,18 @@ def rescaled(cohort: Cohort, scaling: str) -> Cohort:
 
 
 def in_subwindows(windows: np.ndarray, sub: SubwindowShape) -> np.ndarray:
-    """(n * n_sub, 274, n_times): the sub-windows of windows (n, 274, times) as they are."""
-    inner = windows[..., sub.border : sub.border + sub.n_sub * sub.n_times]
-    pieces = inner.reshape(len(inner), N_CHANNELS, sub.n_sub, sub.n_times)
-    return pieces.swapaxes(1, 2).reshape(-1, N_CHANNELS, sub.n_times)
+    """(n * n_subwindows, 274, n_times): the sub-windows of windows (n, 274, times) as they are."""
+    inner = windows[..., sub.border : sub.border + sub.n_subwindows * sub.subwindow_length]
+    pieces = inner.reshape(len(inner), N_CHANNELS, sub.n_subwindows, sub.subwindow_length)
+    return pieces.swapaxes(1, 2).reshape(-1, N_CHANNELS, sub.subwindow_length)
 
 
 def hidden_stretches(windows: np.ndarray, cohort: Cohort) -> np.ndarray:
-    """The stretches of windows (n, 274, n_times) that masking would hide: (n, 274, n_sub, n_hidden)."""
-    starts = [cohort.sub.border + k * cohort.sub.n_times - cohort.margin for k in range(cohort.sub.n_sub)]
-    n_hidden = cohort.sub.n_times + 2 * cohort.margin
+    """The stretches of windows (n, 274, n_times) that masking would hide: (n, 274, n_subwindows, n_hidden)."""
+    starts = [
+        cohort.sub.border + k * cohort.sub.subwindow_length - cohort.margin for k in range(cohort.sub.n_subwindows)
+    ]
+    n_hidden = cohort.sub.subwindow_length + 2 * cohort.margin
     return np.stack([windows[..., start : start + n_hidden] for start in starts], axis=2)
 
 
@@ -260,7 +263,8 @@ def draw_fields(rng, places, n_fields):
 
 def resonances(rng, frequency, damping, walks, n_times):
     """Time courses (n_sources, n_times) of std 1: resonances of a frequency per sample, and a slow random walk, which
-    has about `walks` of their std."""
+    has about `walks` of their std.
+    """
     courses = []
     for f, radius in zip(frequency, damping, strict=True):
         ringing = lfilter([1], [1, -2 * radius * np.cos(2 * np.pi * f), radius**2], rng.standard_normal(n_times))
@@ -285,7 +289,8 @@ def heartbeats(rng, times):
 
 def draw_morphology(rng, rhythmic):
     """How the spikes of a focus look: duration (s), number of phases, whether in pairs, height of the slow wave; and
-    which part of the duration is the rise, where the spike is not as steep on either side."""
+    which part of the duration is the rise, where the spike is not as steep on either side.
+    """
     if rhythmic:
         slow = rng.choice([-1, 1]) * rng.uniform(0.2, 0.7)
         return {'duration': rng.uniform(0.06, 0.1), 'phases': 1, 'pair': False, 'slow': slow, 'rise': 0.3}
@@ -311,7 +316,8 @@ def spike(morphology, t):
 
 def transient(rng, places, t, rhythmic):
     """Field (n_channels,) and time course of a transient that is no spike: a slow wave; or a damped oscillation, or a
-    jump of one channel."""
+    jump of one channel.
+    """
     if rhythmic:
         return draw_fields(rng, places, 1)[:, 0], hann(t, rng.uniform(0.2, 0.4))
     if rng.random() < 0.7:

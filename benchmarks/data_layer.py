@@ -35,7 +35,7 @@ from data_processing import write_patient_windows as write_windows
 from recordings.channels import N_CHANNELS
 from recordings.data_raw import read_data_raw
 from recordings.pickles import write_pickle
-from recordings.window_files import making
+from recordings.window_files import staging_folder_of
 from runs.settings import read_command
 from timeseries_dataset import WindowDataset, id_table, open_directory
 from utils import run_script
@@ -130,12 +130,12 @@ def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
         same_bytes.tofile(out / 'tofile')
 
     def block_by_block():
-        with making(out / 'data_raw_001_b0') as folder:
+        with staging_folder_of(out / 'data_raw_001_b0') as folder:
             write_windows(folder, blocks, cut)
             (folder / 'windows_bi').replace(out / 'streamed')
 
     def growing_array():
-        grown = np.empty((0, N_CHANNELS, shape.n_times), '<f4')
+        grown = np.empty((0, N_CHANNELS, shape.subwindow_length), '<f4')
         for block in blocks:
             grown = np.concatenate([grown, cut(block)[0].windows])
         grown.tofile(out / 'grown')

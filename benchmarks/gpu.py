@@ -148,7 +148,8 @@ def matrix_product(size: Size, settings: SimpleNamespace, device: torch.device) 
 
 def simulate(size: Size, settings: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
     """Training and validation windows (n, 274, 300) of one simulated block, scaled by block; and the block of 3 minutes
-    (274, n_samples) in tesla."""
+    (274, n_samples) in tesla.
+    """
     data, _ = simulate_patient(
         subject=1, n_blocks=1, block_seconds=180, spike_rate=6.0, snr=3.0, distractor_rate=4.0, annotation_jitter=0.0,
         annotation_missed=0.0, spike_free=False, sfreq=150, seed=settings.seed,

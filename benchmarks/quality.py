@@ -41,7 +41,14 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from classification import Examples
 from classifiers.boosting import BoostedTrees
-from classifiers.features import N_POWERS, beside_block, less_block_median, peak_score, spatial_filters, spike_features
+from classifiers.features import (
+    N_POWERS,
+    append_relative_power,
+    peak_score,
+    spatial_filters,
+    spike_features,
+    subtract_block_median,
+)
 from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
 from evaluation.events import sensitivity_curve
 from evaluation.operating_point import best_f1_threshold
@@ -219,7 +226,7 @@ def batched(function, part: Part, device: torch.device) -> np.ndarray:
 
 
 def residuals_of(model, cohort, device):
-    """What the context does not foretell of the signal, by part: (n, 274, n_sub, n_hidden)."""
+    """What the context does not foretell of the signal, by part: (n, 274, n_subwindows, n_hidden)."""
 
     def extract(x):
         return model.masked_residuals(x, cohort.sub, cohort.margin)[:, 0]
@@ -260,7 +267,7 @@ def features_of(cohort, residuals):
 
 def beside_blocks(features, cohort):
     """With the features of power beside those of their block."""
-    return {name: beside_block(values, getattr(cohort, name).block) for name, values in features.items()}
+    return {name: append_relative_power(values, getattr(cohort, name).block) for name, values in features.items()}
 
 
 def boosted(cohort, residuals, seed):
@@ -287,7 +294,7 @@ def peaks(cohort, residuals):
     for name in ('validation', 'test'):
         part = getattr(cohort, name)
         score = peak_score(part.windows, residuals[name], filters, cohort.sub, cohort.margin)
-        scores[name] = less_block_median(score, part.block)
+        scores[name] = subtract_block_median(score, part.block)
     return scores
 
 
@@ -301,8 +308,8 @@ def per_subwindow(model, cohort, inputs, device):
 
 
 def cards_of_residuals(cohort, residuals):
-    """Error cards (n * n_sub, 274, n_times) of masked residuals, by part."""
-    inside = slice(cohort.margin, cohort.margin + cohort.sub.n_times)
+    """Error cards (n * n_subwindows, 274, n_times) of masked residuals, by part."""
+    inside = slice(cohort.margin, cohort.margin + cohort.sub.subwindow_length)
     cards = {}
     for name, values in residuals.items():
         whole = zscore_planes(torch.from_numpy(values[..., inside]).square().flatten(-2)[:, None])[:, 0]

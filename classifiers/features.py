@@ -46,9 +46,9 @@ def peak_score(
 
     Returns
     -------
-    float32 array (batch * n_sub,)
+    float32 array (batch * n_subwindows,)
     """
-    power = _power(_filtered(residuals, filters))  # (batch, n_sub, n_hidden)
+    power = _power(_filtered(residuals, filters))  # (batch, n_subwindows, n_hidden)
     at = _in_window(power.argmax(axis=-1), shape, margin)
     beside = _read(_field(filters @ x, shape), at[..., None] + _BESIDE).mean(axis=-1)
     score = np.log(power.max(axis=-1) + 1e-12) - _WEIGHT_BESIDE * np.log(beside + 1e-12)
@@ -66,31 +66,31 @@ def spike_features(
     Parameters
     ----------
     x : array (batch, channels, times)
-    residuals : array (batch, channels, n_sub, n_times + 2 margin)
+    residuals : array (batch, channels, n_subwindows, subwindow_length + 2 margin)
         From `masked_residuals`, of the signal.
     filters : array (n_components, channels)
         From `spatial_filters`.
-    shape : (border, n_sub, n_times)
+    shape : (border, n_subwindows, subwindow_length)
         The sub-windows, in samples.
     margin : int
 
     Returns
     -------
-    float32 array (batch * n_sub, n_features)
+    float32 array (batch * n_subwindows, n_features)
     """
-    n_sub, batch = shape[1], len(x)
+    n_subwindows, batch = shape[1], len(x)
     signal = filters @ x  # (batch, components, times)
-    hidden = _filtered(residuals, filters)  # (batch, n_sub, components, n_hidden)
+    hidden = _filtered(residuals, filters)  # (batch, n_subwindows, components, n_hidden)
     n_components, n_hidden = hidden.shape[2:]
     power = _power(hidden)
-    peak = power.argmax(axis=-1)  # (batch, n_sub)
+    peak = power.argmax(axis=-1)  # (batch, n_subwindows)
     height = power.max(axis=-1)
     usual = np.median(np.square(signal).mean(axis=1), axis=1)[:, None]  # of the window
     inside = power[..., margin : n_hidden - margin]
 
-    pattern = np.take_along_axis(hidden, peak[..., None, None], axis=-1)[..., 0]  # (batch, n_sub, components)
+    pattern = np.take_along_axis(hidden, peak[..., None, None], axis=-1)[..., 0]  # (batch, n_subwindows, components)
     pattern /= np.linalg.norm(pattern, axis=-1, keepdims=True) + 1e-12
-    # Time courses (batch, n_sub, times) of the pattern in the whole window and in the hidden stretch.
+    # Time courses (batch, n_subwindows, times) of the pattern in the whole window and in the hidden stretch.
     course = pattern @ signal / np.sqrt(n_components)
     hidden_course = (pattern[:, :, None] @ hidden)[:, :, 0] / np.sqrt(n_components)
     at = _in_window(peak, shape, margin)
@@ -119,10 +119,10 @@ def spike_features(
         _read(outside, peak[..., None] + 12 + _IN_RESIDUAL) / size,
         np.log(_read(field, at[..., None] + _AROUND_FIELD) / np.sqrt(usual[..., None] + 1e-12) + 1e-6),
     ]
-    return np.concatenate(features, axis=-1).reshape(batch * n_sub, -1).astype(np.float32)
+    return np.concatenate(features, axis=-1).reshape(batch * n_subwindows, -1).astype(np.float32)
 
 
-def beside_block(features: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
+def append_relative_power(features: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
     """Append the features of power less their median over the block: what is large in one recording is not in another.
 
     Parameters
@@ -134,10 +134,10 @@ def beside_block(features: np.ndarray, blocks: np.ndarray, usual: np.ndarray | N
     usual : bool array (n,), optional
         The rows that the medians are taken of; all where not given.
     """
-    return np.concatenate([features, less_block_median(features[:, :N_POWERS], blocks, usual)], axis=1)
+    return np.concatenate([features, subtract_block_median(features[:, :N_POWERS], blocks, usual)], axis=1)
 
 
-def less_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
+def subtract_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
     """Values (n, ...) less the median of the `usual` ones (bool, n; or all) of the block that `blocks` (n,) says."""
     usual = np.ones(len(values), dtype=bool) if usual is None else usual
     relative = np.empty_like(values)
@@ -148,23 +148,24 @@ def less_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray 
 
 
 def _filtered(residuals, filters):
-    """Residuals (batch, channels, n_sub, n_hidden) to (batch, n_sub, components, n_hidden)."""
+    """Residuals (batch, channels, n_subwindows, n_hidden) to (batch, n_subwindows, components, n_hidden)."""
     return np.matmul(filters, residuals.swapaxes(1, 2))
 
 
 def _in_window(peak, shape, margin):
-    """The sample of the window, of samples (batch, n_sub) of what was hidden."""
-    border, n_sub, n_times = shape
-    return border + n_times * np.arange(n_sub) - margin + peak
+    """The sample of the window, of samples (batch, n_subwindows) of what was hidden."""
+    border, n_subwindows, subwindow_length = shape
+    return border + subwindow_length * np.arange(n_subwindows) - margin + peak
 
 
 def _field(signal, shape):
-    """Mean power over the components (batch, components, times), once for every sub-window (batch, n_sub, times)."""
+    """Mean power over the components (batch, components, times), repeated to (batch, n_subwindows, times)."""
     return np.square(signal).mean(axis=1)[:, None].repeat(shape[1], axis=1)
 
 
 def _power(hidden):
-    """Mean power over the components (batch, n_sub, components, times) to (batch, n_sub, times), mean of 3 samples."""
+    """Mean power (batch, n_subwindows, times) over the components of (batch, n_subwindows, components, times), averaged
+    over 3 samples."""
     power = np.pad(np.square(hidden).mean(axis=2), ((0, 0), (0, 0), (1, 1)))
     return (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3
 

@@ -31,11 +31,21 @@ class Masking(NamedTuple):
 
 
 def error_cards(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """The original's error cards (batch * n_sub, levels, channels, n_times) of errors (batch, pairs, channels, times):
-    cut to the inner part of the window, each plane z-scored there."""
-    inner = slice(shape.border, shape.border + shape.n_sub * shape.n_times)
+    """The original's error cards: errors cut to the inner part of the window, each plane z-scored there.
+
+    Parameters
+    ----------
+    errors : tensor (batch, pairs, channels, times)
+    levels : list of int
+        The pairs that are read.
+
+    Returns
+    -------
+    tensor (batch * n_subwindows, levels, channels, subwindow_length)
+    """
+    inner = slice(shape.border, shape.border + shape.n_subwindows * shape.subwindow_length)
     cards = zscore_planes(errors[:, levels, :, inner])
-    return SubwindowShape(0, shape.n_sub, shape.n_times).cut(cards)
+    return SubwindowShape(0, shape.n_subwindows, shape.subwindow_length).cut(cards)
 
 
 def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
@@ -45,32 +55,31 @@ def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
 
 
 def error_statistics(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """Statistics per channel (batch * n_sub, n_features) of errors (batch, pairs, channels, times).
+    """Statistics per channel (batch * n_subwindows, n_features) of errors (batch, pairs, channels, times).
 
     Per level: the logarithms of the mean and of the maximum over time of every channel, then deciles of both over the
     channels, which say the same wherever in the head a spike is.
     """
-    errors = shape.cut(errors[:, levels])  # (batch * n_sub, levels, channels, n_times)
+    errors = shape.cut(errors[:, levels])  # (batch * n_subwindows, levels, channels, subwindow_length)
     per_channel = torch.stack([errors.mean(dim=-1), errors.amax(dim=-1)], dim=-2).clamp(min=1e-30).log()
     deciles = torch.quantile(per_channel, torch.linspace(0, 1, 11, device=errors.device), dim=-1).movedim(0, -1)
     return torch.cat([per_channel, deciles], dim=-1).flatten(1)
 
 
 def mean_error(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """Logarithm (batch * n_sub, 1) of the mean over levels, channels and samples of errors (batch, pairs, channels,
-    times)."""
+    """Logarithm of the mean error over levels, channels and samples (batch * n_subwindows, 1), see `error_cards`."""
     return shape.cut(errors[:, levels]).mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
 
 
-def latent_statistics(latents: list[torch.Tensor], n_times: int, shape: SubwindowShape) -> torch.Tensor:
-    """Mean and log std over time of every row of the latent maps (batch * n_sub, n_features).
+def latent_statistics(latents: list[torch.Tensor], window_length: int, shape: SubwindowShape) -> torch.Tensor:
+    """Mean and log std over time of every row of the latent maps (batch * n_subwindows, n_features).
 
-    A map (batch, ..., times / 2^k) is first brought back to the window's `n_times` samples by nearest neighbour.
+    A map (batch, ..., times / 2^k) is first brought back to the window's `window_length` samples by nearest neighbour.
     """
     features = []
     for latent in latents:
-        column = torch.arange(n_times, device=latent.device) * latent.shape[-1] // n_times
-        rows = shape.cut(latent.flatten(1, -2)[..., column])  # (batch * n_sub, rows, n_times)
+        column = torch.arange(window_length, device=latent.device) * latent.shape[-1] // window_length
+        rows = shape.cut(latent.flatten(1, -2)[..., column])  # (batch * n_subwindows, rows, subwindow_length)
         std, mean = torch.std_mean(rows, dim=-1, correction=0)
         features += [mean, std.clamp(min=1e-6).log()]
     return torch.cat(features, dim=1)
@@ -79,15 +88,21 @@ def latent_statistics(latents: list[torch.Tensor], n_times: int, shape: Subwindo
 def masked_cards(
     x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """Error cards as `error_cards` gives, of residuals (batch, pairs, channels, n_sub, n_times + 2 margin)."""
-    cards = residuals[..., masking.margin : masking.margin + shape.n_times].square()[:, levels].flatten(-2)
-    return SubwindowShape(0, shape.n_sub, shape.n_times).cut(zscore_planes(cards))
+    """Error cards as `error_cards` gives, of masked residuals.
+
+    Parameters
+    ----------
+    x : tensor (batch, 1, channels, times)
+    residuals : tensor (batch, pairs, channels, n_subwindows, subwindow_length + 2 margin)
+    """
+    cards = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square()[:, levels].flatten(-2)
+    return SubwindowShape(0, shape.n_subwindows, shape.subwindow_length).cut(zscore_planes(cards))
 
 
 def masked_features(
     x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """Features at the peak of the signal's residual (batch * n_sub, n_features), see `features.spike_features`;
+    """Features at the peak of the signal's residual (batch * n_subwindows, n_features), see `features.spike_features`;
     whatever the levels."""
     arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
     return torch.from_numpy(spike_features(*arrays, masking.filters, shape, masking.margin))
@@ -96,7 +111,7 @@ def masked_features(
 def masked_peak(
     x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """How large and brief the signal's residual is (batch * n_sub, 1), see `features.peak_score`."""
+    """How large and brief the signal's residual is (batch * n_subwindows, 1), see `features.peak_score`."""
     arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
     return torch.from_numpy(peak_score(*arrays, masking.filters, shape, masking.margin))[:, None]
 

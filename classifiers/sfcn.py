@@ -14,7 +14,7 @@ from models.sfcn import SFCN
 from timeseries_dataset import batches, place_of_windows
 from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
 from training.losses import spike_loss
-from utils import without_waiting
+from utils import to_device
 
 
 class CardDataset(Dataset):
@@ -28,18 +28,20 @@ class CardDataset(Dataset):
 
     def __init__(self, cards: np.ndarray, labels: np.ndarray, device: torch.device):
         self.cards, self.labels, self.epoch = cards, labels.astype(np.float32), 0
-        self.held = None
+        self.preloaded = None
         if device.type == 'cuda' and place_of_windows(cards.nbytes, 'auto', device) == device:
-            self.held, self.held_labels = (torch.from_numpy(array).to(device) for array in (cards, self.labels))
+            self.preloaded, self.preloaded_labels = (
+                torch.from_numpy(array).to(device) for array in (cards, self.labels)
+            )
 
     def __len__(self) -> int:
         return len(self.cards)
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once."""
-        if self.held is not None:
-            rows = without_waiting(torch.as_tensor(indices), self.held.device)
-            return self.held[rows], self.held_labels[rows]
+        if self.preloaded is not None:
+            rows = to_device(torch.as_tensor(indices), self.preloaded.device)
+            return self.preloaded[rows], self.preloaded_labels[rows]
         return torch.from_numpy(self.cards[indices]), torch.from_numpy(self.labels[indices])
 
 

@@ -8,21 +8,21 @@ import torch
 
 
 class SubwindowShape(NamedTuple):
-    """How the inner part of a window is cut, in samples: from `border`, `n_sub` pieces of `n_times`."""
+    """How the inner part of a window is cut, in samples: from `border`, `n_subwindows` pieces of `subwindow_length`."""
 
     border: int
-    n_sub: int
-    n_times: int
+    n_subwindows: int
+    subwindow_length: int
 
     def cut(self, maps: torch.Tensor) -> torch.Tensor:
-        """(batch, ..., times) to the sub-windows (batch * n_sub, ..., n_times), window after window."""
-        inner = maps[..., self.border : self.border + self.n_sub * self.n_times]
-        return inner.unflatten(-1, (self.n_sub, self.n_times)).movedim(-2, 1).flatten(0, 1)
+        """(batch, ..., times) to the sub-windows (batch * n_subwindows, ..., subwindow_length), window after window."""
+        inner = maps[..., self.border : self.border + self.n_subwindows * self.subwindow_length]
+        return inner.unflatten(-1, (self.n_subwindows, self.subwindow_length)).movedim(-2, 1).flatten(0, 1)
 
 
-def subwindow_shape(n_times: int, border: int, subwindow: int) -> SubwindowShape:
-    """Cut the inner part of a window of `n_times` samples into as many whole pieces of `subwindow` as fit."""
-    return SubwindowShape(border, (n_times - 2 * border) // subwindow, subwindow)
+def subwindow_shape(window_length: int, border: int, subwindow_length: int) -> SubwindowShape:
+    """Cut the inner part of a window into as many whole sub-windows as fit."""
+    return SubwindowShape(border, (window_length - 2 * border) // subwindow_length, subwindow_length)
 
 
 # ---------------------------------------------------------------------------------------- sub-windows
@@ -33,7 +33,7 @@ def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, shape: SubwindowS
     ----------
     table : DataFrame
         Rows of the id table, one per window.
-    labels_t : uint8 array (n_windows, n_times of a window)
+    labels_t : uint8 array (n_windows, window_length)
         Their marked samples.
 
     Returns
@@ -43,14 +43,14 @@ def subwindow_table(table: pd.DataFrame, labels_t: np.ndarray, shape: SubwindowS
         lies in the sub-window).
     """
     first = shape.border
-    inner = labels_t[:, first : first + shape.n_sub * shape.n_times]
-    test = inner.reshape(len(table), shape.n_sub, shape.n_times).any(axis=2)
-    centre = first + shape.n_times * (np.arange(shape.n_sub) + 0.5)  # from the window's start
+    inner = labels_t[:, first : first + shape.n_subwindows * shape.subwindow_length]
+    test = inner.reshape(len(table), shape.n_subwindows, shape.subwindow_length).any(axis=2)
+    centre = first + shape.subwindow_length * (np.arange(shape.n_subwindows) + 0.5)  # from the window's start
     start = table['timing'].to_numpy()[:, None] - labels_t.shape[1] / 2
     return pd.DataFrame(
         {
-            'subject': np.repeat(table['subject'].to_numpy(), shape.n_sub),
-            'block': np.repeat(table['block'].to_numpy(), shape.n_sub),
+            'subject': np.repeat(table['subject'].to_numpy(), shape.n_subwindows),
+            'block': np.repeat(table['block'].to_numpy(), shape.n_subwindows),
             'timing': (start + centre).ravel(),
             'test': test.ravel().astype(np.int64),
         }
@@ -62,7 +62,7 @@ def field_peaks(x: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
 
     Returns
     -------
-    tensor (batch * n_sub, 2)
+    tensor (batch * n_subwindows, 2)
         The field power at its peak, and the peak's sample counted from the sub-window's first.
     """
     value, sample = shape.cut(x[:, 0].std(dim=1, correction=0)).max(dim=-1)
@@ -72,6 +72,6 @@ def field_peaks(x: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
 def with_peaks(table: pd.DataFrame, peaks: np.ndarray, shape: SubwindowShape) -> pd.DataFrame:
     """Add to a table of sub-windows the columns `field` and `peak` (in samples of the block) of `field_peaks`."""
     field, sample = peaks.T
-    first = table['timing'].to_numpy() - shape.n_times / 2
+    first = table['timing'].to_numpy() - shape.subwindow_length / 2
     # As float64, which a CSV gives back as it was.
     return table.assign(field=field.astype(np.float64), peak=np.round(first + sample).astype(np.int64))

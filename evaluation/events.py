@@ -4,13 +4,42 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import linear_sum_assignment
 
-from evaluation.metrics import _ratio
-from utils import SettingError
+from evaluation.metrics import ratio
 
 
 # ------------------------------------------------------------------------------------------- events
-def spikes_of_pulses(marked: np.ndarray, half_pulse: int) -> np.ndarray:
-    """Samples of the spikes whose pulses of 2 half_pulse + 1 samples mark a stretch of signal.
+def pulse_lengths(labels_t: list[np.ndarray], expected: int) -> list[int]:
+    """Samples of the pulse that marks a spike in the time labels of each patient.
+
+    Parameters
+    ----------
+    labels_t : list of arrays (n_windows, window_length)
+        One per patient.
+    expected : int
+        What the setting `pulse_width` makes. A spike between two samples marks one less.
+
+    Returns
+    -------
+    list of int
+        The shortest mark of the patient, as whoever made the windows chose it; `expected` where it has no whole mark,
+        or longer ones while other patients have the marks expected: spikes less than a pulse apart.
+    """
+    shortest = [_shortest_pulse(of_patient) for of_patient in labels_t]
+    as_expected = any(n in (expected - 1, expected) for n in shortest)
+    return [n if n and (n < expected - 1 or not as_expected) else expected for n in shortest]
+
+
+def _shortest_pulse(labels_t):
+    """Samples of the shortest mark that no window's edge cuts off; None where there is none."""
+    changes = np.diff((labels_t != 0).astype(np.int8), axis=1)
+    rows, places = np.nonzero(changes)
+    rises = changes[rows, places] == 1
+    whole = rises[:-1] & ~rises[1:] & (rows[:-1] == rows[1:])
+    return int(np.diff(places)[whole].min()) if whole.any() else None
+
+
+def spikes_of_pulses(marked: np.ndarray, pulse: int) -> np.ndarray:
+    """Samples of the spikes whose pulses, each of `pulse` samples, mark a stretch of signal.
 
     Parameters
     ----------
@@ -19,77 +48,65 @@ def spikes_of_pulses(marked: np.ndarray, half_pulse: int) -> np.ndarray:
     Returns
     -------
     int array
-        A stretch longer than one pulse holds several spikes, closer together than a pulse: the first and the last of
-        them are where its ends say, and as few as can mark it are spread evenly between. A stretch cut off at the
+        A spike is the middle of its pulse; of an even number of samples, the first of the second half. A stretch longer
+        than a pulse by two samples or more holds several spikes, closer together than a pulse: the first and the last
+        of them are where its ends say, and as few as can mark it are spread evenly between. A stretch cut off at the
         start or the end of the signal has its spike where its whole end says.
     """
     edges = np.flatnonzero(np.diff(np.concatenate([[0], marked.astype(np.int8), [0]])))
-    width, spikes = 2 * half_pulse + 1, []
+    middle, spikes = pulse // 2, []
     for first, end in edges.reshape(-1, 2):
-        n_spikes = -(-(end - first) // width)
-        if n_spikes > 1:
-            spikes += np.round(np.linspace(first + half_pulse, end - 1 - half_pulse, n_spikes)).astype(int).tolist()
+        length, last = end - first, max(end - pulse, 0)
+        if length > pulse + 1:  # a spike between two samples marks one more or less than others
+            n_spikes = -(-length // pulse)
+            spikes += np.round(np.linspace(first + middle, last + middle, n_spikes)).astype(int).tolist()
         else:
-            spikes.append(end - 1 - half_pulse if first == 0 else first + half_pulse)
-    return np.asarray(spikes, dtype=np.int64)
+            spikes.append(end - pulse + middle if first == 0 else first + middle)
+    return np.maximum(np.asarray(spikes, dtype=np.int64), 0)
 
 
-def _shortest_pulse(labels_t):
-    """Samples of the shortest mark that no window's edge cuts off; None where there is none."""
-    changes = np.diff(labels_t.astype(np.int8), axis=1)
-    rows, places = np.nonzero(changes)
-    rises = changes[rows, places] == 1
-    whole = rises[:-1] & ~rises[1:] & (rows[:-1] == rows[1:])
-    return int(np.diff(places)[whole].min()) if whole.any() else None
-
-
-def annotated_spikes(table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.DataFrame, half_pulse: int, n_sub_times):
+def annotated_spikes(
+    table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.DataFrame, pulses: dict[int, int], subwindow_length: int
+) -> pd.DataFrame:
     """Annotated spikes that mark at least one judged sub-window, from the windows' time labels.
 
     Parameters
     ----------
     table : DataFrame
         Id table of the windows.
-    labels_t : uint8 array (n_windows, n_times)
+    labels_t : uint8 array (n_windows, window_length)
     subwindows : DataFrame
-        Their sub-windows, each of `n_sub_times` samples.
+        Their sub-windows, each of `subwindow_length` samples.
+    pulses : dict
+        Samples of the pulse that marks a spike, by subject, see `pulse_lengths`.
 
     Returns
     -------
     DataFrame
         subject, block, sample.
-
-    Raises
-    ------
-    SettingError
-        The marks are shorter or longer than `half_pulse` says: the windows were made with another pulse_width.
     """
-    n_times = labels_t.shape[1]
-    shortest = _shortest_pulse(labels_t)
-    if shortest is not None and shortest != 2 * half_pulse + 1:
-        raise SettingError(
-            f'pulse_width: it makes marks of {2 * half_pulse + 1} samples, but those of the windows have {shortest}: '
-            'set it to what the windows were made with'
-        )
+    window_length = labels_t.shape[1]
     judged = dict(list(subwindows.groupby(['subject', 'block'])['timing']))
     rows = []
     windows = table.assign(row=np.arange(len(table)))
     for (subject, block), group in windows.groupby(['subject', 'block']):
-        starts = np.round(group['timing'].to_numpy() - n_times / 2).astype(int)
-        marked = np.zeros(starts.max() + n_times, dtype=bool)
+        starts = np.round(group['timing'].to_numpy() - window_length / 2).astype(int)
+        marked = np.zeros(starts.max() + window_length, dtype=bool)
         for start, row in zip(starts, group['row'], strict=True):
-            marked[start : start + n_times] |= labels_t[row].astype(bool)
-        near = np.zeros(len(marked) + half_pulse, dtype=bool)
+            marked[start : start + window_length] |= labels_t[row].astype(bool)
+        # What a mark reaches beyond its spike, and back.
+        before, after = (pulses[subject] - 1) // 2, pulses[subject] // 2
+        near = np.zeros(len(marked) + pulses[subject], dtype=bool)
         for centre in judged[subject, block]:
-            first = round(centre - n_sub_times / 2)
-            near[max(first - half_pulse, 0) : first + n_sub_times + half_pulse] = True
-        spikes = spikes_of_pulses(marked, half_pulse)
+            first = round(centre - subwindow_length / 2)
+            near[max(first - after, 0) : first + subwindow_length + before] = True
+        spikes = spikes_of_pulses(marked, pulses[subject])
         rows += [(subject, block, sample) for sample in spikes if near[sample]]
     return pd.DataFrame(rows, columns=['subject', 'block', 'sample']).astype(np.int64)
 
 
-def merge_events(predictions: pd.DataFrame, n_times: int) -> pd.DataFrame:
-    """Merge neighbouring positive sub-windows (of `n_times` samples) to events.
+def merge_events(predictions: pd.DataFrame, subwindow_length: int) -> pd.DataFrame:
+    """Merge neighbouring positive sub-windows (of `subwindow_length` samples) to events.
 
     Parameters
     ----------
@@ -104,15 +121,17 @@ def merge_events(predictions: pd.DataFrame, n_times: int) -> pd.DataFrame:
         subject, block, onset and end (samples, end excluded), sample (the highest field peak), proba (the highest).
     """
     positive = predictions[predictions['pred'] == 1]
-    new = (positive[['subject', 'block']].diff() != 0).any(axis=1) | (positive['timing'].diff() > n_times + 0.5)
+    new = (positive[['subject', 'block']].diff() != 0).any(axis=1) | (
+        positive['timing'].diff() > subwindow_length + 0.5
+    )
     groups = positive.groupby(new.cumsum().to_numpy(), sort=False)
     highest = positive.loc[groups['field'].idxmax()]
     return pd.DataFrame(
         {
             'subject': highest['subject'].to_numpy(),
             'block': highest['block'].to_numpy(),
-            'onset': np.round(groups['timing'].min().to_numpy() - n_times / 2).astype(np.int64),
-            'end': np.round(groups['timing'].max().to_numpy() + n_times / 2).astype(np.int64),
+            'onset': np.round(groups['timing'].min().to_numpy() - subwindow_length / 2).astype(np.int64),
+            'end': np.round(groups['timing'].max().to_numpy() + subwindow_length / 2).astype(np.int64),
             'sample': highest['peak'].to_numpy().astype(np.int64),
             'proba': groups['proba'].max().to_numpy(),
         }
@@ -178,7 +197,7 @@ def event_shares(counts: pd.Series | dict) -> dict:
 
 
 def sensitivity_curve(
-    predictions: pd.DataFrame, spikes: pd.DataFrame, n_times: int, tolerance: float, sfreq: float
+    predictions: pd.DataFrame, spikes: pd.DataFrame, subwindow_length: int, tolerance: float, sfreq: float
 ) -> pd.DataFrame:
     """Event sensitivity against false alarms per minute, from a threshold that nothing reaches downwards.
 
@@ -188,7 +207,7 @@ def sensitivity_curve(
         See `merge_events`; its `pred` is not used.
     spikes : DataFrame
         subject, block, sample.
-    n_times, tolerance : numbers
+    subwindow_length, tolerance : numbers
         Length of a sub-window and greatest distance of a match, in samples at `sfreq` Hz.
 
     Returns
@@ -201,10 +220,10 @@ def sensitivity_curve(
     levels = np.unique(proba[proba >= np.median(proba)])[::-1]
     # Close together at the top, where operating points lie.
     chosen = np.unique(np.round(np.geomspace(1, len(levels), 100)).astype(int)) - 1
-    minutes, rows = len(predictions) * n_times / sfreq / 60, []
+    minutes, rows = len(predictions) * subwindow_length / sfreq / 60, []
     for threshold in [np.nextafter(levels[0], 2), *levels[chosen]]:
-        events = merge_events(predictions.assign(pred=(proba >= threshold).astype(int)), n_times)
+        events = merge_events(predictions.assign(pred=(proba >= threshold).astype(int)), subwindow_length)
         events, _ = match_events(events, spikes, tolerance)
         hits = events['hit'].sum()
-        rows.append((threshold, _ratio(hits, len(spikes)), (len(events) - hits) / minutes))
+        rows.append((threshold, ratio(hits, len(spikes)), (len(events) - hits) / minutes))
     return pd.DataFrame(rows, columns=['threshold', 'sensitivity', 'false alarms/min'])

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from evaluation.events import event_shares, match_events, merge_events, sensitivity_curve
-from evaluation.metrics import MAIN_FIGURES, figures
+from evaluation.metrics import MAIN_METRICS, subwindow_metrics
 from utils import DataError
 
 _COUNTS = ['tn', 'fp', 'fn', 'tp', 'spikes', 'events', 'hits', 'minutes']
@@ -22,7 +22,7 @@ class Evaluation:
         In recording order, see `with_predictions` and `merge_events`.
     spikes : DataFrame
         The annotated spikes: subject, block, sample.
-    n_times : int
+    subwindow_length : int
         Length of a sub-window, in samples at `sfreq` Hz.
     tolerance : float
         Greatest distance of a detection from its spike, in s.
@@ -39,10 +39,10 @@ class Evaluation:
         The figures of all patients pooled.
     """
 
-    def __init__(self, predictions, spikes, *, n_times, tolerance, sfreq, batch_size):
+    def __init__(self, predictions, spikes, *, subwindow_length, tolerance, sfreq, batch_size):
         self.predictions = predictions
-        self.sfreq, self.n_times, self.tolerance = sfreq, n_times, tolerance
-        self.events, self.spikes = match_events(merge_events(predictions, n_times), spikes, tolerance * sfreq)
+        self.sfreq, self.subwindow_length, self.tolerance = sfreq, subwindow_length, tolerance
+        self.events, self.spikes = match_events(merge_events(predictions, subwindow_length), spikes, tolerance * sfreq)
         rows = []
         for subject, of_patient in predictions.groupby('subject'):
             events, spikes = (t[t['subject'] == subject] for t in (self.events, self.spikes))
@@ -50,13 +50,18 @@ class Evaluation:
                 'spikes': len(spikes),
                 'events': len(events),
                 'hits': int(events['hit'].sum()),
-                'minutes': len(of_patient) * n_times / sfreq / 60,
+                'minutes': len(of_patient) * subwindow_length / sfreq / 60,
             }
             rows.append(
-                {'subject': subject, **figures(of_patient, batch_size), **counts, **_plain(event_shares(counts))}
+                {
+                    'subject': subject,
+                    **subwindow_metrics(of_patient, batch_size),
+                    **counts,
+                    **_plain(event_shares(counts)),
+                }
             )
         self.patients = pd.DataFrame(rows)
-        self.result = figures(predictions, batch_size)
+        self.result = subwindow_metrics(predictions, batch_size)
         totals = self.patients[['spikes', 'events', 'hits', 'minutes']].sum()
         errors = 1000 * self.events['error'].dropna() / sfreq
         low, middle, high = errors.quantile([0.25, 0.5, 0.75])
@@ -72,11 +77,11 @@ class Evaluation:
     def curve(self) -> pd.DataFrame:
         """See `sensitivity_curve`."""
         within = self.tolerance * self.sfreq
-        return sensitivity_curve(self.predictions, self.spikes, self.n_times, within, self.sfreq)
+        return sensitivity_curve(self.predictions, self.spikes, self.subwindow_length, within, self.sfreq)
 
     def means(self) -> dict:
         """Mean of every main figure over the patients for whom it is defined."""
-        return {name: float(self.patients[name].mean()) for name in MAIN_FIGURES}
+        return {name: float(self.patients[name].mean()) for name in MAIN_METRICS}
 
 
 def _plain(shares):
@@ -145,9 +150,9 @@ def intervals(evaluation: Evaluation, n_draws: int, seed: int) -> dict[str, list
     """
     n_patients = len(evaluation.patients)
     if n_patients < 2:
-        return {name: [np.nan, np.nan] for name in MAIN_FIGURES}
+        return {name: [np.nan, np.nan] for name in MAIN_METRICS}
     draws = bootstrap(evaluation.predictions, evaluation.patients, draw_patients(n_patients, n_draws, seed))
-    return {name: draws[name].quantile([0.025, 0.975]).tolist() for name in MAIN_FIGURES}
+    return {name: draws[name].quantile([0.025, 0.975]).tolist() for name in MAIN_METRICS}
 
 
 def compare(a: tuple, b: tuple, n_draws: int, seed: int) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, confusion
 
 PREDICTION_COLUMNS = ['subject', 'block', 'timing', 'true', 'test', 'pred', 'proba']
 # What intervals are given for, summary.csv holds and two runs are compared by.
-MAIN_FIGURES = [
+MAIN_METRICS = [
     'PR-AUC',
     'ROC-AUC',
     'f1-score',
@@ -28,7 +28,7 @@ def with_predictions(table: pd.DataFrame, proba: np.ndarray, threshold: float) -
 
 
 # -------------------------------------------------------------------------------------- sub-windows
-def figures(predictions: pd.DataFrame, batch_size: int) -> dict:
+def subwindow_metrics(predictions: pd.DataFrame, batch_size: int) -> dict:
     """Figures of a table of sub-windows; what is undefined, for want of spikes or of anything else, is NaN.
 
     Without spikes, sensitivity, precision and F1 are NaN: they could only be 0, however few the false alarms.
@@ -47,7 +47,7 @@ def figures(predictions: pd.DataFrame, batch_size: int) -> dict:
         **_shares(tn, fp, fn, tp),
         'ROC-AUC': float(roc_auc_score(test, proba)) if both else np.nan,
         'PR-AUC': float(average_precision_score(test, proba)) if both else np.nan,
-        'PR-AUC of chance': _ratio(test.sum(), len(test)),
+        'PR-AUC of chance': ratio(test.sum(), len(test)),
         'Brier score': float(brier_score_loss(test, proba)) if len(test) else np.nan,
         'calibration error': calibration_error(test, proba),
         **batchwise(test, pred, batch_size),
@@ -58,16 +58,16 @@ def figures(predictions: pd.DataFrame, batch_size: int) -> dict:
 
 def _shares(tn, fp, fn, tp):
     return {
-        'accuracy': _ratio(tp + tn, tn + fp + fn + tp),
-        'f1-score': _ratio(2 * tp, 2 * tp + fp + fn) if tp + fn else np.nan,
-        'specificity': _ratio(tn, tn + fp),
-        'sensitivity': _ratio(tp, tp + fn),
+        'accuracy': ratio(tp + tn, tn + fp + fn + tp),
+        'f1-score': ratio(2 * tp, 2 * tp + fp + fn) if tp + fn else np.nan,
+        'specificity': ratio(tn, tn + fp),
+        'sensitivity': ratio(tp, tp + fn),
         'confusion matrix': [[int(tn), int(fp)], [int(fn), int(tp)]],
-        'precision': _ratio(tp, tp + fp) if tp + fn else np.nan,
+        'precision': ratio(tp, tp + fp) if tp + fn else np.nan,
     }
 
 
-def _ratio(part, whole):
+def ratio(part, whole):
     return float(part / whole) if whole else np.nan
 
 
@@ -105,4 +105,4 @@ def calibration_error(test: np.ndarray, proba: np.ndarray) -> float:
     the sub-windows (Naeini et al., AAAI 2015, with bins of about equal size)."""
     bins = calibration_bins(test, proba)
     gaps = (bins['mean probability'] - bins['share of spikes']).abs() * bins['sub-windows']
-    return _ratio(gaps.sum(), len(test))
+    return ratio(gaps.sum(), len(test))

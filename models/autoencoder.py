@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from models.network import Network
 
 
-def hide(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+def mask_segment(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     """Hide the samples [first, last) of each window behind a straight line between the samples on either side.
 
     Nothing of what they held is left. A line, because a network then has no jump to undo, and needs no other sign that
@@ -31,7 +31,7 @@ def hide(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tens
     return torch.where((times >= first) & (times < last), line, x)
 
 
-def at_full_length(values: torch.Tensor, n_times: int) -> torch.Tensor:
+def upsample_to(values: torch.Tensor, n_times: int) -> torch.Tensor:
     """Bring values of a pair to (batch, channels, n_times), the short bands of `wavelets` by nearest neighbour."""
     values = values.flatten(1, -2)
     return values if values.shape[-1] == n_times else F.interpolate(values, size=n_times, mode='nearest')
@@ -53,7 +53,7 @@ class Autoencoder(Network):
             Pairs of another length are brought back to `times` by nearest neighbour.
         """
         errors = [(output - target).square() for output, target in self(x)]
-        return torch.stack([at_full_length(error, x.shape[-1]) for error in errors], dim=1)
+        return torch.stack([upsample_to(error, x.shape[-1]) for error in errors], dim=1)
 
     def masked_residuals(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
         """What the context does not foretell: target minus reconstruction of every inner sub-window, hidden in turn.
@@ -64,29 +64,30 @@ class Autoencoder(Network):
         Parameters
         ----------
         x : tensor (batch, 1, channels, times)
-        shape : (border, n_sub, n_times)
-            The sub-windows, in samples: from `border` on, `n_sub` of `n_times`.
+        shape : (border, n_subwindows, subwindow_length)
+            The sub-windows, in samples: from `border` on, `n_subwindows` of `subwindow_length`.
         margin : int
             At most `border`.
 
         Returns
         -------
-        tensor (batch, n_pairs, channels, n_sub, n_times + 2 margin)
+        tensor (batch, n_pairs, channels, n_subwindows, subwindow_length + 2 margin)
             Signed. Pairs of another length are brought back to that of the window by nearest neighbour.
         """
-        border, n_sub, n_times = shape
+        border, n_subwindows, subwindow_length = shape
         stretches = []
-        for k in range(n_sub):
-            first = border + k * n_times - margin
-            last = first + n_times + 2 * margin
+        for k in range(n_subwindows):
+            first = border + k * subwindow_length - margin
+            last = first + subwindow_length + 2 * margin
             bounds = (torch.full((len(x),), bound, device=x.device) for bound in (first, last))
-            residuals = [target - output for output, target in self(hide(x, *bounds), x)]
-            cut = [at_full_length(residual, x.shape[-1])[..., first:last] for residual in residuals]
+            residuals = [target - output for output, target in self(mask_segment(x, *bounds), x)]
+            cut = [upsample_to(residual, x.shape[-1])[..., first:last] for residual in residuals]
             stretches.append(torch.stack(cut, dim=1))
         return torch.stack(stretches, dim=3)
 
     def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
-        """Squared errors of every inner sub-window, hidden in turn: (batch, n_pairs, channels, n_sub, n_times)."""
+        """Squared errors of every inner sub-window, masked in turn, see `masked_residuals`: (batch, n_pairs, channels,
+        n_subwindows, subwindow_length)."""
         return self.masked_residuals(x, shape, margin)[..., margin : margin + shape[2]].square()
 
 
@@ -167,12 +168,12 @@ class ConvolutionalAutoencoder(Autoencoder):
         missing = -x.shape[-1] % self.reduction
         if missing:
             x = F.pad(x, (0, missing, 0, 0), mode='replicate')
-        with self.arithmetic(x):
+        with self.autocast(x):
             return [self.encoder(x).to(x.dtype)]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """One (reconstruction, target) pair, each (batch, 1, channels, times); the target is x where not given."""
         latent = self.latent(x)[0]
-        with self.arithmetic(x):
+        with self.autocast(x):
             reconstruction = self.decoder(latent)[..., : x.shape[-1]].to(x.dtype)
         return [(reconstruction, x if target is None else target)]

@@ -22,7 +22,7 @@ class Network(nn.Module):
     precision = 'float32'
     compiled = None
 
-    def arithmetic(self, x: torch.Tensor) -> contextlib.AbstractContextManager:
+    def autocast(self, x: torch.Tensor) -> contextlib.AbstractContextManager:
         """Context for the layers of a forward pass of `x`; what leaves it goes back to the dtype of `x`."""
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == 'bfloat16')
 

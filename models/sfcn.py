@@ -47,6 +47,6 @@ class SFCN(Network):
 
     def forward(self, cards: torch.Tensor) -> torch.Tensor:
         """Logits (batch,) of error cards (batch, n_planes, n_channels, n_times)."""
-        with self.arithmetic(cards):
+        with self.autocast(cards):
             maps = self.features(cards)  # (batch, 64, 9, 1) for 274 x 30
         return self.output(self.dropout(maps.to(cards.dtype).flatten(1)))[:, 0]

@@ -142,7 +142,7 @@ class Wavelets(Autoencoder):
         """Latent maps of x (batch, 1, channels, times), one per level from the finest: (batch, nodes, planes, time_k)
         with 1 plane, at the deepest level 2."""
         pairs = zip(self.levels, self._planes(x), strict=True)
-        with self.arithmetic(x):
+        with self.autocast(x):
             return [level.latent(planes).to(x.dtype) for level, planes in pairs]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -150,7 +150,7 @@ class Wavelets(Autoencoder):
         details from the finest level on and the approximation (batch, channels, time_k)."""
         target = x if target is None else target
         pairs = zip(self.levels, self.latent(x), strict=True)
-        with self.arithmetic(x):
+        with self.autocast(x):
             decoded = [level.decode(latent).to(x.dtype) for level, latent in pairs]
         # Both transforms are outside of the networks' arithmetic: what is compared is not rounded.
         bands = [planes[:, :, i] for planes in decoded for i in range(planes.shape[2])]

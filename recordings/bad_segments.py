@@ -39,8 +39,10 @@ def read_bad_segments(layout: 'Layout', notes: list['Note']) -> np.ndarray:
     segments = [(note.onset, note.onset + note.duration) for note in notes if is_bad_label(note.label)]
     if layout.trial:
         for name, read in (('bad.segments', _segments_of_file), ('ClassFile.cls', _bad_trials)):
-            if (layout.path / name).is_file():
-                segments += read(layout.path / name, layout)
+            path = layout.path / name
+            if path.is_symlink() and not path.exists():
+                raise DataError(f'{path}: a link to nothing; restore the file, or remove the link')
+            segments += read(path, layout) if path.exists() else []
     return np.array(sorted(segments), dtype=np.float64).reshape(-1, 2)
 
 

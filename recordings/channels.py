@@ -55,11 +55,17 @@ LEAST_OTHER = 60  # good MEG channels of another system that can stand for 274
 def sphere_centre(info: mne.Info) -> np.ndarray:
     """Centre of the sphere nearest to the MEG sensors, in metres in head coordinates: about that of the head."""
     picks = mne.pick_types(info, meg=True, ref_meg=False, exclude=[])
-    sensors = np.array([info['chs'][i]['loc'][:3] for i in picks])
+    sensors = np.array([info['chs'][i]['loc'][:3] for i in picks if has_position(info['chs'][i])])
     # |p|^2 = 2 p.c + constant
     system = np.column_stack([2 * sensors, np.ones(len(sensors))])
     centre = np.linalg.lstsq(system, (sensors**2).sum(axis=1))[0][:3]
     return mne.transforms.apply_trans(info['dev_head_t'], centre)
+
+
+def has_position(ch: dict) -> bool:
+    """Whether a recording's header says where a sensor is and where it looks."""
+    loc = ch['loc']
+    return bool(np.isfinite(loc).all() and loc[:3].any() and loc[9:].any())
 
 
 def plain_name(name: str) -> str:
@@ -76,9 +82,7 @@ def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float)
     info = ctf275_info(sfreq)
     found = {plain_name(ch['ch_name']): ch for ch in chs}
     usual = {ch['ch_name']: ch['loc'].reshape(4, 3).copy() for ch in info['chs']}
-    placed = [
-        name for name in usual if name in found and np.isfinite(found[name]['loc']).all() and found[name]['loc'].any()
-    ]
+    placed = [name for name in usual if name in found and has_position(found[name])]
     if len(placed) >= LEAST_CTF:
         there = np.array([found[name]['loc'][:3] for name in placed])
         here = np.array([usual[name][0] for name in placed])

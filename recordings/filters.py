@@ -14,6 +14,7 @@ from scipy.fft import next_fast_len
 from utils import SettingError
 
 NOTCH_SECONDS = 6.6  # length of MNE's notch filters
+NARROWEST_BAND = 0.01  # Hz, from passing to stopping, where filters take 330 s
 LARGEST_MATRIX = 1_000_000  # numbers of a matrix that takes less time than filtering
 
 
@@ -36,8 +37,8 @@ def filter_seconds(high_pass: float) -> float:
 def resample(signal: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
     """Resample (n_channels, n_samples) from `sfreq` to `new_sfreq` Hz; sample i stays at i / new_sfreq seconds."""
     # A whole number of periods of both rates, so that no sample drifts; 1200 to 150 Hz: 8 samples become 1.
-    ratio = Fraction(sfreq / new_sfreq).limit_denominator(1000)
-    down, up = ratio.numerator, ratio.denominator
+    ratio = Fraction(max(sfreq, new_sfreq) / min(sfreq, new_sfreq)).limit_denominator(1000)
+    down, up = ratio.as_integer_ratio() if sfreq > new_sfreq else ratio.as_integer_ratio()[::-1]
     n = signal.shape[1]
     n_new = max(1, round(n * new_sfreq / sfreq))
     if down == up and n_new == n:
@@ -83,8 +84,7 @@ def preprocess(
 ) -> np.ndarray:
     """Resample and filter one continuous part, (n_channels, n_samples), without delay."""
     signal = resample(signal, raw_sfreq, sfreq)
-    frequencies = None if notch is None else tuple(np.atleast_1d(notch).tolist())
-    response = impulse_response(sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=frequencies)
+    response = impulse_response(sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=as_frequencies(notch))
     reach = len(response) // 2
     for rows in rows_at_a_time(len(signal), signal.shape[1] + len(response)):
         signal[rows] = scipy.signal.oaconvolve(extend(signal[rows], reach, reach), response[None], mode='valid', axes=1)
@@ -121,10 +121,23 @@ def check_filters(*, sfreq: float, high_pass: float, low_pass: float, notch: flo
     ------
     SettingError
     """
-    if not high_pass < low_pass < sfreq / 2:
+    if not high_pass < low_pass <= sfreq / 2 - NARROWEST_BAND:
         raise SettingError(
-            f'high_pass = {high_pass}, low_pass = {low_pass}: must rise, and stay below half of sfreq = {sfreq}'
+            f'high_pass = {high_pass}, low_pass = {low_pass}: must rise, and stay {NARROWEST_BAND} Hz or more below '
+            f'half of sfreq = {sfreq}'
         )
     for frequency in np.atleast_1d([] if notch is None else notch):
-        if frequency > sfreq / 2 - 2:
-            raise SettingError(f'notch = {notch}: must be 2 Hz or more below half of sfreq = {sfreq}; there is no more')
+        if not 1 <= frequency <= sfreq / 2 - 2:
+            raise SettingError(f'notch = {notch}: must be 1 Hz or more, and 2 Hz or more below half of sfreq = {sfreq}')
+    try:
+        impulse_response(sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=as_frequencies(notch))
+    except ValueError as fault:
+        raise SettingError(
+            f'high_pass = {high_pass}, low_pass = {low_pass}, notch = {notch}: MNE has no such filter ({fault}); set '
+            'them further apart'
+        ) from fault
+
+
+def as_frequencies(notch: float | list[float] | None) -> tuple[float, ...] | None:
+    """The setting `notch` as a tuple."""
+    return None if notch is None else tuple(np.atleast_1d(notch).tolist())

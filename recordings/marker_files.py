@@ -43,6 +43,8 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
     DataError
         The file is cut off, its counts are wrong, or a time is not written with a decimal point.
     """
+    if not Path(path).is_file():
+        raise DataError(f'{path}: no such file, or a link to nothing; restore it, or remove the link')
     head, blocks = _split_classes(path, MARKER_TITLE)
     return b''.join(head), [_marker_class(path, block) for block in blocks]
 
@@ -199,7 +201,7 @@ def check_replaceable(path: str | Path) -> None:
 def _with_class(existing, onsets, layout, *, name, color):
     """Content of a marker file, or where None of a new one, with a class added to it or replaced in it."""
     if existing is None:
-        head = f'PATH OF DATASET:\n{layout.path.resolve()}\n\n\n'.encode() + MARKER_TITLE + b'\n0\n\n\n'
+        head = b'PATH OF DATASET:\n' + os.fsencode(layout.path.resolve()) + b'\n\n\n' + MARKER_TITLE + b'\n0\n\n\n'
         classes = []
     else:
         head, classes = read_marker_file(existing)

@@ -12,7 +12,7 @@ from recordings.reading import block_layouts, check_recording, open_recording, r
 from utils import DataError, SettingError
 
 
-class Planned(NamedTuple):
+class RecordingPlan(NamedTuple):
     """A recording to read, as its header and markers describe it.
 
     Attributes
@@ -40,7 +40,7 @@ class Planned(NamedTuple):
 
 def plan_recordings(
     words: list[str], *, sfreq: float, window_size: float, low_pass: float, bad_channels: list[str], trials: str
-) -> list[Planned]:
+) -> list[RecordingPlan]:
     """Check every recording before the first is read: header, channels, rate, length, markers.
 
     Parameters
@@ -73,7 +73,7 @@ def plan_recordings(
                 f'{path}: {which} {longest / sfreq:.3g} s long, shorter than a window (window_size = {window_size})'
                 f'{"".join(f" ({warning})" for warning in cut_short)}; leave it out'
             )
-        planned.append(Planned(path, markers, layout, blocks, labels, segments, files))
+        planned.append(RecordingPlan(path, markers, layout, blocks, labels, segments, files))
     check_split({plan.path: plan.files for plan in planned})
     names = [name for plan in planned for name in plan.blocks]
     for name in names:

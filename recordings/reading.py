@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import struct
 import tempfile
 import types
@@ -18,6 +19,7 @@ from recordings.channels import (
     LEAST_OTHER,
     N_CHANNELS,
     channel_names,
+    has_position,
     interpolate_channels,
     map_to_ctf275,
     placed_info,
@@ -27,6 +29,9 @@ from recordings.filters import preprocess_parts
 from recordings.layout import Layout, Note
 from recordings.marker_files import MARKER_FILE, as_text, read_marker_file
 from utils import DataError, SettingError
+
+HELMET = (0.01, 0.6)  # m, least and largest span of a system's sensors in each direction
+HIGHEST_RATE = 1e6  # Hz, which no recording reaches
 
 
 class Recording(NamedTuple):
@@ -98,7 +103,12 @@ def ctf_header(path: Path) -> tuple[int, int, int, int]:
         header = stream.read(1320)
     if len(header) < 1320:
         raise DataError(f'{path}: its .res4 file is cut off; copy the folder again')
-    n_samples, n_channels, _, _, n_trials, before_sync = struct.unpack('>ihxxddhxxi', header[1288:])
+    n_samples, n_channels, rate, _, n_trials, before_sync = struct.unpack('>ihxxddhxxi', header[1288:])
+    if min(n_samples, n_channels, n_trials) < 1 or not 0 < rate <= HIGHEST_RATE:
+        raise DataError(
+            f'{path}: its .res4 file says {n_trials} trials of {n_samples} samples, {n_channels} channels and {rate:g} '
+            'Hz; copy the folder again'
+        )
     return n_samples, n_channels, n_trials, before_sync
 
 
@@ -161,7 +171,7 @@ def read_annotations(raw: mne.io.BaseRaw, layout: Layout, markers: str | Path | 
     markers : path, optional
         A CTF marker file or MNE annotations (-annot.fif) to read instead of the recording's own.
     """
-    if markers is None and layout.trial and (layout.path / MARKER_FILE).exists():
+    if markers is None and layout.trial and os.path.lexists(layout.path / MARKER_FILE):
         markers = layout.path / MARKER_FILE
     if markers is not None and Path(markers).suffix == '.mrk':
         if layout.trial is None:
@@ -220,6 +230,8 @@ def check_recording(raw: mne.io.BaseRaw, path: Path, *, low_pass: float, bad_cha
     picks = mne.pick_types(raw.info, meg=True, ref_meg=False, exclude=[])
     if not len(picks):
         raise DataError(f'{path}: no MEG channels in it')
+    if not raw.info['sfreq'] <= HIGHEST_RATE:
+        raise DataError(f'{path}: sampled at {raw.info["sfreq"]:g} Hz: its header is damaged; copy the recording again')
     if raw.info['sfreq'] < 2 * low_pass:
         raise DataError(
             f'{path}: sampled at {raw.info["sfreq"]:g} Hz, below the {2 * low_pass:g} Hz that low_pass = {low_pass:g} '
@@ -234,7 +246,30 @@ def check_recording(raw: mne.io.BaseRaw, path: Path, *, low_pass: float, bad_cha
     n_ctf = len(good & set(channel_names()))
     if n_ctf < LEAST_CTF and len(good) < LEAST_OTHER:
         raise DataError(f'{path}: only {len(good)} good MEG channels; at least {LEAST_OTHER} are needed')
+    if n_ctf < LEAST_CTF:
+        check_positions([raw.info['chs'][i] for i in picks if plain_name(raw.ch_names[i]) in good], path)
     return n_ctf >= LEAST_CTF
+
+
+def check_positions(chs: list[dict], path: Path) -> None:
+    """Check that the header of another system says where its sensors are, without which they cannot be mapped.
+
+    Raises
+    ------
+    DataError
+    """
+    nowhere = [ch['ch_name'] for ch in chs if not has_position(ch)]
+    if nowhere:
+        raise DataError(
+            f'{path}: does not say where {len(nowhere)} of its {len(chs)} sensors are, such as {nowhere[0]}; export it '
+            'with the positions of its sensors, or name these in bad_channels'
+        )
+    spans = np.ptp([ch['loc'][:3] for ch in chs], axis=0)
+    if spans.min() < HELMET[0] or spans.max() > HELMET[1]:
+        raise DataError(
+            f'{path}: its sensors span {" x ".join(f"{span:.2g}" for span in spans)} m, which is no helmet; export it '
+            'with the positions of its sensors, in metres'
+        )
 
 
 def check_units(raw: mne.io.BaseRaw, path: Path) -> None:

@@ -21,7 +21,7 @@ def window_stem(directory: str | Path, number: int, nb_best_blocks: int) -> Path
 
 
 @contextlib.contextmanager
-def making(stem: Path) -> Iterator[Path]:
+def staging_folder_of(stem: Path) -> Iterator[Path]:
     """Give a hidden folder for the files of a patient while they are made, for this process alone.
 
     What a killed run left in it is removed at the beginning, and all of it at the end.

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 
-from evaluation.metrics import MAIN_FIGURES
+from evaluation.metrics import MAIN_METRICS
 from reports.run_results import TestResult, evaluate, write_results
 from runs.context import RunContext
 from runs.run_directory import RunDirectory, load_params
-from runs.splits import SplitData
+from runs.split_data import SplitData
 from saving_functions import load_predictions
 from training.checkpoints import load_checkpoint
 from utils import DataError
@@ -41,7 +41,7 @@ def pool_folds(run: RunDirectory, folds: list[TestResult], context: RunContext) 
     rows = [fold.evaluation.result | {'fold': number, 'threshold': fold.decision['threshold']}
             for number, fold in enumerate(folds, start=1)]  # fmt: skip
     for row in rows:
-        undefined = [name for name in MAIN_FIGURES if np.isnan(row[name])]
+        undefined = [name for name in MAIN_METRICS if np.isnan(row[name])]
         if undefined:
             print(f'warning: fold {row["fold"]}: undefined, and left out of means: {", ".join(undefined)}')
     own = 'its own in every fold'

@@ -22,11 +22,11 @@ def without_bad_segments(found: Detections, block: Recording) -> Detections:
     return found._replace(events=found.events[~in_bad_segments(block, found.events['sample'])])
 
 
-def recording_warnings(blocks: list[Recording], trained_on: set[int], n_times: int) -> list[str]:
+def recording_warnings(blocks: list[Recording], trained_on: set[int], window_length: int) -> list[str]:
     """What is wrong with a recording, also beside the compensation grades and windows that the run was trained on."""
     warnings = [warning for block in blocks for warning in block.facts['warnings']]
     warnings += training_warnings(blocks[0].facts['compensation'], trained_on)
-    if min(block.layout.lengths(block.info['sfreq']).min() for block in blocks) < n_times:
+    if min(block.layout.lengths(block.info['sfreq']).min() for block in blocks) < window_length:
         warnings.append('continuous parts shorter than a window are judged with mirror images of themselves')
     return list(dict.fromkeys(warnings))
 
@@ -128,7 +128,8 @@ def write_detections(
     path: str | Path, onsets: np.ndarray, durations: np.ndarray, probas: np.ndarray, bad: np.ndarray | None = None
 ) -> None:
     """Write detections.csv, one row per event: `onset` and `duration` in s, as MNE's browser counts, and `probas`; and
-    where `bad` is given, 1 for events in segments marked bad."""
+    where `bad` is given, 1 for events in segments marked bad.
+    """
     table = pd.DataFrame({'onset': onsets, 'duration': durations, 'probas': probas})
     if bad is not None:
         table['bad'] = np.asarray(bad, dtype=np.int64)

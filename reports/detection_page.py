@@ -13,7 +13,7 @@ from classification import Detections
 from recordings.bad_segments import touches
 from recordings.reading import Recording
 from reports.dipole import AROUND, Dipole, coordinates, interpolated_channels
-from reports.run_page import html_table
+from reports.run_page import html_table, printable
 from saving_functions import BLUE, GREY, ORANGE, draw_channels
 from utils import writing
 
@@ -98,9 +98,10 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
         'shows both sides of a gap',
         'what it is': "candidates found by a machine: each needs an expert's eye",
     }
-    report = mne.Report(title=f'Detections: {name}', verbose=False)
+    report = mne.Report(title=f'Detections: {printable(name)}', verbose=False)
     if made_with['warnings']:
-        items = ''.join(f'<li>{html.escape(warning, quote=False)}</li>' for warning in made_with['warnings'])
+        warnings = [html.escape(printable(warning), quote=False) for warning in made_with['warnings']]
+        items = ''.join(f'<li>{warning}</li>' for warning in warnings)
         report.add_html(f'<ul>{items}</ul>', title='Warnings')
     report.add_html(html_table(pd.Series(summary).to_frame('')), title='Summary')
     add_picture(report, plot_probability(blocks, found, made_with['threshold']), 'Probability over time',
@@ -130,7 +131,7 @@ def write_report(name, folder, blocks, found, made_with, source, average, n_aver
         report.add_html(html_table(pd.Series(fit).to_frame('')), title='Dipole')
     settings = pd.Series(made_with['settings'], dtype=object).map(repr)
     report.add_html(html_table(settings.to_frame('')), title='Settings of preprocessing and windows')
-    report.add_html(f'<pre>{html.escape(made_with["command"])}</pre>', title='Command')
+    report.add_html(f'<pre>{html.escape(printable(made_with["command"]))}</pre>', title='Command')
     with writing(folder / 'report.html') as temporary:
         report.save(temporary, open_browser=False, overwrite=True, verbose=False)
 

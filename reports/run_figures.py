@@ -12,7 +12,7 @@ from classifiers.inputs import latent_statistics, window_errors
 from recordings.channels import channel_names, ctf275_info
 from reports.run_results import TestResult
 from runs.network_settings import level_names
-from runs.splits import SplitData
+from runs.split_data import SplitData
 from saving_functions import plot_contrast, plot_error_maps, plot_latent, plot_topographies, plot_traces
 from timeseries_dataset import WindowDataset, batches, zscored
 
@@ -92,7 +92,7 @@ def plot_windows(
     examples = example_events(result.evaluation, windows, settings.sfreq)
     plot_traces(result.run, examples, settings.sfreq)
     detected = [example for example in examples if example[0] != 'missed']
-    plot_topographies(result.run, detected, ctf275_info(settings.sfreq), split.shape.n_times // 4)
+    plot_topographies(result.run, detected, ctf275_info(settings.sfreq), split.shape.subwindow_length // 4)
 
 
 def error_maps(evaluation, windows: TestWindows, labels_t: np.ndarray, sfreq: float) -> list[tuple]:
@@ -127,7 +127,7 @@ def latent_examples(reader: SubwindowReader, split: SplitData, settings: SimpleN
         dataset = WindowDataset(split.clf_patients, rows.iloc[chosen], zscore=zscored(settings.standardize))
         loader = batches(dataset, batch_size=settings.batch_size)
         [latents[part]] = gather(reader.autoencoder, loader, read, reader.device, 'latent')
-        labels[part] = split.labels(part).reshape(-1, split.shape.n_sub)[chosen].ravel()
+        labels[part] = split.labels(part).reshape(-1, split.shape.n_subwindows)[chosen].ravel()
     return latents, labels
 
 

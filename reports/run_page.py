@@ -6,7 +6,7 @@ import mne
 import pandas as pd
 
 from evaluation.intervals import Evaluation
-from evaluation.metrics import MAIN_FIGURES
+from evaluation.metrics import MAIN_METRICS
 from runs.run_directory import RunDirectory
 from utils import writing
 
@@ -53,9 +53,9 @@ def write_report(
     result = evaluation.result
     main = pd.DataFrame(
         {
-            'pooled': {name: result[name] for name in MAIN_FIGURES},
+            'pooled': {name: result[name] for name in MAIN_METRICS},
             '95 % interval over patients': {
-                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_FIGURES
+                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_METRICS
             },
             'mean over patients': metrics['means over patients'],
         }
@@ -64,7 +64,7 @@ def write_report(
         folds = metrics['folds']
         main['mean ± std over folds'] = {name: f'{one["mean"]:.3f} ± {one["std"]:.3f}' for name, one in folds.items()}
     report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    typed, whole = map(html.escape, commands)
+    typed, whole = (html.escape(printable(command)) for command in commands)
     report.add_html(
         f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
         f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
@@ -73,7 +73,7 @@ def write_report(
     report.add_html(html_table(pd.Series(facts).to_frame('')), title='Summary')
     report.add_html(html_table(main), title='Main figures on the test set')
     report.add_html(html_table(pd.DataFrame(rows).T), title='All figures')
-    shown = ['subject', 'spikes', 'minutes', *MAIN_FIGURES]
+    shown = ['subject', 'spikes', 'minutes', *MAIN_METRICS]
     report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
     for path in [*[run.losses] * run.losses.is_file(), *sorted(run.figures.glob('*.png'))]:
         title = 'loss curves' if path == run.losses else path.stem.replace('_', ' ')
@@ -85,4 +85,10 @@ def write_report(
 
 def html_table(table: pd.DataFrame) -> str:
     """A table for a page; the names of the columns are shown where there are several."""
-    return table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)
+    page = table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)
+    return printable(page)
+
+
+def printable(text: str) -> str:
+    """Text that a page can hold: bytes in the name of a file that are not UTF-8 become escapes, as on the console."""
+    return text.encode('utf-8', 'backslashreplace').decode()

@@ -7,11 +7,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from evaluation.intervals import Evaluation, compare, intervals
-from evaluation.metrics import MAIN_FIGURES
+from evaluation.metrics import MAIN_METRICS
 from reports.run_page import write_report
 from runs.context import RunContext
 from runs.run_directory import RunDirectory, find_run
-from saving_functions import load_tested, plot_figures, save_comparison, save_evaluation, save_summary_row
+from saving_functions import load_tested, plot_metrics, save_comparison, save_evaluation, save_summary_row
 from utils import write_json
 
 
@@ -27,7 +27,7 @@ class TestResult(NamedTuple):
     tested_on : str
         What the test set is, in words.
     split : dict
-        Who was in which part, see `runs.splits.split_record`.
+        Who was in which part, see `runs.split_data.split_record`.
     """
 
     run: RunDirectory
@@ -42,7 +42,7 @@ def evaluate(predictions: pd.DataFrame, spikes: pd.DataFrame, settings: SimpleNa
     return Evaluation(
         predictions,
         spikes,
-        n_times=round(settings.subwindow_size * settings.sfreq),
+        subwindow_length=round(settings.subwindow_size * settings.sfreq),
         tolerance=settings.tolerance,
         sfreq=settings.sfreq,
         batch_size=settings.classifier_batch_size,
@@ -74,7 +74,7 @@ def write_results(result: TestResult, rows: list[dict], context: RunContext, *, 
         **({'folds': fold_summary(rows)} if len(rows) > 1 else {}),
     }
     save_evaluation(run, evaluation, rows)
-    plot_figures(run, evaluation)
+    plot_metrics(run, evaluation)
     facts = describe_training(context.mode, result.split, settings) | describe_test(result, settings)
     words = [f'{name}={value!r}' for name, value in vars(settings).items() if name != 'model']
     every_setting = shlex.join(['python', 'main_train.py', context.mode, settings.model, *words])
@@ -106,7 +106,7 @@ def print_metrics(result: TestResult, interval: dict, threshold: str) -> None:
           f'spike, {values["spikes"]} spikes in {values["minutes"]:.1f} min')  # fmt: skip
     print(f'  threshold: {threshold}')
     chance = {'PR-AUC': values['PR-AUC of chance'], 'ROC-AUC': 0.5}
-    for name in MAIN_FIGURES:
+    for name in MAIN_METRICS:
         beside = f'   chance {chance[name]:.3f}' if name in chance else ''
         low, high = interval[name]
         print(f'  {name:18} {values[name]:.3f}  [{low:.3f}, {high:.3f}]{beside}')
@@ -114,9 +114,9 @@ def print_metrics(result: TestResult, interval: dict, threshold: str) -> None:
 
 def fold_summary(rows: list[dict]) -> dict:
     """Mean and standard deviation over the folds of every main figure, where it is defined."""
-    table = pd.DataFrame(rows)[list(MAIN_FIGURES)]
+    table = pd.DataFrame(rows)[list(MAIN_METRICS)]
     return {name: {'mean': table[name].mean(), 'std': table[name].std(), 'folds': int(table[name].count())}
-            for name in MAIN_FIGURES}  # fmt: skip
+            for name in MAIN_METRICS}  # fmt: skip
 
 
 def describe_training(mode: str, split: dict, settings: SimpleNamespace) -> dict[str, str]:
@@ -156,7 +156,7 @@ def summary_row(result: TestResult, mode: str, settings: SimpleNamespace) -> dic
         'test patients': ' '.join(map(str, result.evaluation.patients['subject'])),
         'tested on': result.tested_on,
         'threshold policy': result.decision['policy'],
-        **{name: metrics[name] for name in MAIN_FIGURES},
+        **{name: metrics[name] for name in MAIN_METRICS},
     }
 
 

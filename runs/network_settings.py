@@ -18,7 +18,7 @@ def loss_weights(settings: SimpleNamespace) -> list[float]:
     return [settings.a, *details, settings.e]
 
 
-def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
+def subwindow_shape_of(settings: SimpleNamespace) -> SubwindowShape:
     """How the settings cut a window into sub-windows.
 
     Raises
@@ -31,23 +31,23 @@ def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
         raise SettingError(f'levels = {settings.levels}: {settings.model} has the levels 0 to {n_pairs - 1}')
     if sum(loss_weights(settings)) == 0:
         raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
-    n_times = round(settings.window_size * settings.sfreq)
+    window_length = round(settings.window_size * settings.sfreq)
     border = round(settings.spike_spacing_from_border * settings.sfreq)
     if round(settings.subwindow_size * settings.sfreq) == 0:
         raise SettingError(f'subwindow_size = {settings.subwindow_size} is less than a sample: make it longer')
     if settings.balanced and settings.classifier == 'threshold':
         raise SettingError("balanced=True chooses by annotations, which classifier='threshold' does without: set False")
-    shape = subwindow_shape(n_times, border, round(settings.subwindow_size * settings.sfreq))
-    n_inner = n_times - 2 * border
-    if shape.n_sub == 0:
+    shape = subwindow_shape(window_length, border, round(settings.subwindow_size * settings.sfreq))
+    n_inner = window_length - 2 * border
+    if shape.n_subwindows == 0:
         raise SettingError(
             f'subwindow_size = {settings.subwindow_size} does not fit into the inner part of a window, window_size - '
             f'2 x spike_spacing_from_border = {n_inner / settings.sfreq:g} s: make one of the three fit'
         )
-    if settings.classifier == 'sfcn' and shape.n_times < SFCN.least_times:
+    if settings.classifier == 'sfcn' and shape.subwindow_length < SFCN.least_times:
         raise SettingError(
-            f'subwindow_size = {settings.subwindow_size} is {shape.n_times} samples at sfreq = {settings.sfreq}: '
-            f'the classifier sfcn needs at least {SFCN.least_times}'
+            f'subwindow_size = {settings.subwindow_size} is {shape.subwindow_length} samples at '
+            f'sfreq = {settings.sfreq}: the classifier sfcn needs at least {SFCN.least_times}'
         )
     if settings.masking and settings.standardize != 'block':
         print(
@@ -64,7 +64,7 @@ def subwindows_of(settings: SimpleNamespace) -> SubwindowShape:
             f'warning: balanced=True leaves out windows that classifier={settings.classifier!r} compares each with, '
             'with masking'
         )
-    not_judged = n_inner - shape.n_sub * shape.n_times
+    not_judged = n_inner - shape.n_subwindows * shape.subwindow_length
     if not_judged:
         print(
             f'warning: the last {not_judged} of the {n_inner} inner samples of every window are not judged: the inner '

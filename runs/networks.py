@@ -19,7 +19,7 @@ from recordings.channels import N_CHANNELS
 from runs.context import RunContext
 from runs.network_settings import loss_weights
 from runs.run_directory import RunDirectory
-from runs.splits import SplitData
+from runs.split_data import SplitData
 from timeseries_dataset import WindowDataset, batches, zscored
 from training.checkpoints import checkpoint_saver, load_checkpoint
 from training.losses import masked_loss, reconstruction_loss
@@ -50,7 +50,7 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
     if source:
         load_source_weights(model, source)
     if context.mode == 'clf':
-        if processes.first:
+        if processes.is_main:
             copy_checkpoints(source.run, run)
         return model, load_checkpoint(source.run.checkpoint('last'))['history']
     loaders = {part: autoencoder_loader(split, part, context) for part in ('train', 'validation')}
@@ -67,7 +67,7 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
     fast = device.type == 'cuda' and settings.precision == 'bfloat16' and processes.size == 1
     if fast and n_steps >= WORTH_COMPILING:
         model.compile_training((settings.batch_size, 1, N_CHANNELS, window_length))
-    interrupted = processes.once(run.checkpoint('last').is_file)
+    interrupted = processes.on_main_process(run.checkpoint('last').is_file)
     description = {
         'name': settings.model, 'n_channels': N_CHANNELS, 'n_times': window_length, 'settings': model_settings,
     }  # fmt: skip
@@ -82,7 +82,7 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
         num_epochs=settings.num_epochs,
         n_epochs_stop=settings.n_epochs_stop,
         device=device,
-        save=save if processes.first else lambda which, state: None,
+        save=save if processes.is_main else lambda which, state: None,
         validate_first=source is not None,
         state=load_checkpoint(run.checkpoint('last')) if interrupted else None,
         processes=processes,
@@ -214,7 +214,7 @@ def choose_decision(score: np.ndarray, table: pd.DataFrame, split: SplitData, se
         predictions = with_predictions(table, proba, 0.5)
         tolerance = settings.tolerance * settings.sfreq
         spikes = split.spikes['validation']
-        curve = sensitivity_curve(predictions, spikes, split.shape.n_times, tolerance, settings.sfreq)
+        curve = sensitivity_curve(predictions, spikes, split.shape.subwindow_length, tolerance, settings.sfreq)
         limits = {name: getattr(settings, name) for name in ('target_sensitivity', 'false_alarm_budget')}
         threshold, asked_for, reached = threshold_from_curve(curve, settings.threshold_policy, **limits)
     policy = f'{asked_for} on the validation set'

@@ -63,7 +63,7 @@ class RunDirectory:
         return self.metrics.is_file()
 
     @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Within this block, keep other processes out. A killed process holds nothing.
 
         Raises
@@ -100,16 +100,16 @@ class RunDirectory:
         SettingError
             Another process is working in it.
         """
-        with self.held():
+        with self.locked():
             begun_here = not any(self.path.glob('[!.]*'))
             try:
                 yield
             except BaseException:
                 if begun_here:
-                    self.discard_without_checkpoint()
+                    self.remove_if_untrained()
                 raise
 
-    def discard_without_checkpoint(self) -> None:
+    def remove_if_untrained(self) -> None:
         """Remove the directory of a run that failed before anything was trained, so that its number is free again."""
         if not any(self.path.rglob('*.pth')):
             shutil.rmtree(self.path)
@@ -219,7 +219,8 @@ def load_params(run: RunDirectory) -> dict:
 
 def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *, mode: str, processes: int = 1) -> None:
     """Write params.json: the command, every effective setting, who was trained, validated and tested on, how many
-    processes trained together, the versions of the packages, the git revision."""
+    processes trained together, the versions of the packages, the git revision.
+    """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
         run.params,

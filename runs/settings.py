@@ -5,6 +5,7 @@ import difflib
 import importlib
 import itertools
 import math
+import os
 import re
 import types
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pywt
 
 from utils import ROOT, SettingError
 
+LONGEST_WINDOW = 100_000  # samples; of 274 channels, 110 MB
 _OVERRIDE = re.compile(r'[A-Za-z_]\w*=')
 
 
@@ -32,7 +34,7 @@ def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -m
         return is_number and low <= value <= high and above < value and abs(value) < 1e9
 
     bounds = [f'above {above:g}'] * (above > -math.inf) + [f'at least {low:g}'] * (low > -math.inf)
-    bounds += [f'at most {high:g}'] * (high < math.inf)
+    bounds += [f'at most {high:.12g}'] * (high < math.inf)
     return Rule(accepts, ' '.join(['a number', ' and '.join(bounds)]))
 
 
@@ -52,7 +54,15 @@ def _or_none(rule: Rule) -> Rule:
     return Rule(lambda value: value is None or rule.accepts(value), f'{rule.words}, or None')
 
 
-_PATH = Rule(lambda v: isinstance(v, str) and v != '', 'a path')
+def _is_path(value: Any) -> bool:
+    """Whether the system could have a file of that name."""
+    try:
+        return isinstance(value, str) and value != '' and b'\0' not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+
+
+_PATH = Rule(_is_path, 'a path in quotes, without null characters')
 _TWO_PATHS = Rule(
     lambda v: isinstance(v, list | tuple) and len(v) == 2 and all(_PATH.accepts(p) for p in v),
     'a list of two paths, [autoencoder directory, classifier directory]',
@@ -66,7 +76,7 @@ _PATIENTS = Rule(
     'a patient number, a list of them, or False for all',
 )
 _LISTED = Rule(
-    lambda v: v is None or (isinstance(v, str) and v != '') or (isinstance(v, list | tuple) and _PATIENTS.accepts(v)),
+    lambda v: v is None or _is_path(v) or (isinstance(v, list | tuple) and _PATIENTS.accepts(v)),
     'a list of patient numbers, the path of a text file with one per line, or None',
 )
 _LEVELS = Rule(
@@ -111,7 +121,7 @@ RULES = {
     'patient': _PATIENTS,
     'nb_best_blocks': _integer(0),
     'include_spike_free': _choice(True, False),
-    'high_pass': _number(above=0),
+    'high_pass': _number(0.01),
     'low_pass': _number(above=0),
     'notch': _or_none(_FREQUENCIES),
     'bad_channels': _NAMES,
@@ -120,7 +130,7 @@ RULES = {
     'spike_labels_exclude': _NAMES,
     'reannot_labels': _or_none(_NAMES),
     'recipe': _choice('current', 'original'),
-    'sfreq': _number(above=0),
+    'sfreq': _number(above=0, high=10_000),
     'window_size': _number(above=0),
     'spike_spacing_from_border': _number(0),
     'pulse_width': _number(0),
@@ -245,17 +255,21 @@ def _settings_of_params() -> dict[str, Any]:
     missing = [name for name in RULES if name not in found]
     if missing:
         raise SettingError(f'params.py: the setting {missing[0]} is missing: put its line back')
-    return {name: _from_folder(value, ROOT) if _holds_paths(name) else value for name, value in found.items()}
+    return {name: _from_folder(name, value, ROOT) for name, value in found.items()}
 
 
-def _holds_paths(name: str) -> bool:
-    return name.startswith('path_') or name == 'output'
-
-
-def _from_folder(paths: Any, folder: Path) -> Any:
-    if isinstance(paths, list | tuple):
-        return [_from_folder(path, folder) for path in paths]
-    return str(folder / Path(paths).expanduser()) if isinstance(paths, str) and paths else paths
+def _from_folder(name: str, value: Any, folder: Path) -> Any:
+    """The value of a setting, its paths made absolute; relative ones are in `folder`."""
+    if not (name.startswith('path_') or name == 'output'):
+        return value
+    if isinstance(value, list | tuple):
+        return [_from_folder(name, path, folder) for path in value]
+    if not _is_path(value):
+        return value  # which its rule refuses
+    try:
+        return str(folder / Path(value).expanduser())
+    except RuntimeError as fault:
+        raise SettingError(f'{name} = {value!r}: no home folder of that user; write the path in full') from fault
 
 
 def check_settings(settings: dict[str, Any]) -> None:
@@ -271,6 +285,11 @@ def check_settings(settings: dict[str, Any]) -> None:
             raise SettingError(f'{name} = {value!r}: must be {RULES[name].words}')
     s = types.SimpleNamespace(**settings)
     window, border = round(s.window_size * s.sfreq), round(s.spike_spacing_from_border * s.sfreq)
+    if not 1 <= window <= LONGEST_WINDOW:
+        raise SettingError(
+            f'window_size = {s.window_size} and sfreq = {s.sfreq} make windows of {window} samples: make it 1 to '
+            f'{LONGEST_WINDOW}'
+        )
     if window - 2 * border <= 0:
         raise SettingError(
             f'spike_spacing_from_border = {s.spike_spacing_from_border} leaves nothing of window_size = '
@@ -311,6 +330,9 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
     words = words[len(positional) :]
     if len(positional) > n_positional:
         raise SettingError(f'unexpected argument {positional[n_positional]!r}: settings are given as name=value')
+    for word in positional:
+        if not _is_path(word):
+            raise SettingError(f'argument {word!r}: must not be empty nor hold null characters')
     settings = _settings_of_params()
     for word in words:
         name, _, text = word.partition('=')
@@ -319,10 +341,11 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
         if name not in RULES:
             raise SettingError(f'unknown setting {name} ({_nearest(name)})')
         try:
-            value = ast.literal_eval(text)
+            # Bytes of a path that are not UTF-8 come as lone surrogates, which Python reads only as escapes.
+            value = ast.literal_eval(text.encode('utf-8', 'backslashreplace').decode())
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             value = text
-        settings[name] = _from_folder(value, Path.cwd()) if _holds_paths(name) else value
+        settings[name] = _from_folder(name, value, Path.cwd())
     check_settings(settings)
     if settings['recipe'] == 'original':
         changed = {name: value for name, value in ORIGINAL.items() if settings[name] != value}

@@ -20,7 +20,7 @@ class Source(NamedTuple):
     autoencoder : dict
         Its best checkpoint.
     split : dict
-        Who was in which part there, see `runs.splits.split_record`.
+        Who was in which part there, see `runs.split_data.split_record`.
     """
 
     run: RunDirectory
@@ -34,7 +34,8 @@ class Source(NamedTuple):
 
     def fixed(self, mode: str, subjects: set[int]) -> dict:
         """Parts that patients keep, so that nothing is tested on what has been seen; blocks, where the run was split
-        by block and there are no other patients."""
+        by block and there are no other patients.
+        """
         if self.split['by'] == 'block' and subjects <= {subject for subject, _, _ in self.split['blocks']}:
             return {(subject, block): part for subject, block, part in self.split['blocks']}
         parts = dict.fromkeys(self.seen, 'train')

@@ -104,17 +104,17 @@ def pieces(x):
 
 # ---------------------------------------------------------------------------------------- sub-windows
 @given(st.integers(1, 12), st.integers(0, 5), st.integers(1, 7), st.integers(0, 6), st.integers(0, 1000))
-def test_subwindows_equal_a_second_implementation(n_sub, border, length, rest, seed):
-    n_window = n_sub * length + min(rest, length - 1) + 2 * border
+def test_subwindows_equal_a_second_implementation(n_subwindows, border, length, rest, seed):
+    n_window = n_subwindows * length + min(rest, length - 1) + 2 * border
     shape = subwindow_shape(n_window, border, length)
-    assert shape.n_sub == n_sub
+    assert shape.n_subwindows == n_subwindows
     rng = np.random.default_rng(seed)
     labels_t = (rng.random((3, n_window)) < 0.1).astype(np.uint8)
     starts = [0, 10, 4]
     rows = pd.DataFrame({'subject': [4, 4, 9], 'block': [0, 2, 1], 'timing': [s + n_window / 2 for s in starts]})
     expected, cut = [], []
     for window in range(3):
-        for piece in range(n_sub):
+        for piece in range(n_subwindows):
             first = border + piece * length
             label = int(any(labels_t[window, first + t] for t in range(length)))
             centre = starts[window] + first + length / 2

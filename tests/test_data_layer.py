@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from data_processing import create_windows
 from recordings.channels import N_CHANNELS
 from recordings.data_raw import read_data_raw
-from recordings.window_files import WINDOW_FILES, making
+from recordings.window_files import WINDOW_FILES, staging_folder_of
 from tests.data.make_old_pickles import content as old_content
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory, place_of_windows
 from utils import DataError, SettingError
@@ -312,7 +312,10 @@ def test_several_jobs_make_the_same_and_say_the_same_as_one(recordings, write_ra
 def test_two_runs_cannot_make_the_same_windows_at_once(recordings, write_raw, make, tmp_path):
     write_raw(recordings())
     make()
-    with making(tmp_path / 'out' / 'data_raw_001_b3'), pytest.raises(DataError, match='another run is making'):
+    with (
+        staging_folder_of(tmp_path / 'out' / 'data_raw_001_b3'),
+        pytest.raises(DataError, match='another run is making'),
+    ):
         make(overwrite=True)
     make(overwrite=True)
     assert len(list((tmp_path / 'out').iterdir())) == 6
@@ -407,14 +410,14 @@ def test_batches_do_not_depend_on_preload_or_workers(recordings, write_raw, make
     seen = []
     for preload, workers in ((False, 0), (True, 0), ('auto', 2), (False, 2)):
         dataset = WindowDataset(patients, table, zscore=zscore, noise=0.2, seed=5, preload=preload)
-        assert (dataset.held is None) == (preload is False)
+        assert (dataset.preloaded is None) == (preload is False)
         loader = batches(dataset, batch_size=4, shuffle=True, seed=5, num_workers=workers)  # the last is of one window
         dataset.epoch = 1
         seen.append([torch.stack(batch) for batch in loader])
     assert [batch.shape[1] for batch in seen[0]] == [4, 4, 1]
     for other in seen[1:]:
         assert all(torch.equal(batch, expected) for batch, expected in zip(other, seen[0], strict=True))
-    clean = WindowDataset(patients, table, zscore=zscore, preload=True).held.double()
+    clean = WindowDataset(patients, table, zscore=zscore, preload=True).preloaded.double()
     stored = torch.from_numpy(np.concatenate([one.windows for one in patients])[1:]).double()
     if zscore:
         std, mean = torch.std_mean(stored, dim=(1, 2), correction=0, keepdim=True)

@@ -100,9 +100,9 @@ def loaded(trained):
     st.integers(0, 30),
     st.integers(0, 11),
 )
-def test_subwindows_tile_every_part_as_in_training(lengths, n_sub_times, n_sub, border, rest):
-    n_times = 2 * border + n_sub * n_sub_times + rest % n_sub_times
-    shape = subwindow_shape(n_times, border, n_sub_times)
+def test_subwindows_tile_every_part_as_in_training(lengths, subwindow_length, n_subwindows, border, rest):
+    n_times = 2 * border + n_subwindows * subwindow_length + rest % subwindow_length
+    shape = subwindow_shape(n_times, border, subwindow_length)
     samples, table = place_windows(lengths, shape, n_times)
     kept = table[table['kept']].sort_values(['part', 'timing'])
     # Every sample once, in order, no sub-window empty.
@@ -110,22 +110,22 @@ def test_subwindows_tile_every_part_as_in_training(lengths, n_sub_times, n_sub, 
     np.testing.assert_array_equal(tiled, np.arange(sum(lengths)))
     assert (kept['end'] > kept['onset']).all()
     ends = np.cumsum(lengths)
-    hop = n_sub * n_sub_times
+    hop = n_subwindows * subwindow_length
     for part, (length, end) in enumerate(zip(lengths, ends, strict=True)):
         rows = np.flatnonzero(table['part'] == part)
-        windows = samples[rows[::n_sub] // n_sub]
+        windows = samples[rows[::n_subwindows] // n_subwindows]
         # No window shows another part; the windows that fit come first and are those of training.
         assert windows.min() >= end - length
         assert windows.max() < end
         fitting = [np.arange(start, start + n_times) for start in range(0, length - n_times + 1, hop)]
         np.testing.assert_array_equal(windows[: len(fitting)], np.reshape(fitting, (-1, n_times)) + end - length)
-        assert table['kept'].to_numpy()[rows[: len(fitting) * n_sub]].all()
+        assert table['kept'].to_numpy()[rows[: len(fitting) * n_subwindows]].all()
     # A sub-window shows the samples that its row names, and mirror images of them beyond the ends.
-    window, place = np.divmod(np.flatnonzero(table['kept']), n_sub)
+    window, place = np.divmod(np.flatnonzero(table['kept']), n_subwindows)
     for row, w, i in zip(table[table['kept']].itertuples(), window, place, strict=True):
-        shown = samples[w, border + i * n_sub_times :][:n_sub_times]
+        shown = samples[w, border + i * subwindow_length :][:subwindow_length]
         assert set(range(row.onset, row.end)) <= set(shown)
-        if row.end - row.onset == n_sub_times:
+        if row.end - row.onset == subwindow_length:
             np.testing.assert_array_equal(shown, np.arange(row.onset, row.end))
 
 
@@ -461,7 +461,7 @@ def test_data_raw_made_otherwise_is_refused(trained, apply, tmp_path):
 
 def test_windows_that_leave_inner_samples_out_are_laid_closer():
     shape = subwindow_shape(300, 45, 40)
-    assert shape.n_sub * shape.n_times == 200 < 300 - 90
+    assert shape.n_subwindows * shape.subwindow_length == 200 < 300 - 90
     samples, table = place_windows([900], shape, 300)
     assert samples[1, 0] == 200
     assert math.isclose((table['end'] - table['onset'])[table['kept']].sum(), 900)

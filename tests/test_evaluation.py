@@ -16,12 +16,13 @@ from evaluation.events import (
     match,
     match_events,
     merge_events,
+    pulse_lengths,
     sensitivity_curve,
     spikes_of_pulses,
 )
 from evaluation.intervals import Evaluation, bootstrap, compare, draw_patients, intervals
-from evaluation.metrics import MAIN_FIGURES, batchwise, calibration_error, figures, with_predictions
-from utils import DataError, SettingError
+from evaluation.metrics import MAIN_METRICS, batchwise, calibration_error, subwindow_metrics, with_predictions
+from utils import DataError
 
 scored = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=1, max_size=40)
 
@@ -43,7 +44,7 @@ def table_of(rows, subject=3, block=0, n_times=30):
 
 def evaluated(predictions, spikes, tolerance=0.1):
     spikes = pd.DataFrame(spikes, columns=['subject', 'block', 'sample'])
-    return Evaluation(predictions, spikes, n_times=30, tolerance=tolerance, sfreq=150, batch_size=8)
+    return Evaluation(predictions, spikes, subwindow_length=30, tolerance=tolerance, sfreq=150, batch_size=8)
 
 
 # -------------------------------------------------------------------------------------- sub-windows
@@ -55,7 +56,7 @@ def test_figures_by_counting(rows):
     counts = {(t, p): 0 for t in (0, 1) for p in (0, 1)}
     for t, p in rows:
         counts[t, int(p >= 5)] += 1
-    found = figures(predictions, batch_size=8)
+    found = subwindow_metrics(predictions, batch_size=8)
     tp, tn, fp, fn = counts[1, 1], counts[0, 0], counts[0, 1], counts[1, 0]
     assert found['confusion matrix'] == [[tn, fp], [fn, tp]]
     assert predictions['true'].sum() == tp + tn
@@ -174,17 +175,17 @@ def test_spikes_are_found_again_from_their_pulses(distances, half, first):
     marked = np.zeros(spikes[-1] + half + 5, dtype=bool)
     for spike in spikes:
         marked[max(spike - half, 0) : spike + half + 1] = True
-    assert spikes_of_pulses(marked, half).tolist() == spikes.tolist()
+    assert spikes_of_pulses(marked, 2 * half + 1).tolist() == spikes.tolist()
     marked = np.zeros(60, dtype=bool)
     marked[10 : 10 + 2 * half + 1] = marked[14 : 14 + 2 * half + 1] = True
     if half >= 2:
-        assert spikes_of_pulses(marked, half).tolist() == [10 + half, 14 + half]
+        assert spikes_of_pulses(marked, 2 * half + 1).tolist() == [10 + half, 14 + half]
 
 
 def test_a_pulse_cut_off_by_the_end_of_the_signal():
     marked = np.zeros(40, dtype=bool)
     marked[:5] = marked[36:] = True
-    assert spikes_of_pulses(marked, 4).tolist() == [0, 40]
+    assert spikes_of_pulses(marked, 9).tolist() == [0, 40]
 
 
 def test_annotated_spikes_are_those_that_mark_a_judged_subwindow():
@@ -196,10 +197,36 @@ def test_annotated_spikes_are_those_that_mark_a_judged_subwindow():
             labels_t[row, places[(places >= 0) & (places < 100)]] = 1
     table = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [50.0, 110.0]})
     subwindows = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [35.0, 65.0, 95.0, 125.0]})
-    found = annotated_spikes(table, labels_t, subwindows, 3, 30)
+    found = annotated_spikes(table, labels_t, subwindows, {4: 7}, 30)
     assert list(found.itertuples(index=False, name=None)) == [(4, 2, 18), (4, 2, 75), (4, 2, 138)]
-    with pytest.raises(SettingError, match='pulse_width: it makes marks of 9 samples, but those of the windows have 7'):
-        annotated_spikes(table, labels_t, subwindows, 4, 30)
+
+
+@pytest.mark.parametrize('pulse', [1, 2, 4, 6, 15, 16])
+def test_pulses_of_other_scripts_are_as_long_as_they_are(pulse):
+    """Two windows of 100 samples, hop 60, and pulses of `pulse` samples whose middle is the spike."""
+    expected = 15
+    spikes = [30, 75, 105]
+    marked = np.zeros(160, dtype=np.uint8)
+    for spike in spikes:
+        marked[spike - pulse // 2 : spike - pulse // 2 + pulse] = 1
+    labels_t = np.stack([marked[:100], marked[60:]])
+    assert pulse_lengths([labels_t, 0 * labels_t], expected) == [pulse, expected]
+    table = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [50.0, 110.0]})
+    subwindows = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [35.0, 65.0, 95.0, 125.0]})
+    found = annotated_spikes(table, labels_t, subwindows, {4: pulse}, 30)
+    assert found['sample'].tolist() == spikes
+
+
+def test_a_pulse_that_is_longer_where_spikes_meet_or_shorter_where_they_lie_between_samples():
+    single, pair = np.zeros((1, 100), dtype=np.uint8), np.zeros((1, 100), dtype=np.uint8)
+    single[0, 20:35] = pair[0, 20:45] = 1
+    assert pulse_lengths([single, pair], 15) == [15, 15]
+    assert pulse_lengths([pair], 15) == [25]
+    between = np.zeros((1, 100), dtype=np.uint8)
+    between[0, 20:34] = 1  # around 26.5
+    assert pulse_lengths([between], 15) == [15]
+    assert spikes_of_pulses(between[0] > 0, 15).tolist() == [27]
+    assert spikes_of_pulses(single[0] > 0, 14).tolist() == [27]  # not two, a sample apart
 
 
 def test_event_figures_and_the_curve():
@@ -276,8 +303,8 @@ def test_without_spikes_or_without_detections_nothing_crashes():
 def test_a_draw_of_every_patient_once_gives_the_figures_themselves():
     evaluation = cohort(1)
     once = bootstrap(evaluation.predictions, evaluation.patients, np.ones((1, 4), dtype=int)).iloc[0]
-    assert list(once.index) == MAIN_FIGURES
-    for name in MAIN_FIGURES:
+    assert list(once.index) == MAIN_METRICS
+    for name in MAIN_METRICS:
         assert once[name] == pytest.approx(evaluation.result[name], rel=1e-12)
 
 
@@ -304,7 +331,7 @@ def test_intervals_over_patients():
     evaluation = cohort(2)
     found = intervals(evaluation, 400, seed=0)
     assert found == intervals(evaluation, 400, seed=0)
-    for name in MAIN_FIGURES:
+    for name in MAIN_METRICS:
         low, high = found[name]
         assert low <= evaluation.result[name] <= high
     weights = draw_patients(4, 400, seed=0)

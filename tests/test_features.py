@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from classifiers.features import beside_block, peak_score, spatial_filters, spike_features
+from classifiers.features import append_relative_power, peak_score, spatial_filters, spike_features
 
 SHAPE, MARGIN = (45, 7, 30), 8
 N_CHANNELS = 12
@@ -83,6 +83,6 @@ def test_flat_windows_have_finite_features():
 
 def test_power_is_compared_within_a_block():
     features = np.arange(32.0).reshape(4, 8)
-    both = beside_block(features, np.array([0, 1, 0, 0]))
+    both = append_relative_power(features, np.array([0, 1, 0, 0]))
     np.testing.assert_array_equal(both[:, :8], features)
     np.testing.assert_array_equal(both[:, 8:], np.repeat([[-16.0], [0.0], [0.0], [8.0]], 5, axis=1))

@@ -378,7 +378,7 @@ def test_cuda_holds_the_windows_and_gathers_the_batches_of_the_cpu(gpu):
         there, here = (
             WindowDataset([one], id_table([one]), zscore=zscore, preload=True, device=device) for device in (gpu, CPU)
         )
-        assert there.held.is_cuda
+        assert there.preloaded.is_cuda
         for (x, target), (expected, _) in zip(
             batches(there, batch_size=8, shuffle=True, seed=3),
             batches(here, batch_size=8, shuffle=True, seed=3),

@@ -52,7 +52,7 @@ def windows(tmp_path_factory, make_windows):
 def run(windows, tmp_path, monkeypatch):
     """Run main_train.py in a process of its own, on the windows, without pictures; `kill=(signal, k)` sends it a signal
     in the k-th batch of its training or validation. Gives its exit status."""
-    for name in ('plot_losses', 'plot_figures', 'show_errors', 'write_report'):
+    for name in ('plot_losses', 'plot_metrics', 'show_errors', 'write_report'):
         monkeypatch.setattr(main_train, name, lambda *arguments: None)
     monkeypatch.setenv('SLURM_JOB_ID', '7')
     # One thread: a process forked from one that has used several may wait for the others for ever.
@@ -232,7 +232,7 @@ def test_an_unfinished_run_keeps_its_settings(run, tmp_path, monkeypatch):
     assert 'is unfinished: take another number, or resume=True' in said.read_text()
     assert run('cv', 'AE1D_smaller', model_nb=1) == 2
     assert 'is unfinished, of mode auto: finish it with python main_train.py auto AE1D_smaller' in said.read_text()
-    with RunDirectory(tmp_path / 'results' / 'AE1D_smaller_1').held():
+    with RunDirectory(tmp_path / 'results' / 'AE1D_smaller_1').locked():
         assert run('auto', 'AE1D_smaller', model_nb=1) == 2
     assert 'another process is working on this run' in said.read_text()
     # What params.py says by now does not count.

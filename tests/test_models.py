@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import AUTOENCODERS, build_model
-from models.autoencoder import Autoencoder, hide
+from models.autoencoder import Autoencoder, mask_segment
 from models.sfcn import SFCN
 
 # Name: parameters at full size (AE1D and AE2D: REFERENCE figures; the others recorded), latent maps of 274 x 300.
@@ -228,7 +228,7 @@ def test_error_cards_repeat_the_errors_of_short_bands():
 def test_a_hidden_stretch_is_a_straight_line(first, last):
     x = noise(2, 1, 3, 9)
     # The first window hides the stretch, the second one other sample.
-    hidden = hide(x, torch.tensor([first, 2]), torch.tensor([last, 3]))
+    hidden = mask_segment(x, torch.tensor([first, 2]), torch.tensor([last, 3]))
     for channel in range(3):
         expected = x[0, 0, channel].numpy().copy()
         seen = [t for t in range(9) if not first <= t < last]
@@ -256,7 +256,9 @@ def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin)
             torch.testing.assert_close(moved, (changed - x)[:, 0, :, first:last], rtol=1e-4, atol=1e-4)
             # The bands' targets move, their reconstructions do not.
             bounds = torch.full((2,), first), torch.full((2,), last)
-            for (one, _), (other, _) in zip(model(hide(x, *bounds)), model(hide(changed, *bounds)), strict=True):
+            for (one, _), (other, _) in zip(
+                model(mask_segment(x, *bounds)), model(mask_segment(changed, *bounds)), strict=True
+            ):
                 assert torch.equal(one, other)
             # Both sides count.
             for outside in (first - 1, last):
@@ -276,7 +278,7 @@ def test_the_context_reaches_every_hidden_sample_of_a_default_window(name):
     x = noise(1, 1, 8, 300).double().requires_grad_()
     for middle in (118, 135, 151):
         (slope,) = torch.autograd.grad(
-            model(hide(x, torch.tensor([112]), torch.tensor([158])))[0][0].reshape(8, 300)[:, middle].sum(), x
+            model(mask_segment(x, torch.tensor([112]), torch.tensor([158])))[0][0].reshape(8, 300)[:, middle].sum(), x
         )
         reached = torch.nonzero(slope[0, 0].abs().amax(dim=0)).flatten()
         reached = reached[(reached < 112) | (reached >= 158)]

@@ -14,7 +14,7 @@ from common import clear_patient
 
 import main_train
 from classification import load_run
-from evaluation.metrics import MAIN_FIGURES
+from evaluation.metrics import MAIN_METRICS
 from models import build_model
 from recordings.channels import N_CHANNELS
 from recordings.pickles import read_pickle, write_pickle
@@ -105,7 +105,7 @@ def test_cross_validation_tests_every_patient_once_and_reports_what_is_undefined
     assert 'warning: the test part has no spikes' in said
     summary = pd.read_csv(tmp_path / 'results' / 'summary.csv')
     assert summary[['run', 'mode', 'classifier']].values.tolist() == [['AE1D_smaller_1', 'cv', 'threshold']]
-    assert list(summary)[-len(MAIN_FIGURES) :] == MAIN_FIGURES
+    assert list(summary)[-len(MAIN_METRICS) :] == MAIN_METRICS
 
 
 def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keeps_them(run, tmp_path, capsys):
@@ -176,7 +176,7 @@ def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_p
     )
     opened = open_directory(windows / 'windows_clf', 3, [2, SPIKE_FREE], {'sfreq': 150, 'window_size': 2.0})
     rows = id_table(opened)
-    blocks = np.repeat(rows.groupby(['subject', 'block']).ngroup(), again.reader.shape.n_sub)
+    blocks = np.repeat(rows.groupby(['subject', 'block']).ngroup(), again.reader.shape.n_subwindows)
     loader = batches(WindowDataset(opened, rows, zscore=False), batch_size=16)
     proba = again.score(again.reader.read(loader, blocks))
     assert sorted(predictions['subject'].unique()) == [2, SPIKE_FREE]

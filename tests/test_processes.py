@@ -118,7 +118,7 @@ def main_together(tmp_path, make_windows, monkeypatch):
         data = clear_patient(subject)
         write_pickle(tmp_path / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(tmp_path / 'raw', tmp_path)
-    for name in ('plot_losses', 'plot_figures', 'show_errors', 'write_report'):
+    for name in ('plot_losses', 'plot_metrics', 'show_errors', 'write_report'):
         monkeypatch.setattr(main_train, name, lambda *arguments: None)
 
     def run(n_processes, batch_size, kill_in_batch=None, **settings):

@@ -219,6 +219,11 @@ def test_the_real_class_file_and_faulty_ones(shared, make_ds, create, tmp_path):
             create(path)
         assert str(path / name) in str(fault.value)
         (path / name).write_bytes(b'')
+    (path / 'bad.segments').unlink()
+    (path / 'bad.segments').symlink_to('nowhere')
+    with pytest.raises(DataError, match=r'bad\.segments: a link to nothing'):
+        create(path)
+    (path / 'bad.segments').unlink()
     assert not (tmp_path / 'raw').exists()
     assert create(path)[0]['warnings'] == []  # empty files say nothing
 

@@ -1,6 +1,7 @@
 """params.py and the command line: every setting documented and used, every mistake named with its way out."""
 
 import ast
+import os
 import re
 
 import pytest
@@ -106,6 +107,20 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
         (['filters=32'], 'filters = 32: must be a list of integers'),
         (['top_k=0'], 'top_k'),
         (['notch=[]'], 'notch'),
+        (['sfreq=1e6'], 'sfreq = 1000000.0: must be a number above 0 and at most 10000'),
+        (
+            ['window_size=1e8'],
+            'window_size = .* make windows of 15000000000 samples: make it 1 to 100000',
+        ),
+        (['window_size=1e-9', 'spike_spacing_from_border=0'], 'make windows of 0 samples'),
+        (['high_pass=1e-9'], 'high_pass = 1e-09: must be a number at least 0.01'),
+        (['path_raw_data=~nosuchuser/x'], "path_raw_data = '~nosuchuser/x': no home folder of that user"),
+        (["path_extracted_data=['~nosuchuser/x', 'y']"], 'path_extracted_data = .* no home folder'),
+        (["path_raw_data='a\\0b'"], r"path_raw_data = 'a\\x00b': must be a path in quotes, without null characters"),
+        (["path_extracted_data=['a', 'b\\0']"], 'path_extracted_data'),
+        (["output='\\0'"], 'output'),
+        (["training_patients='\\0'"], 'training_patients'),
+        (["path_raw_data='\\ud800'"], 'path_raw_data'),
         (["path_extracted_data=['x', 'x']"], 'the two directories are the same'),
         (['validation_fraction=0.5', 'test_fraction=0.5'], 'validation_fraction = 0.5 and test_fraction = 0.5'),
     ],
@@ -113,6 +128,19 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
 def test_mistakes_on_the_command_line(words, said):
     with pytest.raises(SettingError, match=said):
         read_command(words)
+
+
+def test_words_that_no_path_can_be():
+    for word in ('a\0b', '', '\ud800'):
+        with pytest.raises(SettingError, match='must not be empty nor hold null characters'):
+            read_command(['auto', word], n_positional=2)
+
+
+def test_paths_of_other_encodings_can_be_given():
+    folder = os.fsdecode('/café'.encode('latin-1'))
+    _, settings = read_command([f'path_raw_data={folder}', f"path_extracted_data=['{folder}/é', '{folder}/b']"])
+    assert settings.path_raw_data == folder
+    assert settings.path_extracted_data == [f'{folder}/é', f'{folder}/b']
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_windows_equal_a_second_implementation(case):
     cut, counts = cut_block(signal, spikes, shape, **options)
 
     assert cut.windows.dtype == np.dtype('<f4')
-    assert cut.windows.shape == (len(expected), 3, shape.n_times)
+    assert cut.windows.shape == (len(expected), 3, shape.window_length)
     assert (cut.labels.dtype, cut.labels_t.dtype, cut.timing.dtype) == (np.int64, np.uint8, np.float64)
     for i, (window, label, centre, label_t) in enumerate(expected):
         np.testing.assert_allclose(cut.windows[i], window, rtol=1e-5, atol=1e-6 * np.abs(window).max())
@@ -87,7 +87,7 @@ def test_windows_equal_a_second_implementation(case):
         assert cut.labels_t[i].tolist() == label_t
     assert counts.kept == len(expected)
     assert counts.annotated == len(spikes)
-    n_fitting = max(0, (signal.shape[1] - shape.n_times) // shape.hop + 1)
+    n_fitting = max(0, (signal.shape[1] - shape.window_length) // shape.hop + 1)
     assert counts.kept + counts.with_artefact + counts.with_spike == n_fitting
     if options['normal_only']:
         assert not cut.labels_t.any()
@@ -106,7 +106,7 @@ def test_every_spike_of_the_covered_stretch_is_in_the_inner_part_of_one_window(b
 
 
 def test_spikes_on_the_borders_of_the_inner_part():
-    shape = WindowShape(n_times=10, border=2, half_pulse=1)  # hop 6
+    shape = WindowShape(window_length=10, border=2, half_pulse=1)  # hop 6
     signal = np.ones((1, 10))
     labels = {s: cut_block(signal, np.array([float(s)]), shape, **OPTIONS)[0].labels[0] for s in range(10)}
     assert [s for s, label in labels.items() if label] == [2, 3, 4, 5, 6, 7]

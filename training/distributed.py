@@ -29,11 +29,11 @@ class Processes:
         self._n_answers = self._n_groups = 0
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the first process, or the only one."""
         return self.rank == 0
 
-    def once(self, act: Callable[[], Any]) -> Any:
+    def on_main_process(self, act: Callable[[], Any]) -> Any:
         """Act in the first process alone, and give all of them the result, which JSON must be able to hold.
 
         The others look for it from time to time, however long it takes, so that signals still reach them.
@@ -42,7 +42,7 @@ class Processes:
             return act()
         self._n_answers += 1
         key = f'answer {self._n_answers}'
-        if self.first:
+        if self.is_main:
             result = act()
             self._store.set(key, json.dumps(result))
             return result
@@ -70,7 +70,7 @@ class Processes:
             # A word about speed, of a thousandth: gradients of weights that are laid out channels last.
             warnings.filterwarnings('ignore', message='Grad strides do not match bucket view')
             # Buffers are the same everywhere already, because batch norm takes its statistics from the whole batch.
-            yield DistributedDataParallel(_with_shared_statistics(model, device), forward_sync_buffers=False)
+            yield DistributedDataParallel(_share_batch_statistics(model, device), forward_sync_buffers=False)
         finally:
             # Gloo's threads take Python's lock to let go of the last step, and destroying waits for them while it holds
             # that lock: let them end first, or both may wait for ever.
@@ -87,7 +87,7 @@ class Processes:
 ALONE = Processes()
 
 
-def started_together() -> Processes:
+def init_distributed() -> Processes:
     """The processes that torchrun started with this one, by its environment variables; or this one alone."""
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         return ALONE
@@ -95,7 +95,7 @@ def started_together() -> Processes:
     return Processes(rank, size, store)
 
 
-def _with_shared_statistics(model, device):
+def _share_batch_statistics(model, device):
     """Have batch norm take its statistics from the parts of all processes."""
     if device.type == 'cuda':
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)

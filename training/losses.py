@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.autoencoder import at_full_length, hide
-from utils import without_waiting
+from models.autoencoder import mask_segment, upsample_to
+from utils import to_device
 
 CRITERIA = {'mse': nn.MSELoss, 'mae': nn.L1Loss}
 
@@ -51,8 +51,8 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
         One of `CRITERIA`.
     weights : list of float
         One per (reconstruction, target) pair; divided by their sum.
-    shape : (border, n_sub, n_times)
-        The sub-windows that will be judged, in samples: from `border` on, `n_sub` of `n_times`.
+    shape : (border, n_subwindows, subwindow_length)
+        The sub-windows that will be judged, in samples: from `border` on, `n_subwindows` of `subwindow_length`.
     margin : int
         Samples that will be hidden on either side of them, at most `border`.
 
@@ -63,27 +63,27 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
     """
     compare = CRITERIA[criterion](reduction='none')
     shares = [weight / sum(weights) for weight in weights]
-    border, n_sub, n_times = shape
-    begin, end = border - margin, border + n_sub * n_times + margin
-    judged = n_times + 2 * margin
+    border, n_subwindows, subwindow_length = shape
+    begin, end = border - margin, border + n_subwindows * subwindow_length + margin
+    masked_length = subwindow_length + 2 * margin
 
     def loss(model, x, target, part=None):
         # Drawn for the whole batch, whatever part of it this is.
         mine, n_windows = (slice(None), len(x)) if part is None else (slice(*part[:2]), part[2])
         if model.training:
-            length = torch.randint(max(judged // 2, 1), min(2 * judged, end - begin) + 1, (n_windows,))
+            length = torch.randint(max(masked_length // 2, 1), min(2 * masked_length, end - begin) + 1, (n_windows,))
             first = begin + (torch.rand(n_windows) * (end - begin - length + 1)).long()
         else:
-            length = torch.full((n_windows,), judged)
-            first = begin + torch.arange(n_windows) % n_sub * n_times
+            length = torch.full((n_windows,), masked_length)
+            first = begin + torch.arange(n_windows) % n_subwindows * subwindow_length
         n_hidden, length, first = int(length.sum()), length[mine], first[mine]
-        first, last = without_waiting(torch.stack([first, first + length]), x.device)
-        pairs = model(hide(x, first, last), target)
+        first, last = to_device(torch.stack([first, first + length]), x.device)
+        pairs = model(mask_segment(x, first, last), target)
         times = torch.arange(x.shape[-1], device=x.device)
         hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
         total = 0.0
         for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
-            errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
+            errors = upsample_to(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
             total = total + share * (errors * hidden).sum() / n_hidden
         return total
 
