@@ -1,7 +1,6 @@
 """Run scripts one after the other, as `python script.py words` does, each in a process of its own.
 
-The processes are forked from this one, which has imported what scripts import: that takes longer than the tiny runs of a
-test.
+The processes are forked from this one, which has imported what scripts import: that takes longer than tiny runs.
 
     python tests/script_server.py FOLDER
 
