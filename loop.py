@@ -1,6 +1,7 @@
 """The training loop and the validation loop, the same for every network."""
 
 import copy
+import dataclasses
 import math
 import time
 import warnings
@@ -25,53 +26,109 @@ LOOK_EVERY = {'cpu': 1, 'cuda': 50}
 
 
 # ------------------------------------------------------------------------------------------ the epochs
-def _start_of_epoch():
+@dataclasses.dataclass
+class EpochProgress:
     """Where an epoch is: batches done, the sums of their losses and windows, and the seconds they took."""
-    return {'batches': 0, 'total': 0.0, 'windows': 0, 'seconds': 0.0}
+
+    batches: int = 0
+    total: float = 0.0
+    windows: int = 0
+    seconds: float = 0.0
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of the windows done."""
+        return self.total / self.windows
 
 
-def _mean_loss(model, loader, loss, device, processes, place, optimizer=None, description='validate'):
-    """Mean loss over the loader's items; with an optimizer, a step after every batch. Keeps `place` up to date.
+@dataclasses.dataclass
+class Runner:
+    """Takes batches through a network.
 
-    Raises
-    ------
-    Interrupted
-        A signal came, to whichever process; a step is finished first.
+    Attributes
+    ----------
+    loss : callable
+        See `training.losses.Loss`.
+    device : torch.device
+    processes : Processes
+        That share every batch.
     """
-    loader.batch_sampler.first = place['batches']
-    bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch', initial=place['batches'])
-    start = time.perf_counter() - place['seconds']
-    unseen = torch.zeros((), dtype=torch.float64, device=device)  # sum of the losses since the last look
-    for x, target in bar:
-        x, target = x.to(device, non_blocking=True), target.to(device, non_blocking=True)
-        n_windows, part = len(x), {}
-        if processes.size > 1:
-            part['part'] = loader.batch_sampler.part(place['batches'])
-            n_windows = part['part'][2]
-        value = loss(model, x, target, **part)
-        unseen = unseen + value.detach().double() * n_windows
+
+    loss: Loss
+    device: torch.device
+    processes: Processes = ALONE
+    _asked: bool = False  # whether a signal asked any process to end
+
+    def run(
+        self,
+        model: nn.Module,
+        loader: DataLoader,
+        progress: EpochProgress,
+        optimizer: torch.optim.Optimizer | None = None,
+        description: str = 'validate',
+    ) -> float:
+        """Mean loss over the loader's items; with an optimizer, a step after every batch.
+
+        Parameters
+        ----------
+        progress : EpochProgress
+            Where to begin; kept up to date.
+        description : str
+            For the progress bar and errors.
+
+        Returns
+        -------
+        float
+
+        Raises
+        ------
+        SettingError
+            The loss is no longer finite.
+        Interrupted
+            A signal came, to whichever process; a step is finished first.
+        """
+        sampler = loader.batch_sampler
+        sampler.first_batch = progress.batches
+        bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch', initial=progress.batches)
+        start = time.perf_counter() - progress.seconds
+        unread = torch.zeros((), dtype=torch.float64, device=self.device)  # sum of the losses since the last look
+        for x, target in bar:
+            part = sampler.part(progress.batches) if self.processes.size > 1 else None
+            n_windows = len(x) if part is None else part[2]
+            value = self._step(model, x, target, part, optimizer)
+            unread = unread + value.double() * n_windows
+            progress.batches += 1
+            progress.windows += n_windows
+            # One process may look as soon as a signal comes, several only all together.
+            due = progress.batches % LOOK_EVERY[self.device.type] == 0 or progress.batches == len(loader)
+            if due or (self.processes.size == 1 and asked_to_end()):
+                progress.total += self._look(unread, description)
+                unread = torch.zeros_like(unread)
+                progress.seconds = time.perf_counter() - start
+                bar.set_postfix(loss=f'{progress.mean_loss:.4g}')
+                if self._asked:
+                    raise Interrupted('a signal')
+        return progress.mean_loss
+
+    def _step(self, model, x, target, part, optimizer):
+        """Loss of a batch, detached; with an optimizer, a step."""
+        x, target = x.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
+        value = self.loss(model, x, target) if part is None else self.loss(model, x, target, part=part)
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)
-            (value * processes.size).backward()  # several processes take the mean of their gradients
+            (value * self.processes.size).backward()  # several processes take the mean of their gradients
             optimizer.step()
-        place['batches'] += 1
-        place['windows'] += n_windows
-        # One process may look as soon as a signal comes, several only all together.
-        due = place['batches'] % LOOK_EVERY[device.type] == 0 or place['batches'] == len(loader)
-        if due or (processes.size == 1 and asked_to_end()):
-            number, asked = processes.sum(torch.stack([unseen, unseen.new_tensor(asked_to_end())])).tolist()
-            if not math.isfinite(number):  # of a sum: one loss that is not finite shows in the next look
-                raise SettingError(
-                    f'{description}: the loss is {number}: lower learning_rate (of the classifier: '
-                    'classifier_learning_rate)'
-                )
-            unseen = torch.zeros_like(unseen)
-            place['total'] += number
-            place['seconds'] = time.perf_counter() - start
-            bar.set_postfix(loss=f'{place["total"] / place["windows"]:.4g}')
-            if asked:
-                raise Interrupted('a signal')
-    return place['total'] / place['windows']
+        return value.detach()
+
+    def _look(self, unread, description):
+        """Sum of the losses since the last look, over all processes, as a number; notes whether a signal came."""
+        total, asked = self.processes.sum(torch.stack([unread, unread.new_tensor(asked_to_end())])).tolist()
+        self._asked = bool(asked)
+        if not math.isfinite(total):  # of a sum: one loss that is not finite shows in the next look
+            raise SettingError(
+                f'{description}: the loss is {total}: lower learning_rate (of the classifier: classifier_learning_rate)'
+            )
+        return total
 
 
 def validate(
@@ -80,7 +137,89 @@ def validate(
     """Mean loss over the items of a loader, in evaluation mode and without gradients."""
     model.eval()
     with torch.no_grad():
-        return _mean_loss(model, loader, loss, device, processes, _start_of_epoch())
+        return Runner(loss, device, processes).run(model, loader, EpochProgress())
+
+
+@dataclasses.dataclass
+class Training:
+    """A training under way, and what its checkpoints hold.
+
+    Attributes
+    ----------
+    model, optimizer, scheduler
+    save : callable
+        Called with 'best' or 'last', and the state.
+    log : callable
+        Called with the history at the end of every epoch.
+    metrics : dict
+        Of the last finished epoch: epoch, training loss, validation loss, learning rate.
+    history : list of dict
+        The metrics of every epoch, and its seconds.
+    best_weights : dict or None
+    progress : EpochProgress
+        Of the epoch under way.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+    save: Callable[[str, dict], None]
+    log: Callable[[list[dict]], None]
+    metrics: dict
+    history: list[dict] = dataclasses.field(default_factory=list)
+    best_weights: dict | None = None
+    progress: EpochProgress = dataclasses.field(default_factory=EpochProgress)
+
+    def restore(self, state: dict) -> None:
+        """Go on from the 'last' state of an interrupted training, random numbers included."""
+        self.model.load_state_dict(state['model_state_dict'])
+        self.optimizer.load_state_dict(state['optimizer_state_dict'])
+        self.scheduler.load_state_dict(state['scheduler_state_dict'])
+        self.metrics = {name: state[name] for name in self.metrics}
+        self.history, self.best_weights = state['history'], state['best_model_state_dict']
+        self.progress = EpochProgress(**state['place'])
+        set_random_state(state['random'])
+
+    def save_state(self, which: str) -> None:
+        """Write the 'best' or 'last' checkpoint."""
+        content = self.metrics | {
+            'model_state_dict': self.model.state_dict(),
+            'optimizer_state_dict': self.optimizer.state_dict(),
+            'scheduler_state_dict': self.scheduler.state_dict(),
+            'history': self.history,
+        }
+        if which == 'last':
+            content |= {
+                'best_model_state_dict': self.best_weights,
+                'place': dataclasses.asdict(self.progress),
+                'random': random_state(),
+            }
+        self.save(which, content)
+
+    @property
+    def epoch(self) -> int:
+        """The last finished epoch."""
+        return self.metrics['epoch']
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch of the smallest validation loss, the first of them."""
+        return min(self.history, key=lambda of_epoch: of_epoch['validation loss'])['epoch']
+
+    def end_epoch(self, metrics: dict, seconds: float) -> bool:
+        """Note an epoch's metrics, write the checkpoints, and say whether it is the best so far."""
+        self.metrics = metrics
+        self.history.append(metrics | {'seconds': seconds})
+        self.progress = EpochProgress()
+        improved = self.best_epoch == self.epoch
+        if improved:
+            self.best_weights = copy.deepcopy(self.model.state_dict())
+        # In this order: if the second is never written, the first still says what it holds.
+        self.save_state('last')
+        if improved:
+            self.save_state('best')
+        self.log(self.history)
+        return improved
 
 
 def train(
@@ -95,6 +234,7 @@ def train(
     n_epochs_stop: int,
     device: torch.device,
     save: Callable[[str, dict], None],
+    log: Callable[[list[dict]], None] = lambda history: None,
     validate_first: bool = False,
     state: dict | None = None,
     processes: Processes = ALONE,
@@ -112,10 +252,16 @@ def train(
         every epoch.
     loss : callable
         (model, input, target) to the mean loss of the batch, see `Loss`.
+    optimizer, scheduler
+        From `make_optimizer`.
+    num_epochs, n_epochs_stop : int
+    device : torch.device
     save : callable
         Called with 'best' or 'last', and the state: the original's six keys, `scheduler_state_dict` and `history`; in
         'last', also `best_model_state_dict`, the `place` within the epoch that is under way, and the state of all
         random numbers.
+    log : callable
+        Called with the history at the end of every epoch.
     validate_first : bool
         Count the weights at the start as epoch 0: for a model that is trained further, which may already be at its
         best.
@@ -131,89 +277,68 @@ def train(
 
     Raises
     ------
-    SettingError
-        The loss is no longer finite.
     Interrupted
         A signal came. The step was finished, and 'last' saved.
+    SettingError
+        The loss is no longer finite.
     """
-    history, best_weights, place = [], None, _start_of_epoch()
-    figures = {'epoch': 0, 'training loss': math.nan, 'validation loss': math.nan}
-    figures['learning rate'] = optimizer.param_groups[0]['lr']
+    metrics = {'epoch': 0, 'training loss': math.nan, 'validation loss': math.nan}
+    metrics['learning rate'] = optimizer.param_groups[0]['lr']
+    training = Training(model, optimizer, scheduler, save, log, metrics)
+    runner = Runner(loss, device, processes)
     if state:
-        model.load_state_dict(state['model_state_dict'])
-        optimizer.load_state_dict(state['optimizer_state_dict'])
-        scheduler.load_state_dict(state['scheduler_state_dict'])
-        figures, history, place = ({name: state[name] for name in figures}, state['history'], state['place'])
-        best_weights = state['best_model_state_dict']
-        set_random_state(state['random'])
-
-    def save_state(which):
-        content = figures | {
-            'model_state_dict': model.state_dict(),
-            'optimizer_state_dict': optimizer.state_dict(),
-            'scheduler_state_dict': scheduler.state_dict(),
-            'history': history,
-        }
-        if which == 'last':
-            content |= {'best_model_state_dict': best_weights, 'place': place, 'random': random_state()}
-        save(which, content)
-
-    def best():
-        return min(history, key=lambda h: h['validation loss'])['epoch']
-
-    def end_epoch(training_loss, validation_loss, rate, seconds):
-        nonlocal best_weights
-        figures.update({'training loss': training_loss, 'validation loss': validation_loss, 'learning rate': rate})
-        history.append(figures | {'seconds': seconds})
-        place.update(_start_of_epoch())
-        improved = best() == figures['epoch']
-        if improved:
-            best_weights = copy.deepcopy(model.state_dict())
-        # In this order: if the second is never written, the first still says what it holds.
-        save_state('last')
-        if improved:
-            save_state('best')
-        return improved
-
-    with finishing_steps(), processes.training(model, device) as shared:
-        if history and best() == figures['epoch'] and not place['batches']:
-            save_state('best')
+        training.restore(state)
+    with finishing_steps(), processes.training(model, device) as shared_model:
+        if training.history and training.best_epoch == training.epoch and not training.progress.batches:
+            training.save_state('best')
         try:
-            if validate_first and not history:
-                loss_at_start = validate(model, validation_loader, loss, device, processes)
-                end_epoch(math.nan, loss_at_start, figures['learning rate'], 0.0)
-                tqdm.write(f'  at the start   validation loss {loss_at_start:.5f}')
-            while figures['epoch'] < num_epochs and not (history and figures['epoch'] - best() >= n_epochs_stop):
-                epoch = figures['epoch'] + 1
-                train_loader.dataset.epoch = epoch
-                rate = optimizer.param_groups[0]['lr']
-                model.train()
-                description = f'epoch {epoch}'
-                training_loss = _mean_loss(shared, train_loader, loss, device, processes, place, optimizer, description)
-                start = time.perf_counter()
-                training_seconds = place['seconds']
-                validation_loss = validate(model, validation_loader, loss, device, processes)
-                with warnings.catch_warnings():
-                    # Where the epoch goes on after its last step, this optimizer has made none itself.
-                    warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
-                    scheduler.step(*[validation_loss] * isinstance(scheduler, ReduceLROnPlateau))
-                figures['epoch'] = epoch
-                seconds = training_seconds + time.perf_counter() - start
-                improved = end_epoch(training_loss, validation_loss, rate, seconds)
-                speed = len(train_loader.dataset) / training_seconds
-                tqdm.write(
-                    f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}'
-                    f'{"  best" if improved else "      "}  {speed:.0f} items/s'
-                )
+            if validate_first and not training.history:
+                at_start = validate(model, validation_loader, loss, device, processes)
+                training.end_epoch(training.metrics | {'validation loss': at_start}, 0.0)
+                tqdm.write(f'  at the start   validation loss {at_start:.5f}')
+            while training.epoch < num_epochs and not _stops(training, n_epochs_stop):
+                _train_epoch(training, runner, shared_model, train_loader, validation_loader)
         except Interrupted:
-            save_state('last')
+            training.save_state('last')
             processes.sum(torch.zeros(1, device=device))  # no process ends before the first has written
             check_interruption()
             raise
-    if figures['epoch'] - best() >= n_epochs_stop:
+    if _stops(training, n_epochs_stop):
         tqdm.write(f'  no better validation loss for {n_epochs_stop} epochs: stopped')
-    model.load_state_dict(best_weights)
-    return history
+    model.load_state_dict(training.best_weights)
+    return training.history
+
+
+def _stops(training, n_epochs_stop):
+    """Whether the validation loss has not fallen for so many epochs."""
+    return bool(training.history) and training.epoch - training.best_epoch >= n_epochs_stop
+
+
+def _train_epoch(training, runner, shared_model, train_loader, validation_loader):
+    """One epoch of training and its validation, with a line on the screen."""
+    epoch, progress = training.epoch + 1, training.progress
+    train_loader.dataset.epoch = epoch
+    rate = training.optimizer.param_groups[0]['lr']
+    training.model.train()
+    training_loss = runner.run(shared_model, train_loader, progress, training.optimizer, f'epoch {epoch}')
+    start = time.perf_counter()
+    validation_loss = validate(training.model, validation_loader, runner.loss, runner.device, runner.processes)
+    with warnings.catch_warnings():
+        # Where the epoch goes on after its last step, this optimizer has made none itself.
+        warnings.filterwarnings('ignore', message='Detected call of `lr_scheduler.step')
+        if isinstance(training.scheduler, ReduceLROnPlateau):
+            training.scheduler.step(validation_loss)
+        else:
+            training.scheduler.step()
+    seconds = progress.seconds + time.perf_counter() - start
+    metrics = {'epoch': epoch, 'training loss': training_loss, 'validation loss': validation_loss}
+    improved = training.end_epoch(metrics | {'learning rate': rate}, seconds)
+    speed = len(train_loader.dataset) / progress.seconds
+    best = '  best' if improved else '      '
+    tqdm.write(
+        f'  epoch {epoch:3d}  training loss {training_loss:.5f}  validation loss {validation_loss:.5f}{best}  '
+        f'{speed:.0f} items/s'
+    )
 
 
 def make_optimizer(

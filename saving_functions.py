@@ -380,7 +380,8 @@ def plot_traces(run: RunDirectory, shown: list[tuple], sfreq: float) -> None:
 
 def plot_topographies(run: RunDirectory, shown: list[tuple], info: mne.Info, half: int) -> None:
     """Error over the helmet at detected events, averaged over `half` samples either side; `shown` as in
-    `plot_traces`."""
+    `plot_traces`.
+    """
     if not shown:
         return
     figure, axes = plt.subplots(1, len(shown), figsize=(2.6 * len(shown), 3), squeeze=False, layout='constrained')

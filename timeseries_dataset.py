@@ -186,7 +186,8 @@ def _check_finite(one):
 
 def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
     """One row per window: subject, window (row in the patient's file), block, timing, label, and `patient`, the
-    position in `patients`."""
+    position in `patients`.
+    """
     return pd.concat(
         [
             pd.DataFrame(
@@ -285,7 +286,7 @@ class WindowDataset(Dataset):
 
     Attributes
     ----------
-    held : tensor (n_windows, 274, n_times) or None
+    preloaded : tensor (n_windows, 274, n_times) or None
         The windows, where they are held.
     """
 
@@ -435,21 +436,21 @@ class Batches(Sampler):
 
     Attributes
     ----------
-    first : int
+    first_batch : int
         The batch to begin with, when an interrupted epoch goes on.
     """
 
     def __init__(self, order: Iterable[int], batch_size: int, rank: int = 0, size: int = 1):
         self.order, self.whole = order, batch_size * size
         self.rank, self.size = rank, size
-        self.first = 0
+        self.first_batch = 0
 
     def __len__(self) -> int:
         return -(-len(self.order) // self.whole)
 
     def __iter__(self) -> Iterator[list[int]]:
         order = list(self.order)
-        for number in range(self.first, len(self)):
+        for number in range(self.first_batch, len(self)):
             begin, end, _ = self.part(number)
             yield order[number * self.whole + begin : number * self.whole + end]
 
@@ -473,8 +474,8 @@ def batches(
 
     Windows held on a GPU are gathered there by the main process: `num_workers` has no effect on them.
     """
-    held = getattr(dataset, 'held', None)
-    on_gpu = held is not None and held.is_cuda
+    preloaded = getattr(dataset, 'preloaded', None)
+    on_gpu = preloaded is not None and preloaded.is_cuda
     order = ShuffledEveryEpoch(dataset, seed) if shuffle else range(len(dataset))
     return DataLoader(
         dataset,

@@ -95,7 +95,8 @@ def _flush_output():
 @contextlib.contextmanager
 def write_faults(path: str | os.PathLike) -> Iterator[None]:
     """Within this block, a full disk or a folder without permission is a fault of `path`, which the user knows, not of
-    a temporary file."""
+    a temporary file.
+    """
     try:
         yield
     except OSError as fault:

@@ -103,7 +103,8 @@ def masked_features(
     x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
     """Features at the peak of the signal's residual (batch * n_subwindows, n_features), see `features.spike_features`;
-    whatever the levels."""
+    whatever the levels.
+    """
     arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
     return torch.from_numpy(spike_features(*arrays, masking.filters, shape, masking.margin))
 

@@ -13,6 +13,7 @@ from loop import make_optimizer, resume_optimizer, train
 from models.sfcn import SFCN
 from timeseries_dataset import batches, place_of_windows
 from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
+from training.epoch_log import epoch_logger
 from training.losses import spike_loss
 from utils import to_device
 
@@ -22,7 +23,7 @@ class CardDataset(Dataset):
 
     Attributes
     ----------
-    held : tensor or None
+    preloaded : tensor or None
         The cards on the GPU that trains, where they take at most a quarter of its free memory.
     """
 
@@ -117,6 +118,7 @@ class SfcnClassifier:
             n_epochs_stop=self.classifier_n_epochs_stop,
             device=self.device,
             save=checkpoint_saver(checkpoint, self.description),
+            log=epoch_logger(checkpoint('last').parent, 'sfcn'),
             validate_first=self.state is not None,
             state=load_checkpoint(checkpoint('last')) if interrupted else None,
         )

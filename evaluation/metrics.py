@@ -21,7 +21,8 @@ MAIN_METRICS = [
 
 def with_predictions(table: pd.DataFrame, proba: np.ndarray, threshold: float) -> pd.DataFrame:
     """Add the columns `proba`, `pred` (1 from the threshold on) and `true` (1 where pred is the label `test`) to a
-    table of sub-windows, in recording order."""
+    table of sub-windows, in recording order.
+    """
     predictions = table.assign(proba=proba, pred=(proba >= threshold).astype(np.int64))
     predictions['true'] = (predictions['pred'] == predictions['test']).astype(np.int64)
     return predictions.sort_values(['subject', 'block', 'timing'], ignore_index=True)
@@ -88,7 +89,8 @@ def batchwise(test: np.ndarray, pred: np.ndarray, batch_size: int, epsilon: floa
 
 def calibration_bins(test: np.ndarray, proba: np.ndarray) -> pd.DataFrame:
     """Sub-windows, their mean probability and their share of spikes, in (up to) ten bins between the deciles of the
-    probability; equal probabilities stay together."""
+    probability; equal probabilities stay together.
+    """
     edges = np.unique(np.quantile(proba, np.arange(1, 10) / 10))
     bins = pd.DataFrame({'proba': proba, 'test': test}).groupby(np.searchsorted(edges, proba, side='right'))
     return pd.DataFrame(
@@ -102,7 +104,8 @@ def calibration_bins(test: np.ndarray, proba: np.ndarray) -> pd.DataFrame:
 
 def calibration_error(test: np.ndarray, proba: np.ndarray) -> float:
     """Expected calibration error: |mean probability - share of spikes| in the bins of `calibration_bins`, averaged over
-    the sub-windows (Naeini et al., AAAI 2015, with bins of about equal size)."""
+    the sub-windows (Naeini et al., AAAI 2015, with bins of about equal size).
+    """
     bins = calibration_bins(test, proba)
     gaps = (bins['mean probability'] - bins['share of spikes']).abs() * bins['sub-windows']
     return ratio(gaps.sum(), len(test))

@@ -87,7 +87,8 @@ class Autoencoder(Network):
 
     def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
         """Squared errors of every inner sub-window, masked in turn, see `masked_residuals`: (batch, n_pairs, channels,
-        n_subwindows, subwindow_length)."""
+        n_subwindows, subwindow_length).
+        """
         return self.masked_residuals(x, shape, margin)[..., margin : margin + shape[2]].square()
 
 
@@ -164,7 +165,8 @@ class ConvolutionalAutoencoder(Autoencoder):
 
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Latent maps of x (batch, 1, channels, times): one, (batch, 1, channels, times / 2^n_poolings
-        rounded up)."""
+        rounded up).
+        """
         missing = -x.shape[-1] % self.reduction
         if missing:
             x = F.pad(x, (0, missing, 0, 0), mode='replicate')

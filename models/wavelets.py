@@ -134,20 +134,22 @@ class Wavelets(Autoencoder):
             self.levels.append(_Level(n_channels, n_planes, n_filters, n_nodes, graph_settings))
 
     def _planes(self, x):
-        """x (batch, 1, channels, times) to one tensor (batch, channels, planes, time_k) per level."""
+        """X (batch, 1, channels, times) to one tensor (batch, channels, planes, time_k) per level."""
         *details, last_detail, approximation = self.transform(x[:, 0])
         return [detail[:, :, None] for detail in details] + [torch.stack([last_detail, approximation], dim=2)]
 
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Latent maps of x (batch, 1, channels, times), one per level from the finest: (batch, nodes, planes, time_k)
-        with 1 plane, at the deepest level 2."""
+        with 1 plane, at the deepest level 2.
+        """
         pairs = zip(self.levels, self._planes(x), strict=True)
         with self.autocast(x):
             return [level.latent(planes).to(x.dtype) for level, planes in pairs]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(reconstruction, target) pairs of x (batch, 1, channels, times): the signal (batch, channels, times), the
-        details from the finest level on and the approximation (batch, channels, time_k)."""
+        details from the finest level on and the approximation (batch, channels, time_k).
+        """
         target = x if target is None else target
         pairs = zip(self.levels, self.latent(x), strict=True)
         with self.autocast(x):

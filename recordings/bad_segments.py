@@ -48,7 +48,8 @@ def read_bad_segments(layout: 'Layout', notes: list['Note']) -> np.ndarray:
 
 def _segments_of_file(path, layout):
     """Lines of trial, start and end in s from the trial's sync point. CTF counts these trials from 1; MNE takes all
-    for the first trial's."""
+    for the first trial's.
+    """
     number = r'[+-]?\d{1,9}(?:\.\d*)?(?:[eE][+-]?\d{1,2})?'
     rows = []
     for line in as_text(path.read_bytes()).splitlines():

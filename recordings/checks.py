@@ -1,5 +1,6 @@
 """What is wrong with a recording: plain sentences for the console, the JSON files and the report, whichever script
-reads it."""
+reads it.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recordings.unpickler import Limits, Name, Pending, Record, refused
+from recordings.unpickler import Limits, Name, Pending, Record, check_key, refused
 
 OBJECT = np.dtype(object)
 # What building one object takes, in bytes of a file: far less than what pandas needs to write one.
@@ -205,7 +205,7 @@ class ObjectBuilder:
     def index(self, kind: Name, state: dict) -> pd.Index:
         """In place of the function by which pandas makes an index."""
         self.limits.charge(INDEX)
-        self.limits.check_keys([state['name']])
+        check_key(state['name'])
         if kind.endswith('.RangeIndex'):
             start, stop, step = (int(state[key]) for key in ('start', 'stop', 'step'))
             if max(abs(start), abs(stop), abs(step)) > self.limits.size + EMPTY_LENGTH:
@@ -247,11 +247,10 @@ class ObjectBuilder:
     def series(self, state: dict) -> pd.Series:
         """Build a series."""
         self.limits.charge(FRAME)
-        name = state['_name']
-        self.limits.check_keys([name])
+        check_key(state['_name'])
         values, index = state['_mgr'].parts
         self.limits.charge(values.size)
-        return pd.Series(values, index=index, dtype=values.dtype, name=name, copy=False)
+        return pd.Series(values, index=index, dtype=values.dtype, name=state['_name'], copy=False)
 
 
 def _no_call(*_):
@@ -278,7 +277,7 @@ def _finished_dtype(dtype, state):
 
 
 def _string_dtype(*storage_and_missing):
-    """pandas 3 writes how strings are stored and what stands for a missing one; pandas 2 the first, as a state."""
+    """Pandas 3 writes how strings are stored and what stands for a missing one; pandas 2 the first, as a state."""
     if not storage_and_missing:
         return Pending(lambda state: _string_dtype_of(state['storage'], pd.NA))
     return _string_dtype_of(*storage_and_missing)

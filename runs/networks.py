@@ -22,6 +22,7 @@ from runs.run_directory import RunDirectory
 from runs.split_data import SplitData
 from timeseries_dataset import WindowDataset, batches, zscored
 from training.checkpoints import checkpoint_saver, load_checkpoint
+from training.epoch_log import epoch_logger
 from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, writing
 
@@ -83,6 +84,7 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
         n_epochs_stop=settings.n_epochs_stop,
         device=device,
         save=save if processes.is_main else lambda which, state: None,
+        log=epoch_logger(run.path, settings.model) if processes.is_main else lambda history: None,
         validate_first=source is not None,
         state=load_checkpoint(run.checkpoint('last')) if interrupted else None,
         processes=processes,

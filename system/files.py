@@ -40,7 +40,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def _new_temporary(target):
     """Make a file beside `target`, locked as long as its descriptor is open. Its name ends in that of the target,
-    because matplotlib, MNE and others choose a format by it."""
+    because matplotlib, MNE and others choose a format by it.
+    """
     while True:
         descriptor, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp.{target.name}', dir=target.parent)
         try:

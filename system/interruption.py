@@ -22,7 +22,8 @@ _asked = {'by': None, 'deferred': False}
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Within this block SIGTERM, SIGUSR1 (Slurm's warning before the time limit), SIGINT (Ctrl-C) and SIGHUP (a closed
-    terminal) raise `Interrupted`."""
+    terminal) raise `Interrupted`.
+    """
 
     def handle(number, frame):
         _asked['by'] = signal.Signals(number).name
