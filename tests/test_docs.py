@@ -252,7 +252,7 @@ def test_a_command_that_names_what_is_not_there_is_found(command, fault):
 
 
 # ---------------------------------------------------------------------------------------- names and links
-OTHER_PROGRAMS = ('sacct', 'sacctmgr', 'scancel', 'scontrol', 'sinfo', 'source')
+OTHER_PROGRAMS = ('sacct', 'sacctmgr', 'scancel', 'scontrol', 'sinfo', 'source', 'tensorboard')
 
 
 @functools.cache
