@@ -128,6 +128,8 @@ def plan(words: list[str], settings: dict, output: str | None, markers_into_reco
     for path in map(Path, words):
         if path.suffix == '.mrk' or path.name.endswith(('-annot.fif', '-annot.fif.gz')):
             raise SettingError(f'{path}: an annotation, not a recording')
+        if not path.exists():
+            raise DataError(f'{path}: no such recording; correct the path')
         folder = Path(output or path.absolute().parent) / f'{path.resolve().stem}_detections'
         if any(parent.suffix == '.ds' for parent in folder.absolute().parents):
             raise SettingError(f'output = {output!r}: lies in a CTF recording, which is not written to; take another')
@@ -142,7 +144,7 @@ def plan(words: list[str], settings: dict, output: str | None, markers_into_reco
                 check_replaceable(path / MARKER_FILE)
                 check_writable((path / MARKER_FILE).resolve().parent)
         elif not path.is_file():
-            raise DataError(f'{path}: no such recording; correct the path')
+            raise DataError(f'{path}: is no file; correct the path')
         else:
             check_filters_of(path, settings)
         check_folder(folder, path)

@@ -164,8 +164,9 @@ def _field(signal, shape):
 
 
 def _power(hidden):
-    """Mean power (batch, n_subwindows, times) over the components of (batch, n_subwindows, components, times), averaged
-    over 3 samples.
+    """Mean power over the components, averaged over 3 samples.
+
+    (batch, n_subwindows, components, times) to (batch, n_subwindows, times).
     """
     power = np.pad(np.square(hidden).mean(axis=2), ((0, 0), (0, 0), (1, 1)))
     return (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3

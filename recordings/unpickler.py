@@ -75,6 +75,13 @@ class Record:
         self.kind, self.parts = kind, parts
 
 
+def parts_of(record: Record, kind: str) -> tuple:
+    """The parts of a record, if it is of the kind."""
+    if type(record) is not Record or record.kind != kind:
+        raise UnpicklingError(f'a {type(record).__name__} in place of a {kind}')
+    return record.parts
+
+
 class Pending:
     """An object whose state comes next in the file; `build(state)` then gives what takes its place."""
 
@@ -96,7 +103,7 @@ def _refuse(kinds: set[type], values: list) -> None:
     for value in values:
         if type(value) is Name or type(value) is Record:
             raise refused(value if type(value) is Name else value.kind)
-    raise UnpicklingError('an object without its state')
+    raise UnpicklingError('an object that is not complete')
 
 
 def refused(name: str) -> DataError:
@@ -274,7 +281,7 @@ def _pop(machine):
 # ------------------------------------------------------------------------------------------------- containers
 def _as_tuple(items):
     if Pending in map(type, items):
-        raise UnpicklingError('an object without its state')
+        raise UnpicklingError('an object that is not complete')
     return tuple(items) if _OF_TUPLES.isdisjoint(map(type, items)) else Arguments(items)
 
 

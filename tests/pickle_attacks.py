@@ -47,6 +47,7 @@ def recall(key):
 RECONSTRUCT, SCALAR, FROMBUFFER = (
     f'numpy._core.{name}' for name in ('multiarray._reconstruct', 'multiarray.scalar', 'numeric._frombuffer')
 )
+MANAGER = 'pandas.core.internals.managers.BlockManager'
 
 
 def dtype(text, *, subtype=b'N', fields=b'NN', size=-1, flags=0):
@@ -92,7 +93,7 @@ def block(values, where, n_dims=2):
 def frame(*blocks, columns=None, n_rows=2):
     """A frame of the four columns of a data_raw file, if no others are given."""
     axes = list_of(columns or text_index('meg', 'events', 'reannot', 'file'), range_index(n_rows))
-    manager = call('pandas.core.internals.managers.BlockManager', tuple_of(*blocks), axes)
+    manager = call(MANAGER, tuple_of(*blocks), axes)
     rest = value({'_typ': 'dataframe', '_metadata': [], 'attrs': {}, '_flags': {'allows_duplicate_labels': True}})
     return name('pandas.DataFrame') + b')\x81' + rest + value('_mgr') + manager + b'sb'
 
@@ -139,6 +140,17 @@ FRAMES = {
     'a block of three dimensions that says two': frame(block(numbers(4, 2, 1), ALL)),
     'a block of a list': frame(block(value([1, 2]), ALL)),
     'items of no bytes': frame(block(array((4, 10**8), dtype('S0', size=0), value(b'')), ALL), n_rows=10**8),
+    'a manager in place of a block': frame(call(MANAGER, value([1, 2]), ALL)),
+    'a block in place of a manager': name('pandas.DataFrame') + b')\x81}' + value('_mgr') + block(COLUMNS, ALL) + b'sb',
+    'a frame as the state of an index': call(
+        'pandas.core.indexes.base._new_Index', name('pandas.Index'), frame(block(COLUMNS, ALL))
+    ),
+    "a series of a frame's manager": name('pandas.Series')
+    + b')\x81}('
+    + value('_mgr')
+    + call(MANAGER, value([1, 2]), range_index(2))
+    + value('_name')
+    + b'Nub',
     'a slice of slices': call('builtins.slice', places(0, 1), value(1), value(1)),
 }
 CALLS = {
@@ -192,6 +204,11 @@ def equal_hashes(n_numbers):
     return [k * (2**61 - 1) for k in range(1, n_numbers + 1)]
 
 
+def doubled(levels):
+    """A list of two that are the same list of two, and so on: few opcodes, 2**levels items."""
+    return remember(6, value([1])) + remember(6, list_of(recall(6) * 2)) * levels + recall(6)
+
+
 MEGABYTE = value('x' * 10**6)
 EMPTY_STATE = list_of(b'N' * 10**5)
 GROWING = {
@@ -205,6 +222,15 @@ GROWING = {
     'memo keys of equal hash': b'N' + b''.join(f'p{key}\n'.encode() for key in equal_hashes(60_000)),
     'a number of 10**6 digits': b'I' + b'1' * 10**6 + b'\n',
     'a float of 10**6 digits': b'F0.' + b'1' * 10**6 + b'\n',
+    'axes that take 2**40 steps to compare': call(
+        FROMBUFFER, value(bytes(8)), dtype('f8'), value((1, 1)), value('K'), tuple_of(doubled(40), doubled(40))
+    ),
+    'a state of 10**4 frames of 10**5 columns': remember(
+        1,
+        frame(block(numbers(10**5, 0), places(0, 10**5)), columns=range_index(10**5), n_rows=0).split(b')\x81')[1][:-1],
+    )
+    + remember(2, name('pandas.DataFrame'))
+    + list_of((recall(2) + b')\x81' + recall(1) + b'b') * 10**4),
     'a text made bytes 10**4 times': repeated(
         tuple_of(MEGABYTE, value('latin1')), 10**4, before=name('_codecs.encode'), after=b'R'
     ),
@@ -219,7 +245,9 @@ GROWING = {
     + remember(4, name(RECONSTRUCT))
     + list_of((recall(4) + recall(3) + b'R' + recall(2) + b'b') * 10**4),
     'a list of 10**4 sets': repeated(tuple_of(EMPTY_STATE), 10**4, before=name('builtins.set'), after=b'R'),
-    'a state of 20 000 frames': remember(1, frame(block(COLUMNS, ALL)).split(b')\x81')[1][:-1])
+    'a state of 20 000 frames': remember(
+        1, frame(*[block(numbers(1, 2), places(i, i + 1)) for i in range(4)]).split(b')\x81')[1][:-1]
+    )
     + remember(2, name('pandas.DataFrame'))
     + list_of((recall(2) + b')\x81' + recall(1) + b'b') * 20_000),
 }
@@ -246,6 +274,7 @@ CONTENT = {
     'one list of events 400 times': data_raw(
         400, meg=[np.ones((274, 2)) for _ in range(400)], events=[[1.0] * 10_000] * 400
     ),
+    'one long text as a million events': data_raw(events=[['1' * 10**6] * 10**6]),
     'signals of 1e300': data_raw(meg=[np.full((274, 2), -1e300)]),
     'a name of 5001 digits': data_raw(file=[10**5000]),
     'a frame as a name': data_raw(file=[pd.DataFrame({'a': [1]})]),

@@ -16,7 +16,7 @@ def random_state() -> dict:
     name, keys, *rest = np.random.get_state()
     state = {
         'python': random.getstate(),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        'numpy': (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
         'torch': torch.get_rng_state(),
     }
     return state | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
