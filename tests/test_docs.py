@@ -49,7 +49,7 @@ TINY = {
 }
 SFREQ = 150
 SPIKE = 'my_spike'
-PATIENTS = (1, 2, 3)  # whose data_raw files the user has from the beginning
+PATIENTS = (1, 2, 3, 8)  # whose data_raw files the user has from the beginning
 LATER_PATIENTS = {'docs/training.md': (11, 12, 13)}  # and those that come before a page is read
 
 
