@@ -43,7 +43,7 @@ from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
 from runs.source import open_source
 from runs.split_data import SplitData, open_window_sets, split_data, split_record, windows_of_part
-from saving_functions import plot_losses
+from saving_functions import plot_losses, save_peaks
 from system.interruption import Interrupted, interruptible
 from timeseries_dataset import PARTS
 from training.distributed import Processes, init_distributed
@@ -108,6 +108,8 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     result = TestResult(run, evaluate(predictions, split.spikes['test'], settings), decision, split.tested_on, record)
     plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history})
     plot_windows(result, reader, split, data['test'].errors, settings)
+    if context.mode == 'cv':
+        save_peaks(run, result.evaluation.predictions)  # for the tables above the folds
     write_results(result, [result.evaluation.result], context, summary=context.mode != 'cv')
 
 
