@@ -1,6 +1,7 @@
 """Segments of a recording that an expert or the scanner's software marked as bad, and what of a block lies in them."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -100,10 +101,23 @@ def samples_of_segments(segments: np.ndarray, sfreq: float) -> tuple[np.ndarray,
     return first, np.maximum(np.ceil(segments[:, 1] * sfreq - 1e-6), first + 1)
 
 
-def touches(first: np.ndarray, end: np.ndarray, segments: list[list[int]]) -> np.ndarray:
-    """Whether each stretch of samples from `first` to `end` (excluded) shares a sample with any segment."""
+def touches(first: np.ndarray, end: np.ndarray, segments: Sequence[Sequence[int]]) -> np.ndarray:
+    """Whether samples lie in bad segments, in part at least.
+
+    Parameters
+    ----------
+    first, end : int array (n,)
+        Each range of samples, from `first` to `end` (excluded).
+    segments : sequence of [first sample, end (excluded)]
+        In the same samples.
+
+    Returns
+    -------
+    bool array (n,)
+        Whether the range shares a sample with any segment.
+    """
     bounds = np.array(segments, dtype=np.int64).reshape(-1, 2)
-    return ((first[:, None] < bounds[:, 1]) & (end[:, None] > bounds[:, 0])).any(axis=1)
+    return np.any((first[:, None] < bounds[:, 1]) & (end[:, None] > bounds[:, 0]), axis=1)
 
 
 def recorded_segments(record: dict, names: list[str]) -> list[list[list[int]]]:
