@@ -189,7 +189,8 @@ def _scaled_windows(signal, starts, chosen, settings, stream, name):
                 continue
             window = buffer[len(kept) % capacity]
             n_flat += scaling.scale_into(window, samples)
-            if not np.isfinite(window).all():
+            # A sum that is finite has finite terms, and takes a third of the time.
+            if not np.isfinite(window.sum()) and not np.isfinite(window).all():
                 raise DataError(
                     f'{name}: samples {samples.start} to {samples.stop} are NaN or infinite when scaled with '
                     f'standardize = {settings.standardize!r}; leave out that block, or make the file again in tesla'
