@@ -62,6 +62,10 @@ def check_target(path: Path, number: int, names: list[str]) -> None:
 def holds_reannotation(path: Path) -> bool:
     """Whether an expert's corrections are in a data_raw file, whatever its record says.
 
+    Returns
+    -------
+    bool
+
     Raises
     ------
     DataError
@@ -105,7 +109,7 @@ def create_data_raw(
             data['reannot'].append(np.zeros(0, dtype=np.int64))
             data['file'].append(recording.name)
             facts = recording.facts | labels | {'spikes': len(samples)}
-            records.append(facts | {'warnings': facts['warnings'] + label_warnings(labels)})
+            records.append(facts | {'warnings': recording.facts['warnings'] + label_warnings(labels)})
             print_facts(facts)
         name = plan.path.resolve().name
         warnings += print_warnings([f'{name}: {warning}' for warning in records[-1]['warnings']])

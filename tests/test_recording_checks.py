@@ -21,9 +21,9 @@ from recordings.channels import N_CHANNELS, ctf275_info
 from recordings.data_raw import read_data_raw
 from recordings.layout import Layout
 from recordings.marker_files import read_class_file
+from recordings.opening import open_recording, read_layout
 from recordings.pickles import write_pickle
 from recordings.planning import chosen_labels
-from recordings.reading import open_recording, read_layout
 from recordings.window_settings import WindowShape
 from runs.settings import read_command
 from utils import DataError, write_json
@@ -277,9 +277,7 @@ def test_bad_segments_reach_the_windows_and_are_noticed_when_they_change(tmp_pat
     made['recordings'][0]['file'] = 'renamed.fif'
     write_json(tmp_path / 'raw' / 'data_raw_001.json', made)
     make_windows(tmp_path / 'raw', tmp_path, overwrite=True)
-    assert (
-        'its .json speaks of 1 blocks (renamed.fif, ...), but it holds 1 (one_raw.fif, ...)' in capsys.readouterr().out
-    )
+    assert 'its .json lists 1 blocks (renamed.fif, ...), but it holds 1 (one_raw.fif, ...)' in capsys.readouterr().out
 
 
 def test_detections_in_bad_segments_are_marked_or_left_out(tmp_path, apply):
