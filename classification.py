@@ -28,11 +28,11 @@ from classifiers.sfcn import SfcnClassifier
 from classifiers.subwindows import SubwindowShape, field_peaks, subwindow_shape
 from classifiers.svm import SupportVectors
 from classifiers.threshold import MeanError
-from data_processing import window_shape
 from evaluation.events import merge_events
 from evaluation.operating_point import calibrate
 from models import build_model
 from models.autoencoder import Autoencoder
+from recordings.window_settings import window_shape
 from timeseries_dataset import RecordingWindows, batches
 from training.checkpoints import load_checkpoint
 from utils import DataError

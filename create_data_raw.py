@@ -4,7 +4,7 @@
 
 Reads   the recordings of patient N: CTF folders (.ds), FIF files, and what else MNE reads (BTi/4D, KIT, ...). A word
         that ends in .mrk or -annot.fif is the annotation of the recording before it, instead of its own.
-Writes  path_raw_data/data_raw_NNN.pkl, one block per recording, and data_raw_NNN.json: what was found and done.
+Writes  path_raw_data/data_raw_NNN.pkl, one block per recording, and data_raw_NNN.json, the record: facts and warnings.
 With reannot_labels=..., the corrected markers of these recordings go into `reannot` of the existing file instead.
 """
 
@@ -12,6 +12,7 @@ import pickle
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,39 +24,76 @@ from recordings.filters import check_filters
 from recordings.pickles import read_pickle, write_pickle
 from recordings.planning import RecordingPlan, chosen_labels, plan_recordings
 from runs.settings import read_command
-from system.files import locked, sync
-from utils import DataError, SettingError, json_text, run_script, write_faults, writing
+from system.files import json_text, locked, sync
+from utils import DataError, SettingError, run_script, write_faults, writing
+
+Labels = str | list[str]  # one or more patterns of labels
 
 
 def check_target(path: Path, number: int, names: list[str]) -> None:
-    """Refuse to replace a data_raw file that came from elsewhere or holds a re-annotation."""
-    for other in path.parent.glob('data_raw_*.pkl'):
-        found = re.fullmatch(r'data_raw_(\d+)\.pkl', other.name)
-        if found and int(found[1]) == number:
-            record = read_record(other)
+    """Refuse to replace a data_raw file that came from elsewhere or holds a re-annotation.
+
+    Parameters
+    ----------
+    path : Path
+        The data_raw file to write.
+    number : int
+        Of the patient.
+    names : list of str
+        Names of the blocks to write.
+
+    Raises
+    ------
+    DataError
+        The folder holds such a file of this patient.
+    """
+    for existing in path.parent.glob('data_raw_*.pkl'):
+        match = re.fullmatch(r'data_raw_(\d+)\.pkl', existing.name)
+        if match and int(match[1]) == number:
+            record = read_record(existing)
             if [recording['file'] for recording in record.get('recordings', [])] != names:
-                raise DataError(f'{other}: exists, and not from these recordings; move it away or take another number')
-            if record.get('reannotated') or holds_reannotation(other):
-                raise DataError(f'{other}: holds a re-annotation, which would be lost; move it away first')
+                raise DataError(
+                    f'{existing}: exists, and not from these recordings; move it away or take another number'
+                )
+            if record.get('reannotated') or holds_reannotation(existing):
+                raise DataError(f'{existing}: holds a re-annotation, which would be lost; move it away first')
 
 
 def holds_reannotation(path: Path) -> bool:
-    """Whether an expert's corrections are in a data_raw file, whatever its record says."""
+    """Whether an expert's corrections are in a data_raw file, whatever its record says.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    DataError
+        The file cannot be read.
+    """
     try:
         return any(map(len, read_data_raw(path)['reannot']))
     except DataError as fault:
         raise DataError(f'{path}: exists, and cannot be searched for a re-annotation; move it away first') from fault
 
 
-def create_data_raw(path: Path, number: int, planned: list[RecordingPlan], settings: dict, include, exclude) -> None:
+def create_data_raw(
+    path: Path, number: int, planned: list[RecordingPlan], settings: dict[str, Any], include: Labels, exclude: Labels
+) -> None:
     """Read the recordings one after the other and write data_raw_NNN.pkl and its record.
 
     Parameters
     ----------
+    path : Path
+        The data_raw file to write.
+    number : int
+        Of the patient.
+    planned : list of RecordingPlan
+        The recordings.
     settings : dict
         The arguments of `read_recording`.
-    include, exclude : list of str
-        Patterns of the labels that mark spikes.
+    include, exclude : str or list of str
+        A label that matches a pattern of `include` and none of `exclude` marks spikes.
     """
     names = [name for plan in planned for name in plan.blocks]
     check_target(path, number, names)
@@ -71,12 +109,12 @@ def create_data_raw(path: Path, number: int, planned: list[RecordingPlan], setti
             data['reannot'].append(np.zeros(0, dtype=np.int64))
             data['file'].append(recording.name)
             facts = recording.facts | labels | {'spikes': len(samples)}
-            records.append(facts | {'warnings': facts['warnings'] + label_warnings(labels)})
+            records.append(facts | {'warnings': recording.facts['warnings'] + label_warnings(labels)})
             print_facts(facts)
         name = plan.path.resolve().name
-        warnings += say_warnings([f'{name}: {warning}' for warning in records[-1]['warnings']])
+        warnings += print_warnings([f'{name}: {warning}' for warning in records[-1]['warnings']])
     grades = {record['file']: record['compensation'] for record in records}
-    warnings += say_warnings([f'patient {number}: {warning}' for warning in compensation_warnings(grades)])
+    warnings += print_warnings([f'patient {number}: {warning}' for warning in compensation_warnings(grades)])
     record = {
         'patient': number,
         'warnings': warnings,
@@ -93,9 +131,20 @@ def create_data_raw(path: Path, number: int, planned: list[RecordingPlan], setti
 def write_with_record(path: Path, content: dict | pd.DataFrame, record: dict, *, remake: bool) -> None:
     """Write data_raw_NNN.pkl and data_raw_NNN.json, both or none.
 
-    Both are complete before the first gets its name. What a process killed between the two renames leaves says nothing
-    wrong: of an existing file that is made anew, the record alone, and the same command makes the file; of one that is
+    Both are complete before the first gets its name. A process killed between the two renames leaves no contradiction:
+    of an existing file that is made anew, the record alone, and the same command makes the file; of one that is
     re-annotated, a record that says so too early.
+
+    Parameters
+    ----------
+    path : Path
+        The data_raw file.
+    content : dict or DataFrame
+        Its content.
+    record : dict
+        The content of its record.
+    remake : bool
+        Whether the file is made anew, and not re-annotated.
     """
     with writing(path) as new_file:
         with new_file.open('wb') as stream:
@@ -108,8 +157,8 @@ def write_with_record(path: Path, content: dict | pd.DataFrame, record: dict, *,
                 path.resolve().unlink(missing_ok=True)
 
 
-def spike_labels(labels: dict[str, np.ndarray], include, exclude) -> dict:
-    """Markers per label, the labels that mark spikes, and those that `exclude` keeps from it."""
+def spike_labels(labels: dict[str, np.ndarray], include: Labels, exclude: Labels) -> dict[str, Any]:
+    """Number of markers per label, the labels that mark spikes, and those that mark none because of `exclude`."""
     spikes = chosen_labels(list(labels), include, exclude)
     return {
         'labels': {label: len(times) for label, times in labels.items()},
@@ -119,13 +168,13 @@ def spike_labels(labels: dict[str, np.ndarray], include, exclude) -> dict:
 
 
 def label_warnings(labels: dict) -> list[str]:
-    """A recording with markers of which none marks a spike; `labels` are those of `spike_labels`."""
+    """Warn of a recording with markers of which none marks a spike; `labels` are those of `spike_labels`."""
     if not labels['labels'] or labels['spike_labels']:
         return []
     return ['no label matches spike_labels without spike_labels_exclude, so it has no spikes']
 
 
-def say_warnings(warnings: list[str]) -> list[str]:
+def print_warnings(warnings: list[str]) -> list[str]:
     """Print warnings, and return them."""
     for warning in warnings:
         print(f'warning: {warning}')
@@ -133,7 +182,7 @@ def say_warnings(warnings: list[str]) -> list[str]:
 
 
 def print_facts(facts: dict) -> None:
-    """Print what was found in a recording and done to it."""
+    """Print a summary of a block: its recording, channels and labels."""
     meaning = dict.fromkeys(facts['spike_labels'], ' (spikes)') | dict.fromkeys(facts['excluded_labels'], ' (excluded)')
     labels = [f'{label} {n}{meaning.get(label, "")}' for label, n in facts['labels'].items()]
     print(
@@ -143,8 +192,19 @@ def print_facts(facts: dict) -> None:
     )
 
 
-def reannotate(path: Path, planned: list[RecordingPlan], labels: str | list[str], *, sfreq: float) -> None:
-    """Put the markers of some recordings into `reannot` of their blocks; everything else stays as it is.
+def reannotate(path: Path, planned: list[RecordingPlan], labels: Labels, *, sfreq: float) -> None:
+    """Write the markers of some recordings into `reannot` of their blocks; everything else stays the same.
+
+    Parameters
+    ----------
+    path : Path
+        The data_raw file.
+    planned : list of RecordingPlan
+        The recordings, with their corrected markers.
+    labels : str or list of str
+        Patterns of the labels that mark spikes.
+    sfreq : float
+        Sampling rate of the file, in Hz.
 
     Raises
     ------
@@ -153,39 +213,59 @@ def reannotate(path: Path, planned: list[RecordingPlan], labels: str | list[str]
     """
     check_rate(path, sfreq)
     data = read_data_raw(path)
-    names = [Path(name).name for name in data['file']]
-    lengths = [signal.shape[1] for signal in data['meg']]
-    content = read_pickle(path)  # as it was stored, to be written again
+    lengths = [(Path(name).name, signal.shape[1]) for name, signal in zip(data['file'], data['meg'], strict=True)]
     del data
+    n_markers = Counter()
+    for plan in planned:
+        n_markers.update({label: len(times) for label, times in plan.labels.items()})
+    if not chosen_labels(list(n_markers), labels):
+        labels_there = ', '.join(n_markers) or 'none'
+        raise DataError(f'{path}: no marker matches reannot_labels = {labels!r}; found {labels_there}')
+    spikes, segments, messages = {}, {}, []
+    for plan in planned:
+        plan_spikes, plan_messages = _corrected_spikes(plan, lengths, labels, path=path, sfreq=sfreq)
+        spikes |= plan_spikes
+        segments |= {name: segments_in_block(plan.segments, layout, sfreq) for name, layout in plan.blocks.items()}
+        messages += plan_messages
+    messages += _write_reannotation(path, spikes, segments)
+    counted = ', '.join(f'{label} {n_markers[label]}' for label in chosen_labels(list(n_markers), labels))
+    print(*messages, f'labels that counted: {counted}', sep='\n')
+    print(f'{path}: reannot of {len(spikes)} blocks written, events unchanged')
+
+
+def _corrected_spikes(plan, lengths, labels, *, path, sfreq):
+    """Spikes of a recording by the index of their block, and messages; `lengths` are name and samples per block."""
+    names = [name for name, _ in lengths]
+    times = np.concatenate([[], *(plan.labels[label] for label in chosen_labels(list(plan.labels), labels))])
+    messages = [f'warning: {plan.path}: {warning}' for warning in marker_warnings(plan.labels, plan.layout)]
+    spikes, n_double = {}, 0
+    for name, layout in plan.blocks.items():
+        if names.count(name) != 1:
+            raise DataError(f'{path}: has {names.count(name)} blocks named {name}; it holds {", ".join(names)}')
+        block = names.index(name)
+        length = layout.lengths(sfreq).sum()
+        if length != lengths[block][1]:
+            raise DataError(
+                f'{plan.path}: {length} samples at sfreq = {sfreq:g}, but its block in {path.name} has '
+                f'{lengths[block][1]}; take the recording that it was made from'
+            )
+        samples = layout.to_samples(times, sfreq)
+        spikes[block] = np.unique(samples)
+        n_double += len(samples) - len(spikes[block])
+        messages.append(f'{name}: re-annotated spikes {len(spikes[block])}')
+        if not len(spikes[block]):
+            messages.append(f'warning: {name}: an empty reannot means none was done, so its events still count')
+    if n_double:
+        messages.append(f'warning: {plan.path}: {n_double} markers are double and count once')
+    return spikes, messages
+
+
+def _write_reannotation(path, spikes, segments):
+    """Write spikes by the index of their block and bad segments by its name; return messages."""
+    content = read_pickle(path)  # as it is stored, so that only `reannot` changes
     reannot = list(content['reannot'])
-    found = Counter()
-    for plan in planned:
-        found.update({label: len(times) for label, times in plan.labels.items()})
-    if not chosen_labels(list(found), labels):
-        raise DataError(f'{path}: no marker matches reannot_labels = {labels!r}; found {", ".join(found) or "none"}')
-    said, segments = [], {}
-    for plan in planned:
-        times = np.concatenate([[], *(plan.labels[label] for label in chosen_labels(list(plan.labels), labels))])
-        said += [f'warning: {plan.path}: {warning}' for warning in marker_warnings(plan.labels, plan.layout)]
-        n_double = 0
-        for name, layout in plan.blocks.items():
-            if names.count(name) != 1:
-                raise DataError(f'{path}: has {names.count(name)} blocks named {name}; it holds {", ".join(names)}')
-            block = names.index(name)
-            if layout.lengths(sfreq).sum() != lengths[block]:
-                raise DataError(
-                    f'{plan.path}: {layout.lengths(sfreq).sum()} samples at sfreq = {sfreq:g}, but its block in '
-                    f'{path.name} has {lengths[block]}; take the recording that it was made from'
-                )
-            samples = layout.to_samples(times, sfreq)
-            reannot[block] = np.unique(samples)
-            n_double += len(samples) - len(reannot[block])
-            segments[name] = segments_in_block(plan.segments, layout, sfreq)
-            said.append(f'{name}: re-annotated spikes {len(reannot[block])}')
-            if not len(reannot[block]):
-                said.append(f'warning: {name}: an empty reannot means none was done, so its events still count')
-        if n_double:
-            said.append(f'warning: {plan.path}: {n_double} markers are double and count once')
+    for block, samples in spikes.items():
+        reannot[block] = samples
     if isinstance(content, pd.DataFrame):
         content['reannot'] = pd.Series(reannot, index=content.index, dtype=object)
     else:
@@ -195,13 +275,11 @@ def reannotate(path: Path, planned: list[RecordingPlan], labels: str | list[str]
         for recording in record.get('recordings', []):
             recording['bad_segments'] = segments.get(recording['file'], recording.get('bad_segments', []))
         write_with_record(path, content, record | {'reannotated': True}, remake=False)
-    else:
-        write_pickle(path, content)
-        if any(segments.values()):
-            said.append(f'warning: {path}: has no .json beside it, where bad segments are kept; they are passed over')
-    counted = ', '.join(f'{label} {found[label]}' for label in chosen_labels(list(found), labels))
-    print(*said, f'labels that counted: {counted}', sep='\n')
-    print(f'{path}: reannot of {sum(len(plan.blocks) for plan in planned)} blocks written, events as they were')
+        return []
+    write_pickle(path, content)
+    if any(segments.values()):
+        return [f'warning: {path}: has no .json with it, where bad segments are stored; they are not used']
+    return []
 
 
 def main(words: list[str]) -> None:
@@ -212,7 +290,7 @@ def main(words: list[str]) -> None:
     if not re.fullmatch('[0-9]{1,9}', positional[0]):
         raise SettingError(f'N = {positional[0]!r}: must be the number of the patient')
     number = int(positional[0])
-    reading = {
+    reading: dict[str, Any] = {
         'sfreq': settings.sfreq,
         'high_pass': settings.high_pass,
         'low_pass': settings.low_pass,

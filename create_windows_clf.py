@@ -7,6 +7,7 @@ Run     python create_windows_clf.py [name=value ...]
 """
 
 from data_processing import create_windows
+from recordings.window_settings import WindowSettings
 from runs.settings import read_command
 from utils import run_script
 
@@ -15,19 +16,11 @@ def main(words: list[str]) -> None:
     """Make the windows as params.py and the command line say."""
     _, settings = read_command(words)
     create_windows(
-        path_raw_data=settings.path_raw_data,
-        directory=settings.path_extracted_data[1],
-        normal_only=False,
+        settings.path_raw_data,
+        settings.path_extracted_data[1],
+        WindowSettings.of_run(settings, normal_only=False),
         patient=settings.patient,
-        nb_best_blocks=settings.nb_best_blocks,
         include_spike_free=settings.include_spike_free,
-        sfreq=settings.sfreq,
-        window_size=settings.window_size,
-        spike_spacing_from_border=settings.spike_spacing_from_border,
-        pulse_width=settings.pulse_width,
-        standardize=settings.standardize,
-        reject_artefacts=settings.reject_artefacts,
-        artefact_threshold=settings.artefact_threshold,
         n_jobs=settings.n_jobs,
         overwrite=settings.overwrite,
     )

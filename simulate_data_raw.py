@@ -20,7 +20,7 @@ from runs.settings import read_command
 from utils import SettingError, run_script, write_json, writing
 
 
-def summarise(*, data, truth):
+def summarise(data: dict[str, list], truth: pd.DataFrame) -> str:
     """Describe in one line the recordings of a patient; the snr is estimated: field power less background's."""
     quiet, at_peaks = [], []
     for block, meg in enumerate(data['meg']):
@@ -37,7 +37,14 @@ def summarise(*, data, truth):
     )
 
 
-def main(words):
+def main(words: list[str]) -> None:
+    """Simulate the patients as params.py and the command line say.
+
+    Raises
+    ------
+    SettingError
+        The rate is too low, or the folder holds files from elsewhere.
+    """
     _, settings = read_command(words)
     if settings.sfreq < 120:
         raise SettingError(f'sfreq = {settings.sfreq}: simulated signals reach 50 Hz, make it at least 120')
@@ -68,7 +75,7 @@ def main(words):
         write_pickle(path, data)
         write_json(path.with_suffix('.json'), {'patient': subject, 'settings': {'sfreq': settings.sfreq}})
         truths.append(truth)
-        tqdm.write(f'{path}: {summarise(data=data, truth=truth)}')
+        tqdm.write(f'{path}: {summarise(data, truth)}')
     with writing(directory / 'truth.csv') as temporary:
         pd.concat(truths).to_csv(temporary, index=False)
 

@@ -1,21 +1,20 @@
 """What every script shares: errors and exit status, whole-or-nothing files, device, precision, seed."""
 
 import contextlib
-import json
-import math
 import os
 import random
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from system.faults import describe
-from system.files import replacing
+from system.files import json_text, replacing
 from system.interruption import INTERRUPTED, Interrupted, Terminated, terminable
+from system.output import flush_output, prepare_output
 
 if TYPE_CHECKING:
     import torch
@@ -33,20 +32,27 @@ class SettingError(Exception):
 
 
 def run_script(main: Callable[[list[str]], None], description: str) -> None:
-    """Run a script's main and end the process with the contract's exit status: 0 done, 1 data, 2 command or setting;
-    75 interrupted, and can go on; 128 + n ended by signal n.
+    """Run a script's main function and end the process with an exit status.
 
-    The environment variable MEG_DEBUG=1 shows the traceback of what ended it.
+    The status is 0 done, 1 data at fault, 2 command or setting at fault, 75 interrupted (the script can go on), or
+    128 + n ended by signal n. The environment variable MEG_DEBUG=1 shows the traceback of what ended the script.
+
+    Parameters
+    ----------
+    main : callable
+        Takes the words of the command line.
+    description : str
+        What --help prints.
     """
     words = sys.argv[1:]
-    _prepare_output()
+    prepare_output()
     try:
         if {'-h', '--help'} & set(words):
             print(description.strip())
         else:
             with terminable():
                 main(words)
-        _flush_output()
+        flush_output()
     except (Exception, KeyboardInterrupt, Interrupted, Terminated) as fault:
         if os.environ.get('MEG_DEBUG', '0') not in ('', '0'):
             traceback.print_exc()
@@ -54,13 +60,13 @@ def run_script(main: Callable[[list[str]], None], description: str) -> None:
     else:
         sys.exit(0)
     with contextlib.suppress(OSError):
-        _flush_output()
+        flush_output()
     with contextlib.suppress(OSError):
         print('error: ' + ' '.join(message.split()), file=sys.stderr)
     sys.exit(status)
 
 
-def _ending(fault: BaseException) -> tuple[str, int]:
+def _ending(fault: Exception | KeyboardInterrupt | Interrupted | Terminated) -> tuple[str, int]:
     """The line about what ended a script, and its exit status."""
     if isinstance(fault, DataError | SettingError):
         return str(fault), 2 if isinstance(fault, SettingError) else 1
@@ -74,28 +80,17 @@ def _ending(fault: BaseException) -> tuple[str, int]:
     return describe(fault, ROOT)
 
 
-def _prepare_output():
-    """Let names of files be printed whatever bytes they hold, and scripts run whose output was closed (`>&-`)."""
-    for name in ('stdout', 'stderr'):
-        stream = getattr(sys, name) or open(os.devnull, 'w')  # noqa: SIM115, to the end
-        stream.reconfigure(errors='backslashreplace')
-        setattr(sys, name, stream)
-
-
-def _flush_output():
-    """Write out what was printed; where that fails, drop it, or else Python would try again at its end."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise
-
-
 # ---------------------------------------------------------------------------------------------- files
 @contextlib.contextmanager
-def write_faults(path: str | os.PathLike) -> Iterator[None]:
-    """Within this block, a full disk or a folder without permission is a fault of `path`, which the user knows, not of
-    a temporary file.
+def write_faults(path: str | os.PathLike) -> Generator[None]:
+    """Within this block, a full disk or a folder without permission is a fault of `path`.
+
+    The user knows that name, but not the name of a temporary file.
+
+    Raises
+    ------
+    DataError
+        The system refuses to write.
     """
     try:
         yield
@@ -106,7 +101,7 @@ def write_faults(path: str | os.PathLike) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def writing(path: str | os.PathLike) -> Iterator[Path]:
+def writing(path: str | os.PathLike) -> Generator[Path]:
     """Give a temporary file that replaces `path` when the block ends and is removed when it fails, see `replacing`."""
     with write_faults(path), replacing(Path(path)) as temporary:
         yield temporary
@@ -118,33 +113,18 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
         temporary.write_text(json_text(content))
 
 
-def json_text(content: Any) -> str:
-    """Indented JSON, NaN as null."""
-    return json.dumps(_without_nan(content), indent=2, default=_plain) + '\n'
-
-
-def _plain(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, float | np.floating) and not math.isfinite(value):
-        return None
-    return value
-
-
 # ------------------------------------------------------------------------------- machine and randomness
 def choose_device(name: str) -> 'torch.device':
     """Turn the setting `device` into a torch device: for 'auto' a GPU where there is one.
 
+    Returns
+    -------
+    torch.device
+
     Raises
     ------
     SettingError
-        A GPU was asked for and there is none of that number.
+        The setting names a GPU that this machine does not have.
     """
     import torch  # here, because the windows scripts do not need it and should start at once
 
@@ -158,7 +138,7 @@ def choose_device(name: str) -> 'torch.device':
     if name != 'cpu' and number >= torch.cuda.device_count():
         raise SettingError(f"device = {name!r}: no such GPU on this machine; device='auto' takes what there is")
     if name.startswith('cuda'):
-        torch.cuda.set_device(number)  # what asks for no device in particular means this one
+        torch.cuda.set_device(number)  # the one that 'cuda' without a number then means
     # On the CPU, PyTorch asks for huge pages if told to before its first large tensor: training an AE1D of width 4 in
     # batches of 32 took 30 ms a window with them and 62 ms without, because the kernel clears every new page.
     os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1')
@@ -170,6 +150,10 @@ def choose_precision(name: str, device: 'torch.device') -> str:
 
     'auto' is 'bfloat16' on a GPU that has it (compute capability 8.0), otherwise 'float32'. What stays float32 is not
     rounded to TF32 either: the wavelet transform is exact, and bfloat16 has all that takes time.
+
+    Returns
+    -------
+    str
 
     Raises
     ------
@@ -208,4 +192,4 @@ def set_seed(seed: int) -> None:
     # The same CSVs from the same seed are promised for the CPU; on a GPU these algorithms would cost speed. Filling new
     # memory helps to find mistakes, not to repeat a run.
     torch.use_deterministic_algorithms(not torch.cuda.is_available())
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # ty: ignore[missing-attribute]

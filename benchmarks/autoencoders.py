@@ -9,6 +9,7 @@ training step at full size against a matrix product. Prints the tables and write
 autoencoders.png into path_writing_data. Takes about 30 minutes on 2 cores.
 """
 
+import dataclasses
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
 from recordings.pickles import write_pickle
 from recordings.simulation import simulate_patient
+from recordings.window_settings import WindowSettings
 from runs.network_settings import loss_weights
 from runs.settings import read_command
 from timeseries_dataset import open_directory
@@ -100,20 +102,13 @@ def simulate_windows(folder: Path, settings) -> tuple[np.ndarray, np.ndarray, np
         ('train', True, list(range(1, N_TRAINING + 1))),
         ('validation', False, list(range(N_TRAINING + 1, N_TRAINING + N_VALIDATION + 1))),
     ):
-        create_windows(
-            path_raw_data=folder / 'raw',
-            directory=folder / part,
-            normal_only=normal_only,
-            patient=patients,
+        made_with = dataclasses.replace(
+            WindowSettings.of_run(settings, normal_only=normal_only),
             nb_best_blocks=0,
-            include_spike_free=True,
-            spike_spacing_from_border=settings.spike_spacing_from_border,
-            pulse_width=settings.pulse_width,
-            standardize=settings.standardize,
             reject_artefacts=False,
-            artefact_threshold=settings.artefact_threshold,
             **durations,
         )
+        create_windows(folder / 'raw', folder / part, made_with, patient=patients, include_spike_free=True)
         opened = open_directory(folder / part, 0, False, durations)
         made[part] = np.concatenate([one.windows for one in opened])
         labels_t = np.concatenate([one.labels_t for one in opened])

@@ -17,7 +17,8 @@ from scipy.spatial.transform import Rotation
 
 from recordings import simulation
 from recordings.channels import ctf275_info, interpolate_channels, map_to_ctf275, placed_info, plain_name, sphere_centre
-from recordings.reading import open_recording, read_recording
+from recordings.opening import open_recording
+from recordings.reading import read_recording
 from reports.dipole import average_events, fit_source
 from utils import SettingError, run_script
 

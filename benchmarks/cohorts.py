@@ -4,6 +4,7 @@ What is found on one simulation may be a property of that simulation. So every t
 simulate_data_raw.py, and the others from two more, with other fields, other background and other spikes.
 """
 
+import dataclasses
 import functools
 import sys
 from pathlib import Path
@@ -17,9 +18,11 @@ import pandas as pd
 from scipy.signal import lfilter
 
 from classifiers.subwindows import SubwindowShape, subwindow_shape
-from data_processing import cut_block, scale_window, time_labels, window_shape
+from data_processing import cut_block, time_labels
 from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.scaling import scale_window
 from recordings.simulation import BORDER, band_pass, draw_times, hann, simulate_patient
+from recordings.window_settings import WindowSettings
 from timeseries_dataset import PARTS
 from utils import SettingError
 
@@ -91,13 +94,11 @@ def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNam
     SettingError
         Sub-windows that do not fill the inner part of a window.
     """
-    shape = window_shape(
-        window_size=settings.window_size,
-        spike_spacing_from_border=settings.spike_spacing_from_border,
-        pulse_width=settings.pulse_width,
-        sfreq=settings.sfreq,
+    made_with = dataclasses.replace(
+        WindowSettings.of_run(settings, normal_only=False), standardize='block', reject_artefacts=False
     )
-    sub = subwindow_shape(shape.subwindow_length, shape.border, round(settings.subwindow_size * settings.sfreq))
+    shape = made_with.shape
+    sub = subwindow_shape(shape.window_length, shape.border, round(settings.subwindow_size * settings.sfreq))
     if sub.n_subwindows * sub.subwindow_length != shape.hop:
         raise SettingError(f'subwindow_size = {settings.subwindow_size} leaves a rest of the inner part of a window')
     made, subject = [], 0
@@ -124,10 +125,7 @@ def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNam
                 data, truth = other_patient(**options, rhythmic=simulation == 2)
             spread = np.sqrt(np.mean([signal.var() for signal in data['meg']]))
             for block, (signal, events) in enumerate(zip(data['meg'], data['events'], strict=True)):
-                cut, _ = cut_block(
-                    signal, events, shape, normal_only=False,
-                    standardize='block', reject_artefacts=False, artefact_threshold=np.inf,
-                )  # fmt: skip
+                cut, _ = cut_block(signal, events, made_with)
                 windows = cut.windows
                 n = len(windows) * sub.n_subwindows
                 samples = truth.loc[truth['block'] == block, 'sample'].to_numpy()

@@ -14,6 +14,7 @@ loading   batches against a bare `memmap[indices]` and against opening the windo
 Prints the tables. Takes about 5 minutes on 2 cores.
 """
 
+import dataclasses
 import os
 import pickle
 import shutil
@@ -30,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 
-from data_processing import create_windows, cut_block, window_shape
+from data_processing import create_windows, cut_block
 from data_processing import write_patient_windows as write_windows
 from recordings.channels import N_CHANNELS
 from recordings.data_raw import read_data_raw
 from recordings.pickles import write_pickle
 from recordings.window_files import staging_folder_of
+from recordings.window_settings import WindowSettings
 from runs.settings import read_command
 from timeseries_dataset import WindowDataset, id_table, open_directory
 from utils import run_script
@@ -51,7 +53,8 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {root!r})
 from data_processing import create_windows
-from pickles import read_pickle
+from recordings.pickles import read_pickle
+from recordings.window_settings import WindowSettings
 {work}
 print(Path('/proc/self/status').read_text().split('VmHWM:')[1].split()[0])
 """
@@ -101,27 +104,26 @@ def medians(ways: dict[str, Callable], written: Path | None = None) -> tuple[dic
     return {name: pair[0] for name, pair in found.items()}, {name: pair[1] for name, pair in found.items()}
 
 
-def options(settings: SimpleNamespace) -> dict:
-    """The arguments of `create_windows` for all blocks of the patient."""
-    names = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
-    chosen = {name: getattr(settings, name) for name in names}
-    fixed = {'normal_only': False, 'patient': False, 'include_spike_free': False, 'reject_artefacts': False}
-    return chosen | fixed | {'artefact_threshold': settings.artefact_threshold, 'overwrite': True}
+# Arguments of `create_windows`.
+PATIENTS = {'patient': False, 'include_spike_free': False, 'overwrite': True}
+
+
+def window_settings(settings: SimpleNamespace, nb_best_blocks: int = 0) -> WindowSettings:
+    """Settings of the windows of the patient's best blocks, by default of all."""
+    made_with = WindowSettings.of_run(settings, normal_only=False)
+    return dataclasses.replace(made_with, nb_best_blocks=nb_best_blocks, reject_artefacts=False)
 
 
 # ------------------------------------------------------------------------------------------------ writing
 def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
     """Seconds to cut and write the windows of all blocks, in three ways, and of the whole script."""
-    durations = ('window_size', 'spike_spacing_from_border', 'pulse_width', 'sfreq')
-    shape = window_shape(**{name: getattr(settings, name) for name in durations})
-    chosen = {name: options(settings)[name] for name in ('normal_only', 'standardize', 'reject_artefacts')}
-    chosen['artefact_threshold'] = settings.artefact_threshold
+    made_with = window_settings(settings)
     data = read_data_raw(raw)
     out = raw.parent.parent / 'out'
     out.mkdir()
 
     def cut(block, stream=None):
-        return cut_block(data['meg'][block], data['events'][block], shape, stream=stream, **chosen)
+        return cut_block(data['meg'][block], data['events'][block], made_with, stream=stream)
 
     blocks = range(len(data['meg']))
     same_bytes = np.concatenate([cut(block)[0].windows for block in blocks])
@@ -135,13 +137,13 @@ def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
             (folder / 'windows_bi').replace(out / 'streamed')
 
     def growing_array():
-        grown = np.empty((0, N_CHANNELS, shape.subwindow_length), '<f4')
+        grown = np.empty((0, N_CHANNELS, made_with.shape.window_length), '<f4')
         for block in blocks:
             grown = np.concatenate([grown, cut(block)[0].windows])
         grown.tofile(out / 'grown')
 
     def script():
-        create_windows(path_raw_data=raw.parent, directory=out, nb_best_blocks=0, **options(settings))
+        create_windows(raw.parent, out, made_with, **PATIENTS)
 
     ways = {
         'ndarray.tofile': tofile,
@@ -169,8 +171,9 @@ def measure_memory(raw: Path, settings: SimpleNamespace) -> list[dict]:
     """Peak resident MB of processes that read the pickle, and that make the windows of some of its blocks."""
     works = {'reading the pickle': f'read_pickle({str(raw)!r})'}
     for n_blocks in (1, 5, 15):
-        arguments = options(settings) | {'nb_best_blocks': n_blocks, 'directory': str(raw.parent.parent / 'memory')}
-        works[f'windows of {n_blocks} blocks'] = f'create_windows(path_raw_data={str(raw.parent)!r}, **{arguments!r})'
+        folders = (str(raw.parent), str(raw.parent.parent / 'memory'))
+        made_with = window_settings(settings, n_blocks)
+        works[f'windows of {n_blocks} blocks'] = f'create_windows(*{folders!r}, {made_with!r}, **{PATIENTS!r})'
     rows = []
     for what, work in works.items():
         code = PEAK.format(root=str(Path(__file__).resolve().parents[1]), work=work)
@@ -184,11 +187,9 @@ def measure_memory(raw: Path, settings: SimpleNamespace) -> list[dict]:
 def measure_loading(raw: Path, settings: SimpleNamespace) -> list[dict]:
     """Windows per second of random batches, in several ways."""
     folder = raw.parent.parent
-    arguments = options(settings) | {'nb_best_blocks': 0, 'directory': folder / 'windows'}
-    create_windows(path_raw_data=folder / 'raw', **arguments)
-    patients = open_directory(
-        folder / 'windows', 0, False, {name: arguments[name] for name in ('sfreq', 'window_size')}
-    )
+    create_windows(folder / 'raw', folder / 'windows', window_settings(settings), **PATIENTS)
+    durations = {'sfreq': settings.sfreq, 'window_size': settings.window_size}
+    patients = open_directory(folder / 'windows', 0, False, durations)
     [one], table = patients, id_table(patients)
     labels = folder / 'windows' / 'data_raw_001_b0_labels_t.pkl'
     order = np.random.default_rng(settings.seed).permutation(len(table))

@@ -38,10 +38,10 @@ from classification import CLASSIFIERS, Examples, SubwindowReader, TrainedRun, s
 from classifiers.boosting import BoostedTrees
 from classifiers.inputs import Masking, masking_margin
 from classifiers.subwindows import subwindow_shape
-from data_processing import block_statistics, scale
 from loop import make_optimizer, validate
 from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
+from recordings.scaling import block_statistics, scale
 from recordings.simulation import simulate_patient
 from runs.network_settings import loss_weights
 from runs.settings import read_command

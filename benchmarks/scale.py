@@ -28,6 +28,7 @@ from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
 from recordings.pickles import write_pickle
 from recordings.simulation import simulate_patient
+from recordings.window_settings import WindowSettings
 from runs.settings import read_command
 from timeseries_dataset import WindowDataset, batches, id_table, open_directory
 from training.losses import reconstruction_loss
@@ -100,12 +101,12 @@ def measure(folder, n_patients):
     made_with = {name: getattr(settings, name) for name in (
         'nb_best_blocks', 'sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize'
     )}  # fmt: skip
-    step('making', lambda: create_windows(
-        path_raw_data=folder / 'raw', directory=folder / f'windows_{n_patients}', normal_only=False,
-        patient=list(range(1, n_patients + 1)), include_spike_free=False, reject_artefacts=False,
-        artefact_threshold=20.0, **made_with,
-    ))  # fmt: skip
+    window_settings = WindowSettings(normal_only=False, reject_artefacts=False, artefact_threshold=20.0, **made_with)
     nb_best_blocks, directory = made_with.pop('nb_best_blocks'), folder / f'windows_{n_patients}'
+    patients = list(range(1, n_patients + 1))
+    step('making', lambda: create_windows(
+        folder / 'raw', directory, window_settings, patient=patients, include_spike_free=False
+    ))  # fmt: skip
     opened = step('opening', lambda: open_directory(directory, nb_best_blocks, False, made_with))
     table = id_table(opened)
     dataset = WindowDataset(opened, table, zscore=False)

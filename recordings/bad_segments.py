@@ -1,6 +1,7 @@
-"""Segments of a recording that an expert or the scanner's software marked as bad, and what of a block lies in them."""
+"""Segments of a recording that an expert or the scanner's software marked as bad, and their samples in a block."""
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,15 +22,20 @@ def is_bad_label(label: str) -> bool:
 
 
 def read_bad_segments(layout: 'Layout', notes: list['Note']) -> np.ndarray:
-    """Onset and end of every bad segment, (n, 2), in s from the first sample of the recording.
+    """Read the bad segments of a recording, from its annotations and, if it is from a CTF system, from its files.
 
     Parameters
     ----------
     layout : Layout
-        Of the whole recording. A CTF recording has its bad segments in `bad.segments` and its bad trials in the
+        Of all the recording. A CTF recording has its bad segments in `bad.segments` and its bad trials in the
         classes BAD... of `ClassFile.cls`.
     notes : list of Note
         Annotations; those whose label begins with BAD are bad segments.
+
+    Returns
+    -------
+    array (n_segments, 2)
+        Onset and end of each, in s from the first sample of the recording.
 
     Raises
     ------
@@ -47,23 +53,22 @@ def read_bad_segments(layout: 'Layout', notes: list['Note']) -> np.ndarray:
 
 
 def _segments_of_file(path, layout):
-    """Lines of trial, start and end in s from the trial's sync point. CTF counts these trials from 1; MNE takes all
-    for the first trial's.
-    """
+    """Read lines of trial, start and end in s from the trial's sync point."""
+    # CTF counts these trials from 1. MNE reads all as the first trial's.
     number = r'[+-]?\d{1,9}(?:\.\d*)?(?:[eE][+-]?\d{1,2})?'
     rows = []
     for line in as_text(path.read_bytes()).splitlines():
         if not line.strip():
             continue
-        found = re.fullmatch(rf'\s*\+?(\d{{1,9}})(?:\.0*)?\s+({number})\s+({number})\s*', line)
-        if not found or float(found[2]) > float(found[3]):
+        match = re.fullmatch(rf'\s*\+?(\d{{1,9}})(?:\.0*)?\s+({number})\s+({number})\s*', line)
+        if not match or float(match[2]) > float(match[3]):
             raise DataError(
                 f'{path}: {line.strip()!r} is no trial number, start and end in seconds; write them as plain numbers '
                 'with a decimal point'
             )
-        rows.append((int(found[1]), float(found[2]), float(found[3])))
+        rows.append((int(match[1]), float(match[2]), float(match[3])))
     n_samples, before_sync = layout.trial
-    first_trial = min([1, *(trial for trial, _, _ in rows)])  # a file that speaks of trial 0 counts from 0
+    first_trial = min([1, *(trial for trial, _, _ in rows)])  # a file with a trial 0 counts from 0
     syncs = [((trial - first_trial) * n_samples + before_sync) / layout.sfreq for trial, _, _ in rows]
     return [(sync + start, sync + end) for sync, (_, start, end) in zip(syncs, rows, strict=True)]
 
@@ -75,9 +80,23 @@ def _bad_trials(path, layout):
 
 
 def segments_in_block(segments: np.ndarray, layout: 'Layout', sfreq: float) -> list[list[int]]:
-    """First sample and end (excluded) of every bad segment within a block, in samples of the block at `sfreq` Hz.
+    """Find the samples of bad segments within a block.
 
     Segments that overlap in the block, or follow each other without a sample between them, are joined.
+
+    Parameters
+    ----------
+    segments : array (n_segments, 2)
+        Onset and end of each, in s from the first sample of the recording.
+    layout : Layout
+        Of the block.
+    sfreq : float
+        Sampling rate of the block, in Hz.
+
+    Returns
+    -------
+    list of [first sample, end (excluded)]
+        In samples of the block, in order.
     """
     lengths = layout.lengths(sfreq)
     spans = []
@@ -96,21 +115,44 @@ def segments_in_block(segments: np.ndarray, layout: 'Layout', sfreq: float) -> l
 
 
 def samples_of_segments(segments: np.ndarray, sfreq: float) -> tuple[np.ndarray, np.ndarray]:
-    """First samples and ends (excluded) of segments in s, each of a sample at least."""
-    first = np.floor(segments[:, 0] * sfreq + 1e-6)  # a time that is a sample's, but for rounding, is that sample
+    """First samples and ends (excluded) of segments (n_segments, 2) in s, each of a sample at least."""
+    first = np.floor(segments[:, 0] * sfreq + 1e-6)  # a time that equals a sample's up to rounding is that sample
     return first, np.maximum(np.ceil(segments[:, 1] * sfreq - 1e-6), first + 1)
 
 
-def touches(first: np.ndarray, end: np.ndarray, segments: list[list[int]]) -> np.ndarray:
-    """Whether each stretch of samples from `first` to `end` (excluded) shares a sample with any segment."""
+def touches(first: np.ndarray, end: np.ndarray, segments: Sequence[Sequence[int]]) -> np.ndarray:
+    """Whether samples lie in bad segments, in part at least.
+
+    Parameters
+    ----------
+    first, end : int array (n,)
+        Each range of samples, from `first` to `end` (excluded).
+    segments : sequence of [first sample, end (excluded)]
+        In the same samples.
+
+    Returns
+    -------
+    bool array (n,)
+        Whether the range shares a sample with any segment.
+    """
     bounds = np.array(segments, dtype=np.int64).reshape(-1, 2)
-    return ((first[:, None] < bounds[:, 1]) & (end[:, None] > bounds[:, 0])).any(axis=1)
+    return np.any((first[:, None] < bounds[:, 1]) & (end[:, None] > bounds[:, 0]), axis=1)
 
 
 def recorded_segments(record: dict, names: list[str]) -> list[list[list[int]]]:
-    """Bad segments of every block of a data_raw file, of what was noted when it was made (`read_record`).
+    """Look up the bad segments of every block of a data_raw file in its record.
 
-    Blocks that the record does not speak of have none; `record_warnings` says so.
+    Parameters
+    ----------
+    record : dict
+        From `read_record`.
+    names : list of str
+        Of the blocks in the data_raw file.
+
+    Returns
+    -------
+    list of lists of [first sample, end (excluded)]
+        One entry per block. Blocks that are not in the record have no segment; `record_warnings` names them.
     """
-    noted = {recording['file']: recording.get('bad_segments', []) for recording in record.get('recordings', [])}
-    return [noted.get(name, []) for name in names]
+    by_name = {recording['file']: recording.get('bad_segments', []) for recording in record.get('recordings', [])}
+    return [by_name.get(name, []) for name in names]

@@ -1,5 +1,6 @@
-"""The 274 channels of CTF-275: their places, absent ones, and other systems mapped to them."""
+"""The 274 channels of CTF-275: their positions, absent ones, and other systems mapped to them."""
 
+import copy
 import functools
 import re
 
@@ -8,9 +9,10 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 N_CHANNELS = 274  # CTF-275 without MRP52
+LEAST_CTF = 200  # good channels of CTF-275 that identify this system (CTF-151 has 151)
+LEAST_OTHER = 60  # good MEG channels of another system that can be mapped to 274
 
 
-# -------------------------------------------------------------------------------------------- channels
 def ctf275_info(sfreq: float) -> mne.Info:
     """Describe the 274 channels (CTF-275 without MRP52) of a recording, in CTF order.
 
@@ -29,7 +31,7 @@ def ctf275_info(sfreq: float) -> mne.Info:
     channels = {channel['ch_name'].split('-')[0]: channel for channel in canonical['chs']}
     del channels['MRP52']
     # MNE's table lacks MLO42: reflect its right-hand twin in the plane x = 0. `loc` holds the position, then the axes
-    # ex, ey and ez (the coil's normal); a reflected frame is left-handed, so ey is turned round.
+    # ex, ey and ez (the coil's normal); a reflected frame is left-handed, so ey is reversed.
     loc = channels['MRO42']['loc'].reshape(4, 3) * [-1, 1, 1]
     loc[2] *= -1
     channels['MLO42'] = dict(channels['MRO42'], loc=loc.ravel())
@@ -47,11 +49,6 @@ def channel_names() -> list[str]:
     return ctf275_info(150.0)['ch_names']
 
 
-LEAST_CTF = 200  # good channels of CTF-275 below which a recording is not taken for one (CTF-151 has 151)
-LEAST_OTHER = 60  # good MEG channels of another system that can stand for 274
-
-
-# ---------------------------------------------------------------------------------------------- channels
 def sphere_centre(info: mne.Info) -> np.ndarray:
     """Centre of the sphere nearest to the MEG sensors, in metres in head coordinates: about that of the head."""
     picks = mne.pick_types(info, meg=True, ref_meg=False, exclude=[])
@@ -63,7 +60,7 @@ def sphere_centre(info: mne.Info) -> np.ndarray:
 
 
 def has_position(ch: dict) -> bool:
-    """Whether a recording's header says where a sensor is and where it looks."""
+    """Whether a recording's header has the position and orientation of a sensor."""
     loc = ch['loc']
     return bool(np.isfinite(loc).all() and loc[:3].any() and loc[9:].any())
 
@@ -74,25 +71,40 @@ def plain_name(name: str) -> str:
 
 
 def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float) -> mne.Info:
-    """`ctf275_info` with the channels where a recording's header puts them.
+    """`ctf275_info` with the positions of a recording's header.
 
-    Channels that the header lacks lie where the usual CTF-275 has them, moved as a whole to fit the others (in a real
-    header, the others then lie 1.1 mm off on average).
+    Channels that the header lacks get the positions of the standard CTF-275, moved as a whole to fit the others (in a
+    real header, the others then lie 1.1 mm off on average).
+
+    Parameters
+    ----------
+    chs : list of dict
+        Channels of the recording, from `info['chs']`.
+    dev_head_t : mne.Transform, optional
+        From its device to its head coordinates.
+    sfreq : float
+        Sampling frequency of the result, in Hz.
+
+    Returns
+    -------
+    mne.Info
+        Of the 274 channels.
     """
     info = ctf275_info(sfreq)
-    found = {plain_name(ch['ch_name']): ch for ch in chs}
-    usual = {ch['ch_name']: ch['loc'].reshape(4, 3).copy() for ch in info['chs']}
-    placed = [name for name in usual if name in found and has_position(found[name])]
+    recorded = {plain_name(ch['ch_name']): ch for ch in chs}
+    standard = {ch['ch_name']: ch['loc'].reshape(4, 3).copy() for ch in info['chs']}
+    placed = [name for name in standard if name in recorded and has_position(recorded[name])]
     if len(placed) >= LEAST_CTF:
-        there = np.array([found[name]['loc'][:3] for name in placed])
-        here = np.array([usual[name][0] for name in placed])
-        turn, _ = Rotation.align_vectors(there - there.mean(axis=0), here - here.mean(axis=0))
+        recorded_positions = np.array([recorded[name]['loc'][:3] for name in placed])
+        standard_positions = np.array([standard[name][0] for name in placed])
+        recorded_centre, standard_centre = recorded_positions.mean(axis=0), standard_positions.mean(axis=0)
+        rotation, _ = Rotation.align_vectors(recorded_positions - recorded_centre, standard_positions - standard_centre)
         for ch in info['chs']:
             if ch['ch_name'] in placed:
-                ch['loc'] = found[ch['ch_name']]['loc'].copy()
+                ch['loc'] = recorded[ch['ch_name']]['loc'].copy()
             else:
-                loc = turn.apply(usual[ch['ch_name']])
-                loc[0] += there.mean(axis=0) - turn.apply(here.mean(axis=0))
+                loc = rotation.apply(standard[ch['ch_name']])
+                loc[0] += recorded_centre - rotation.apply(standard_centre)
                 ch['loc'] = loc.ravel()
         if dev_head_t is not None:
             info['dev_head_t'] = dev_head_t
@@ -100,14 +112,39 @@ def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float)
 
 
 def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -> np.ndarray:
-    """Replace channels by what the others say of them (MNE's minimum-norm interpolation); (274, n_samples), tesla."""
+    """Replace channels by an estimate from the others (MNE's minimum-norm interpolation).
+
+    Parameters
+    ----------
+    signal : array (274, n_samples)
+        In tesla.
+    info : mne.Info
+        Of these channels.
+    names : list of str
+        The channels to replace.
+
+    Returns
+    -------
+    array (274, n_samples)
+        In tesla.
+    """
     if not names:
         return signal
     raw = mne.io.RawArray(signal, info.copy(), verbose='error')
     raw.info['bads'] = list(names)
     # 'fast' is twice as fast and gives the same to 1e-4.
     raw.interpolate_bads(origin=sphere_centre(info), mode='fast', verbose='error')
-    return raw.get_data()
+    return np.asarray(raw.get_data())
+
+
+def _info_at(info, sfreq):
+    """Copy what a mapping needs of an info, at another sampling frequency and without compensation."""
+    new = mne.create_info(info['ch_names'], sfreq, 'mag')
+    for new_ch, ch in zip(new['chs'], info['chs'], strict=True):
+        new_ch.update(copy.deepcopy(ch))
+    new['bads'] = list(info['bads'])
+    new['dev_head_t'] = info['dev_head_t'] or mne.Transform('meg', 'head')
+    return new
 
 
 def map_to_ctf275(signal: np.ndarray, info: mne.Info, sfreq: float) -> tuple[np.ndarray, mne.Info]:
@@ -119,17 +156,17 @@ def map_to_ctf275(signal: np.ndarray, info: mne.Info, sfreq: float) -> tuple[np.
         In tesla (planar gradiometers: tesla per metre).
     info : mne.Info
         Of these channels; `bads` are left out.
+    sfreq : float
+        Sampling frequency of `signal`, in Hz.
 
     Returns
     -------
     signal : array (274, n_samples)
+        In tesla.
     info : mne.Info
-        With the head where it was.
+        With the position of the head in the recording.
     """
-    info = info.copy()
-    with info._unlock():
-        info.update(sfreq=sfreq, comps=[], lowpass=sfreq / 2, highpass=0.0)
-        info['dev_head_t'] = info['dev_head_t'] or mne.Transform('meg', 'head')
+    projs, info = info['projs'], _info_at(info, sfreq)
     to = ctf275_info(sfreq)
     # Each system counts from another point of its helmet: let the centres of the helmets coincide.
     in_head = sphere_centre(info)
@@ -140,7 +177,7 @@ def map_to_ctf275(signal: np.ndarray, info: mne.Info, sfreq: float) -> tuple[np.
     trans[:3, 3] -= trans[:3, :3] @ shift
     info['dev_head_t'] = to['dev_head_t'] = mne.Transform('meg', 'head', trans)
     with mne.utils.use_log_level('error'):
-        raw = mne.io.RawArray(signal, info).interpolate_to('ctf275', origin=in_head, mode='fast')
+        raw = mne.io.RawArray(signal, info).add_proj(projs).interpolate_to('ctf275', origin=in_head, mode='fast')
     rows = {plain_name(name): row for name, row in zip(raw.ch_names, raw.get_data(), strict=True)}
     absent = [name for name in to['ch_names'] if name not in rows]  # MNE's table lacks MLO42
     mapped = np.array([rows.get(name, np.zeros(signal.shape[1])) for name in to['ch_names']])

@@ -19,12 +19,26 @@ MAX_NAME = 4096  # characters of a recording's name, as of a path
 
 # ----------------------------------------------------------------------------------------------- files
 def chosen_patients(files: dict[int, Path], patient: int | list[int] | bool, directory: str | Path) -> dict[int, Path]:
-    """Keep the files of the patients asked for (a number, a list, or False for all), in order of their numbers.
+    """Select the files of some patients.
+
+    Parameters
+    ----------
+    files : dict
+        Patient number to path.
+    patient : int, list of int, or False
+        The patients; False for all.
+    directory : path
+        Of the files, for messages.
+
+    Returns
+    -------
+    dict
+        Patient number to path, in order of the numbers.
 
     Raises
     ------
     DataError
-        A patient that was asked for has no file.
+        One of the patients has no file.
     """
     if patient is False:
         return dict(sorted(files.items()))
@@ -36,12 +50,24 @@ def chosen_patients(files: dict[int, Path], patient: int | list[int] | bool, dir
 
 
 def find_data_raw(directory: str | Path, patient: int | list[int] | bool = False) -> dict[int, Path]:
-    """Find data_raw_NNN.pkl in a directory: patient number to path.
+    """Find data_raw_NNN.pkl in a directory.
+
+    Parameters
+    ----------
+    directory : path
+        The setting `path_raw_data`.
+    patient : int, list of int, or False
+        The setting of this name.
+
+    Returns
+    -------
+    dict
+        Patient number to path, in order of the numbers.
 
     Raises
     ------
     DataError
-        No such directory, no such file in it, two files of one patient, or a patient asked for is not there.
+        No such directory, no such file in it, two files of one patient, or no file of a chosen patient.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -57,28 +83,41 @@ def find_data_raw(directory: str | Path, patient: int | list[int] | bool = False
 
 
 def read_record(path: Path) -> dict:
-    """What was noted beside a data_raw file when it was made; empty where nothing was."""
-    record = path.with_suffix('.json')
-    if not record.exists():
-        return {}
-    try:
-        content = json.loads(record.read_text())
-        whole = isinstance(content['settings'], dict) and all(
-            {'file', 'interpolated'} <= set(recording) for recording in content['recordings']
-        )
-    except (ValueError, TypeError, KeyError, RecursionError):
-        whole = False
-    if not whole:
-        raise DataError(f'{record}: not what create_data_raw.py writes; move it and {path.name} away')
-    return content
+    """Read the record of a data_raw file, data_raw_NNN.json.
 
-
-def check_rate(path: Path, sfreq: float) -> None:
-    """Refuse a data_raw file that was made at another sampling rate than `sfreq`, as far as is noted beside it.
+    Returns
+    -------
+    dict
+        Settings, facts and warnings; empty for a file without a record.
 
     Raises
     ------
     DataError
+        The record is damaged.
+    """
+    record = path.with_suffix('.json')
+    if not record.exists():
+        return {}
+    content, whole = {}, False
+    try:
+        content = json.loads(record.read_text())
+        whole = isinstance(content.get('settings', {}), dict) and all(
+            {'file', 'interpolated'} <= set(recording) for recording in content.get('recordings', [])
+        )
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        pass  # refused below
+    if not whole:
+        raise DataError(f'{record}: not a whole record; move it and {path.name} away')
+    return content
+
+
+def check_rate(path: Path, sfreq: float) -> None:
+    """Refuse a data_raw file that was made at another sampling rate than `sfreq`, by its record.
+
+    Raises
+    ------
+    DataError
+        Names both rates.
     """
     made_at = read_record(path).get('settings', {}).get('sfreq', sfreq)
     if made_at != sfreq:
@@ -99,7 +138,7 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     Returns
     -------
     dict
-        `meg`: arrays (274, n_samples), tesla, as they were stored; `events`, `reannot`: float arrays of spike
+        `meg`: arrays (274, n_samples) in tesla, of the type of the file; `events`, `reannot`: float64 arrays of spike
         times, in samples of the block; `file`: names.
 
     Raises
@@ -125,7 +164,7 @@ def read_data_raw(path: str | Path) -> dict[str, list]:
     signals = list(data.pop('meg'))
     n_numbers = 0
     for block in range(len(signals)):
-        signals[block] = _checked_signal(path, block, signals[block])  # lists take more memory than arrays: let go
+        signals[block] = _checked_signal(path, block, signals[block])  # a list takes more memory than its array
         n_numbers = _counted(path, 'meg', n_numbers + signals[block].size)
     _check_channels(path, signals)
     spikes = {'events': [], 'reannot': []}
@@ -147,7 +186,7 @@ def _columns(path, frame):
 
 
 def _counted(path, key, n_numbers):
-    """Refuse more numbers than the file has bytes: it refers to the same ones over and over."""
+    """Refuse more numbers than the file has bytes, which refers to the same numbers many times."""
     if n_numbers > path.stat().st_size:
         raise DataError(f'{path}: {key!r} holds the same numbers many times over; make the file again')
     return n_numbers
@@ -162,10 +201,22 @@ def _length(path, key, entries):
 
 
 def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
-    """Turn a list (of lists) of numbers into an array of 1 or 2 dimensions; an array stays as it is.
+    """Turn a list (of lists) of numbers into an array of 1 or 2 dimensions; an array is returned unchanged.
 
     Lists are read level by level. NumPy alone would follow any nesting, and a few bytes of a pickle can nest a list
     into more numbers than any memory holds.
+
+    Parameters
+    ----------
+    values : array, list, tuple, Series or DataFrame
+        From a pickle.
+    n_dims : int
+        1 or 2.
+
+    Returns
+    -------
+    array of `n_dims` dimensions
+        Of booleans, integers or floats.
 
     Raises
     ------
@@ -177,7 +228,7 @@ def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
     if isinstance(values, list | tuple):
         if n_dims == 1:
             if any(issubclass(kind, str | bytes) for kind in set(map(type, values))):
-                raise ValueError('texts')  # which NumPy would read as numbers, however long
+                raise ValueError('not numbers')  # NumPy would read texts as numbers, however long
             try:
                 return np.fromiter(values, np.float64, len(values))
             except (TypeError, ValueError, OverflowError) as fault:
@@ -265,10 +316,19 @@ def channel_extremes(signal: np.ndarray) -> np.ndarray:
 
 
 def flat_channels(spans: np.ndarray) -> np.ndarray:
-    """Which channels are flat, of maximum - minimum of each: those that change a million times less than others do.
+    """Find the channels that change a million times less than most others.
 
-    A filtered constant still changes by the rounding of its numbers. The others are those with the largest changes, but
-    for a tenth, which may be broken.
+    A filtered constant still changes by the rounding of its numbers. The comparison is with the 90 % quantile, because
+    the channels with the largest changes may be broken.
+
+    Parameters
+    ----------
+    spans : array (n_channels,)
+        Maximum - minimum of each channel.
+
+    Returns
+    -------
+    bool array (n_channels,)
     """
     return spans <= 1e-6 * np.quantile(spans, 0.9)
 
@@ -279,7 +339,7 @@ def in_tesla(span: float) -> bool:
 
 
 def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
-    """What is odd about the content of a data_raw file, though it can be used, and what to do about it.
+    """Warn of odd content of a data_raw file that can still be used, with the way out.
 
     Parameters
     ----------
@@ -287,35 +347,22 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
         From `read_data_raw`.
     sfreq : float
         Sampling rate, in Hz.
+
+    Returns
+    -------
+    list of str
+        One warning for all blocks with the same fault.
     """
-    found = {}  # advice to blocks
-
-    def warn(advice, block, detail=''):
-        found.setdefault(advice, []).append(f'{block}{detail}')
-
-    spans = []
+    blocks_of_advice, spans = {}, []
     for block, meg in enumerate(data['meg']):
         span = np.diff(channel_extremes(meg).astype(np.float64))[:, 0]
         spans.append(np.median(span))
-        flat = [channel_names()[channel] for channel in np.flatnonzero(flat_channels(span))]
-        if flat:
-            names = ', '.join(flat[:5]) + f' and {len(flat) - 5} more' * (len(flat) > 5)
-            warn('flat channels; interpolate them, or leave out that block', block, f' ({names})')
-        seconds = meg.shape[1] / sfreq
+        pairs = _flat_warnings(span)
         for key in ('events', 'reannot'):
-            times = data[key][block]
-            if len(times) and times.max() < seconds:
-                advice = (
-                    f'all {key} are below the duration in seconds; if they are seconds, multiply by sfreq = {sfreq:g}'
-                )
-                warn(advice, block, f' ({seconds:g} s)')
-            if len(np.unique(times)) < len(times):
-                warn(f'{key} hold a spike more than once; each is counted once; remove the others', block)
-            if (np.diff(times) < 0).any():
-                warn(
-                    f'{key} are not in order of time; they are used in order; sort them if they belong to blocks', block
-                )
-    warnings = [f'block {", ".join(blocks)}: {advice}' for advice, blocks in found.items()]
+            pairs += _times_warnings(key, data[key][block], meg.shape[1] / sfreq, sfreq)
+        for advice, detail in pairs:
+            blocks_of_advice.setdefault(advice, []).append(f'{block}{detail}')
+    warnings = [f'block {", ".join(blocks)}: {advice}' for advice, blocks in blocks_of_advice.items()]
     span = np.median(spans)
     if span and not in_tesla(span):
         warnings.append(
@@ -325,14 +372,38 @@ def content_warnings(data: dict[str, list], sfreq: float) -> list[str]:
     return warnings
 
 
+def _flat_warnings(span):
+    """Advice and detail on flat channels, as a list of none or one; `span` is maximum - minimum of each channel."""
+    flat = [channel_names()[channel] for channel in np.flatnonzero(flat_channels(span))]
+    if not flat:
+        return []
+    more = f' and {len(flat) - 5} more' if len(flat) > 5 else ''
+    return [('flat channels; interpolate them, or leave out that block', f' ({", ".join(flat[:5])}{more})')]
+
+
+def _times_warnings(key, times, seconds, sfreq):
+    """Advice and detail on the spikes of a block that lasts `seconds`."""
+    pairs = []
+    if len(times) and times.max() < seconds:
+        advice = f'all {key} are below the duration in seconds; if they are seconds, multiply by sfreq = {sfreq:g}'
+        pairs.append((advice, f' ({seconds:g} s)'))
+    if len(np.unique(times)) < len(times):
+        pairs.append((f'{key} hold a spike more than once; each is counted once; remove the others', ''))
+    if (np.diff(times) < 0).any():
+        pairs.append(
+            (f'{key} are not in order of time; they are used in order; sort them if they belong to blocks', '')
+        )
+    return pairs
+
+
 def record_warnings(record: dict, names: list[str]) -> list[str]:
-    """A record (data_raw_NNN.json) that speaks of other blocks than its data_raw file holds, which has `names`."""
-    noted = [recording['file'] for recording in record.get('recordings', [])]
-    if not noted or noted == names:
+    """Warn of a record (data_raw_NNN.json) with other blocks than its data_raw file, whose blocks have `names`."""
+    recorded = [recording['file'] for recording in record.get('recordings', [])]
+    if not recorded or recorded == names:
         return []
     return [
-        f'its .json speaks of {len(noted)} blocks ({noted[0]}, ...), but it holds {len(names)} ({names[0]}, ...): bad '
-        'segments are known of blocks whose name is in both only'
+        f'its .json lists {len(recorded)} blocks ({recorded[0]}, ...), but it holds {len(names)} ({names[0]}, ...): '
+        'bad segments are known only of blocks whose name is in both'
     ]
 
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 
 import mne
@@ -20,10 +20,21 @@ LARGEST_MATRIX = 1_000_000  # numbers of a matrix that takes less time than filt
 
 # ---------------------------------------------------------------------------------------------- signals
 def extend(signal: np.ndarray, before: int, after: int) -> np.ndarray:
-    """Continue a signal (..., n_samples) beyond its ends by its mirror images.
+    """Continue a signal beyond its ends by its mirror images.
 
-    Against filtering what really went on, the error at the ends is half of that of the point reflections that MNE
-    uses, and in a part shorter than its filter, which MNE continues with zeros, far less still.
+    Compared with filtering the true continuation, the error at the ends is half of that of the point reflections that
+    MNE uses. In a part shorter than its filter, which MNE continues with zeros, it is smaller still.
+
+    Parameters
+    ----------
+    signal : array (..., n_samples)
+        One continuous part.
+    before, after : int
+        Samples to add at either end.
+
+    Returns
+    -------
+    array (..., before + n_samples + after)
     """
     n = signal.shape[-1]
     return signal[..., np.pad(np.arange(n), (before, after), mode='reflect' if n > 1 else 'edge')]
@@ -45,30 +56,31 @@ def resample(signal: np.ndarray, sfreq: float, new_sfreq: float) -> np.ndarray:
         return signal.copy()
     before = down * math.ceil(sfreq / down)  # 1 s at least
     total = down * next_fast_len(math.ceil((n + 2 * before) / down))
-    resampled, kept = np.empty((len(signal), n_new)), np.arange(n_new)
+    resampled, new_samples = np.empty((len(signal), n_new)), np.arange(n_new)
     for rows in rows_at_a_time(len(signal), total):
         extended = extend(signal[rows], before, total - n - before)
-        # The transform takes the end for a neighbour of the beginning: take out the line between them meanwhile.
-        first, slope = extended[:, :1], (extended[:, -1:] - extended[:, :1]) / (total - 1)
-        new = scipy.signal.resample(extended - first - slope * np.arange(total), total // down * up, axis=1)
-        resampled[rows] = new[:, before // down * up + kept] + first + slope * (before + kept * down / up)
+        # To the transform, the end is a neighbour of the beginning: subtract the line between them, and add it again.
+        start, slope = extended[:, :1], (extended[:, -1:] - extended[:, :1]) / (total - 1)
+        new = scipy.signal.resample(extended - start - slope * np.arange(total), total // down * up, axis=1)
+        line = slope * (before + new_samples * down / up)
+        resampled[rows] = new[:, before // down * up + new_samples] + start + line
     return resampled
 
 
 def rows_at_a_time(n_rows: int, n_samples: int) -> Iterator[slice]:
     """Cut the rows of an array into pieces of about 8 MB, or of one row, so that work on them takes little memory."""
     step = max(1, 2**20 // n_samples)
-    return (slice(first, first + step) for first in range(0, n_rows, step))
+    return (slice(row, row + step) for row in range(0, n_rows, step))
 
 
 @functools.lru_cache(1)
 def impulse_response(*, sfreq: float, high_pass: float, low_pass: float, notch: tuple[float, ...] | None) -> np.ndarray:
-    """What MNE's band-pass and notch filters make of a unit impulse in its middle: (2 * reach + 1,)."""
+    """Response (2 * reach + 1,) of MNE's band-pass and notch filters to a unit impulse in the middle."""
     band_pass = mne.filter.create_filter(None, sfreq, high_pass, low_pass, verbose='error')
     reach = len(band_pass) // 2
     if notch is None:
         return band_pass
-    reach += math.ceil(NOTCH_SECONDS / 2 * sfreq) + 2  # MNE mirrors the ends, which must not matter
+    reach += math.ceil(NOTCH_SECONDS / 2 * sfreq) + 2  # MNE mirrors the ends, which must not reach the response
     impulse = np.pad(band_pass, reach - len(band_pass) // 2)
     return mne.filter.notch_filter(impulse, sfreq, np.array(notch), verbose='error')
 
@@ -82,7 +94,22 @@ def preprocess(
     low_pass: float,
     notch: float | list[float] | None,
 ) -> np.ndarray:
-    """Resample and filter one continuous part, (n_channels, n_samples), without delay."""
+    """Resample and filter one continuous part without delay.
+
+    Parameters
+    ----------
+    signal : array (n_channels, n_samples)
+        At `raw_sfreq` Hz.
+    raw_sfreq : float
+        Sampling rate of the recording, in Hz.
+    sfreq, high_pass, low_pass, notch
+        The settings of these names, in Hz.
+
+    Returns
+    -------
+    array (n_channels, n_new_samples)
+        At `sfreq` Hz.
+    """
     signal = resample(signal, raw_sfreq, sfreq)
     response = impulse_response(sfreq=sfreq, high_pass=high_pass, low_pass=low_pass, notch=as_frequencies(notch))
     reach = len(response) // 2
@@ -91,18 +118,24 @@ def preprocess(
     return signal
 
 
-def preprocess_parts(parts: Iterable[np.ndarray], lengths: list[int], **filters) -> Iterator[np.ndarray]:
+def preprocess_parts(parts: Iterable[np.ndarray], lengths: list[int], **filters) -> Generator[np.ndarray]:
     """Preprocess the continuous parts of a recording, each on its own.
 
-    Short parts of one length share a matrix: what `preprocess`, which is linear, makes of each single sample.
+    Short parts of one length share a matrix: the result of `preprocess`, which is linear, for each single sample.
 
     Parameters
     ----------
     parts : iterable of arrays (n_channels, n_samples)
+        At the sampling rate of the recording.
     lengths : list of int
         Their n_samples.
     **filters
-        As `preprocess` takes them.
+        The keyword arguments of `preprocess`.
+
+    Yields
+    ------
+    array (n_channels, n_new_samples)
+        A part, resampled and filtered.
     """
     n_parts, matrices = Counter(lengths), {}
     for part in parts:
@@ -120,6 +153,7 @@ def check_filters(*, sfreq: float, high_pass: float, low_pass: float, notch: flo
     Raises
     ------
     SettingError
+        Names the settings that do not.
     """
     if not high_pass < low_pass <= sfreq / 2 - NARROWEST_BAND:
         raise SettingError(

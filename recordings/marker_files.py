@@ -35,13 +35,14 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
     Returns
     -------
     head : bytes
-        What comes before the first class.
+        The lines before the first class.
     classes : list of MarkerClass
+        In the order of the file.
 
     Raises
     ------
     DataError
-        The file is cut off, its counts are wrong, or a time is not written with a decimal point.
+        The file is absent or cut off, its counts are wrong, or a time is not written with a decimal point.
     """
     if not Path(path).is_file():
         raise DataError(f'{path}: no such file, or a link to nothing; restore it, or remove the link')
@@ -50,7 +51,12 @@ def read_marker_file(path: str | Path) -> tuple[bytes, list[MarkerClass]]:
 
 
 def read_class_file(path: str | Path) -> dict[str, list[int]]:
-    """Read the classes of trials of a CTF recording (ClassFile.cls): name to trial numbers, counted from 0.
+    """Read the classes of trials of a CTF recording (ClassFile.cls).
+
+    Returns
+    -------
+    dict of lists of int
+        Name to trial numbers, counted from 0.
 
     Raises
     ------
@@ -100,8 +106,8 @@ def _class_rows(path, lines, what):
     count = b'NUMBER OF ' + what + b':'
     n_rows = _marker_field(path, lines, count, number=True)
     _marker_field(path, lines, b'LIST OF ' + what + b':')
-    first = [line.rstrip() for line in lines].index(b'LIST OF ' + what + b':') + 2
-    rows = list(itertools.takewhile(bytes.strip, lines[first:]))
+    start = [line.rstrip() for line in lines].index(b'LIST OF ' + what + b':') + 2
+    rows = list(itertools.takewhile(bytes.strip, lines[start:]))
     if len(rows) != n_rows:
         raise DataError(
             f'{path}: class {name!r}: {as_text(count[:-1])} is {n_rows}, but {len(rows)} follow; the file is cut off, '
@@ -114,13 +120,13 @@ def _marker_class(path, lines):
     name, rows = _class_rows(path, lines, b'SAMPLES')
     markers = []
     for row in rows:
-        found = re.fullmatch(rb'\s*(\+?\d{1,9})\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)
-        if not found:
+        match = re.fullmatch(rb'\s*(\+?\d{1,9})\s+([+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*', row)
+        if not match:
             raise DataError(
                 f'{path}: class {name!r}: {as_text(row.strip())!r} is no trial number and time in seconds; write times '
                 'as plain numbers with a decimal point'
             )
-        markers.append((int(found[1]), float(found[2])))
+        markers.append((int(match[1]), float(match[2])))
     return MarkerClass(name, markers, b''.join(lines))
 
 
@@ -139,25 +145,25 @@ def write_marker_file(
 
     The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. The
     existing file is kept under the next free name MarkerFile.mrk.1, .2, ... Where `path` is a link, all this happens to
-    the file that it leads to. No other process that calls this function can change the file meanwhile.
+    the file that it points to. No other process that calls this function can change the file meanwhile.
 
     Parameters
     ----------
     path : path
         The marker file to write.
-    onsets : array
+    onsets : array (n_markers,)
         In s from the recording's first sample.
     layout : Layout
         Of the CTF recording.
     name, color : str
         Of the class.
     source : path, optional
-        Marker file whose other classes are taken, instead of those of `path`.
+        Marker file whose other classes are copied, instead of those of `path`.
 
     Returns
     -------
     Path or None
-        The backup, where there was a file.
+        The backup, if there was a file.
 
     Raises
     ------
@@ -180,11 +186,12 @@ def write_marker_file(
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Check that a marker file can be replaced as it is: where it is a link, that leads somewhere, by its owner.
+    """Check that a marker file can be replaced.
 
     Raises
     ------
     DataError
+        It is a link to nothing, or belongs to another user or group.
     """
     path = Path(path)
     if path.is_symlink() and not path.exists():
@@ -227,6 +234,7 @@ def _class_number(marker_class: MarkerClass) -> int:
 
 
 def _class_content(name: str, color: str, number: int, onsets: np.ndarray, layout: 'Layout') -> bytes:
+    assert layout.trial is not None  # write_marker_file refuses other recordings
     n_samples, before_sync = layout.trial
     trials, samples = np.divmod(np.rint(np.sort(onsets) * layout.sfreq).astype(np.int64), n_samples)
     rows = [

@@ -1,4 +1,4 @@
-"""Arrays and frames from the parts that a pickle holds of them, each part checked before NumPy or pandas sees it."""
+"""Arrays and frames from their parts in a pickle, each part checked before NumPy or pandas sees it."""
 
 import math
 import re
@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recordings.unpickler import Limits, Name, Pending, Record, check_key, parts_of, refused
+from recordings.pickle_parts import Limits, Name, Pending, Record, check_key, parts_of, refused
 
 OBJECT = np.dtype(object)
 # What building one object counts for, in bytes: half of what a file allows to the smallest that pandas writes.
 FRAME, BLOCK, INDEX = 250, 75, 20
 MAX_DIMS = 32
 COLUMN_KINDS = 'biufO'
+COLUMN_KINDS = 'biufO'
 EMPTY_LENGTH = 2**16  # of an axis that takes no bytes, beyond the size of the file
 
 
 class ObjectBuilder:
-    """Builds what a pickle asks for by name.
+    """Builds the objects that a pickle names.
 
     Parameters
     ----------
@@ -39,7 +40,10 @@ class ObjectBuilder:
         return self._plain_makers() | self._numpy_makers() | self._pandas_makers()
 
     def _plain_makers(self):
-        makers = {'_codecs.encode': self.latin1_bytes, 'collections.OrderedDict': lambda: OrderedDict()}
+        makers: dict[str, Callable] = {
+            '_codecs.encode': self.latin1_bytes,
+            'collections.OrderedDict': lambda: OrderedDict(),
+        }
         for package in ('builtins', '__builtin__'):
             makers |= {
                 f'{package}.bytes': lambda: b'',
@@ -51,7 +55,7 @@ class ObjectBuilder:
         return makers
 
     def _numpy_makers(self):
-        makers = {'numpy.dtype': self.dtype, 'numpy.ndarray': _no_call}
+        makers: dict[str, Callable] = {'numpy.dtype': self.dtype, 'numpy.ndarray': _no_call}
         for package in ('numpy.core', 'numpy._core'):
             makers |= {
                 f'{package}.multiarray._reconstruct': self.array,
@@ -61,7 +65,7 @@ class ObjectBuilder:
         return makers
 
     def _pandas_makers(self):
-        makers = {
+        makers: dict[str, Callable] = {
             'pandas._libs.arrays.__pyx_unpickle_NDArrayBacked': self.string_array,
             'pandas._libs.internals._unpickle_block': self.block,
             'pandas.core.internals.managers.BlockManager': partial(Record, 'BlockManager'),
@@ -100,10 +104,10 @@ class ObjectBuilder:
     # ------------------------------------------------------------------------------------------------ arrays
     def dtype(self, text: str, *_align_and_copy: int) -> Pending:
         """In place of numpy.dtype: booleans, numbers, text of a fixed length, or objects."""
-        found = re.fullmatch('(?:b1|[iuf][0-9]{1,2}|([SU])([0-9]{1,9})|O[48])', text) if type(text) is str else None
-        if not found:
+        match = re.fullmatch('(?:b1|[iuf][0-9]{1,2}|([SU])([0-9]{1,9})|O[48])', text) if type(text) is str else None
+        if not match:
             raise refused(f'an array of type {text if type(text) is str else type(text).__name__}')
-        if found[2] and int(found[2]) > self.limits.size:
+        if match[2] and int(match[2]) > self.limits.size:
             raise UnpicklingError('items larger than the file')
         return Pending(partial(_finished_dtype, np.dtype('O' if text[0] == 'O' else text)))
 
@@ -124,7 +128,7 @@ class ObjectBuilder:
             self._check_content(content, dtype, n_items)
         # NumPy's own setter takes large content as it is, without a copy; every part of the state is checked above.
         array = np.ndarray((0,), dtype)
-        array.__setstate__((1, shape, dtype, bool(fortran_order), content))
+        array.__setstate__((1, shape, dtype, bool(fortran_order), content))  # ty: ignore[invalid-argument-type]
         if dtype == OBJECT:
             self._check_nesting(array, content)
         return array
@@ -150,7 +154,8 @@ class ObjectBuilder:
         """In place of NumPy's scalar."""
         self._n_items((), dtype)
         self._check_content(content, dtype, 1)
-        return np.ndarray((), dtype, content)[()]
+        item: Any = np.ndarray((), dtype, content)[()]
+        return item
 
     def _n_items(self, shape, dtype):
         """Number of items of a shape, which is checked."""
@@ -217,7 +222,17 @@ class ObjectBuilder:
         return pd.Index(values, dtype=values.dtype, name=state['name'])
 
     def frame(self, state: dict) -> pd.DataFrame:
-        """Build a frame: its blocks side by side, their columns in the order that their places say."""
+        """Build a frame: its blocks side by side, their columns in the order of their places.
+
+        Returns
+        -------
+        DataFrame
+
+        Raises
+        ------
+        UnpicklingError
+            The parts do not fit each other.
+        """
         blocks, (columns, index) = parts_of(_entry(state, '_mgr'), 'BlockManager')
         if not isinstance(columns, pd.Index) or not isinstance(index, pd.Index):
             raise UnpicklingError('a frame without columns or rows')
@@ -228,7 +243,7 @@ class ObjectBuilder:
             if len(values.T) != len(index):
                 raise UnpicklingError('a frame whose columns differ in length from its index')
             self.limits.charge(BLOCK + values.size)
-            # pandas 3 would take objects that are all strings for its own type of strings: name the type.
+            # pandas 3 would convert objects that are all strings to its own type of strings: name the type.
             parts.append(pd.DataFrame(values.T, dtype=values.dtype, copy=False))
             places.append(_column_places(where, parts[-1].shape[1], len(columns)))
         order = np.argsort(np.concatenate(places))
@@ -284,7 +299,7 @@ def _finished_dtype(dtype, state):
 
 
 def _string_dtype(*storage_and_missing):
-    """Pandas 3 writes how strings are stored and what stands for a missing one; pandas 2 the first, as a state."""
+    """In pandas 3, how strings are stored and what marks a missing one; in pandas 2 only the first, as a state."""
     if not storage_and_missing:
         return Pending(lambda state: _string_dtype_of(_entry(state, 'storage'), pd.NA))
     return _string_dtype_of(*storage_and_missing)

@@ -2,11 +2,13 @@
 
 import os
 import pickle
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
+from recordings.pickle_parts import Limits
 from recordings.pickled_objects import ObjectBuilder
-from recordings.unpickler import Limits, Unpickler
+from recordings.unpickler import Unpickler
 from utils import DataError, writing
 
 BUFFER = 2**13  # bytes; larger contents are read past it, straight to their place
@@ -14,6 +16,11 @@ BUFFER = 2**13  # bytes; larger contents are read past it, straight to their pla
 
 def read_pickle(path: str | os.PathLike) -> Any:
     """Read a pickle of containers, numbers, strings, NumPy arrays and pandas frames; nothing in it is executed.
+
+    Returns
+    -------
+    object
+        The content.
 
     Raises
     ------
@@ -24,7 +31,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
     if not path.is_file():
         raise DataError(f'{path}: no such file; make it again, or correct the path')
     try:
-        with path.open('rb', buffering=BUFFER) as stream:
+        with BufferedReader(FileIO(path), BUFFER) as stream:
             limits = Limits(os.fstat(stream.fileno()).st_size)
             return Unpickler(stream, limits, ObjectBuilder(limits).makers()).load()
     except DataError as fault:
@@ -34,11 +41,11 @@ def read_pickle(path: str | os.PathLike) -> Any:
             f'{path}: not a whole pickle, or one that takes more memory than there is; make it again'
         ) from fault
     except Exception as fault:  # a damaged pickle can raise anything at all
-        raise DataError(f'{path}: not a whole pickle ({_said(fault)}); make it again') from fault
+        raise DataError(f'{path}: not a whole pickle ({_description(fault)}); make it again') from fault
 
 
-def _said(fault: Exception) -> str:
-    """Name and words of an exception, which may hold anything that a pickle held."""
+def _description(fault: Exception) -> str:
+    """Name and message of an exception, which may hold anything from the pickle."""
     try:
         return f'{type(fault).__name__}: {str(fault)[:200]}'
     except Exception:

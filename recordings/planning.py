@@ -1,6 +1,7 @@
-"""Recordings that a command names, checked before the first is read."""
+"""The recordings of a command, all of them checked before the first is read."""
 
 import fnmatch
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from recordings.checks import check_split, clock_warnings, recording_segments, source_files
 from recordings.layout import Layout
-from recordings.reading import block_layouts, check_recording, open_recording, read_annotations, read_layout
+from recordings.opening import open_recording, read_annotations, read_layout
+from recordings.reading import block_layouts, check_recording
 from utils import DataError, SettingError
 
 
@@ -17,16 +19,20 @@ class RecordingPlan(NamedTuple):
 
     Attributes
     ----------
+    path : Path
+        The recording.
     markers : Path or None
         What is read instead of the recording's own markers.
+    layout : Layout
+        Of all the recording.
     blocks : dict
         Name in `file` to layout.
-    labels : dict
-        Label to times in s.
-    segments : array (n, 2)
-        Onset and end of what is marked bad, in s.
+    labels : dict of arrays (n_markers,)
+        Label to times, in s from the first sample of the recording.
+    segments : array (n_segments, 2)
+        Onset and end of the bad segments, in s from the first sample of the recording.
     files : list of Path
-        From which it is read.
+        The files of the recording.
     """
 
     path: Path
@@ -47,17 +53,23 @@ def plan_recordings(
     ----------
     words : list of str
         Paths of recordings; one that ends in .mrk or -annot.fif is the annotation of the recording before it.
+    sfreq, window_size, low_pass, bad_channels, trials
+        The settings of these names.
+
+    Returns
+    -------
+    list of RecordingPlan
+        In the order of the words.
+
+    Raises
+    ------
+    DataError
+        A recording is faulty, too short, or of the same name as another one.
+    SettingError
+        An annotation comes without its recording, or no channel has a name of `bad_channels`.
     """
-    pairs = []
-    for word in words:
-        if not word.endswith(('.mrk', '-annot.fif', '-annot.fif.gz')):
-            pairs.append([Path(word), None])
-        elif pairs and pairs[-1][1] is None:
-            pairs[-1][1] = Path(word)
-        else:
-            raise SettingError(f'{word}: an annotation comes after its recording, one for each')
     planned = []
-    for path, markers in pairs:
+    for path, markers in _recordings_with_markers(words):
         with open_recording(path) as raw:
             check_recording(raw, path, low_pass=low_pass, bad_channels=bad_channels)
             layout = read_layout(raw, path)
@@ -78,15 +90,28 @@ def plan_recordings(
     names = [name for plan in planned for name in plan.blocks]
     for name in names:
         if names.count(name) > 1:
-            raise DataError(f'{name}: two recordings of this name; data_raw tells its blocks by name, rename one')
+            raise DataError(f'{name}: two recordings of this name; data_raw tells its blocks apart by name, rename one')
     return planned
 
 
-def chosen_labels(labels: list[str], include: str | list[str], exclude: str | list[str] = ()) -> list[str]:
+def _recordings_with_markers(words):
+    """Path of every recording, and of its annotation or None."""
+    pairs: list[tuple[Path, Path | None]] = []
+    for word in words:
+        if not word.endswith(('.mrk', '-annot.fif', '-annot.fif.gz')):
+            pairs.append((Path(word), None))
+        elif pairs and pairs[-1][1] is None:
+            pairs[-1] = pairs[-1][0], Path(word)
+        else:
+            raise SettingError(f'{word}: an annotation comes after its recording, one for each')
+    return pairs
+
+
+def chosen_labels(labels: list[str], include: str | list[str], exclude: str | Sequence[str] = ()) -> list[str]:
     """Labels that match a pattern of `include` and none of `exclude`; * stands for anything, case does not matter."""
+    return [label for label in labels if _matches(label, include) and not _matches(label, exclude)]
 
-    def matches(label, patterns):
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        return any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in patterns)
 
-    return [label for label in labels if matches(label, include) and not matches(label, exclude)]
+def _matches(label, patterns):
+    patterns = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in patterns)

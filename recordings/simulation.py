@@ -1,4 +1,11 @@
-"""Simulated patients with epilepsy, recorded with a 275-channel CTF MEG."""
+"""Simulated patients with epilepsy, recorded with a 275-channel CTF MEG.
+
+`simulate_patient` is longer than the other functions and has eleven arguments: each is a setting, and the order of its
+random draws, which the same seed must repeat, is best read in one piece.
+"""
+
+from collections.abc import Callable
+from typing import Any
 
 import mne
 import numpy as np
@@ -13,12 +20,15 @@ BORDER = 1.0  # s without spikes at both ends of a block
 PEAK_SEARCH = 0.05  # s around the sharp peak of the first source, where the peak of the whole field is looked for
 
 
-def simulate_head(*, rng, info):
+def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.ndarray]:
     """Draw the sources in a patient's head and compute their fields in a spherical conductor.
 
-    Returns a dict: `positions` of the cortical dipoles, shape (N_CORTEX, 3), metres from the centre of the head, and
-    the fields of `cortex`, `eyes`, `heart`, `left_muscle`, `right_muscle`, shape (n_channels, n_dipoles), each field
-    scaled to a std of 1 over channels.
+    Returns
+    -------
+    dict of arrays
+        `positions` of the cortical dipoles, (N_CORTEX, 3), in metres from the centre of the head, and the fields of
+        `cortex`, `eyes`, `heart`, `left_muscle`, `right_muscle`, each (n_channels, n_dipoles), with a std of 1 over
+        channels.
     """
     # The head lies a few millimetres off the centre of the helmet.
     centre = sphere_centre(info) + rng.normal(0, 0.003, 3)
@@ -36,7 +46,7 @@ def simulate_head(*, rng, info):
     positions = np.concatenate(list(sources.values()))
     orientations = rng.normal(size=positions.shape)
     orientations[N_CORTEX : N_CORTEX + 2] = [1, 0, 0]  # both eyes alike
-    # A sphere shows nothing of a radial dipole: keep the tangential part.
+    # A radial dipole in a sphere has no field: keep the tangential part.
     radial = unit(positions)
     orientations = unit(orientations - (orientations * radial).sum(axis=1, keepdims=True) * radial)
 
@@ -52,38 +62,45 @@ def simulate_head(*, rng, info):
     return {**dict(zip(sources, np.split(fields, ends, axis=1), strict=True)), 'positions': sources['cortex']}
 
 
-def unit(vectors):
-    """Scale vectors, shape (n, 3), to length 1."""
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Scale vectors, the rows of an array (n_vectors, n_dims), to length 1."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def hann(t, width):
-    """Return a smooth bump of height 1 and total `width`, centred on t = 0, both in seconds."""
+def hann(t: np.ndarray, width: float) -> np.ndarray:
+    """A smooth bump of height 1 and total `width`, centred on t = 0, both in seconds; of the shape of `t`."""
     return np.where(np.abs(t) < width / 2, np.cos(np.pi * t / width) ** 2, 0)
 
 
-def band_pass(x, sfreq):
-    """Filter x, shape (n_rows, n_times), between 0.5 and 50 Hz without delay."""
+def band_pass(x: np.ndarray, sfreq: float) -> np.ndarray:
+    """Filter x, (n_rows, n_times) at `sfreq` Hz, between 0.5 and 50 Hz without delay."""
     return mne.filter.filter_data(x, sfreq, 0.5, 50, verbose='error')
 
 
-def coloured_noise(*, rng, n_rows, n_times, sfreq, gain):
-    """Draw Gaussian noise, shape (n_rows, n_times), of variance 1, with amplitude spectrum gain(frequency in Hz)."""
+def coloured_noise(
+    *,
+    rng: np.random.Generator,
+    n_rows: int,
+    n_times: int,
+    sfreq: float,
+    gain: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """Draw Gaussian noise, (n_rows, n_times), of variance 1, with amplitude spectrum gain(frequencies in Hz)."""
     spectrum = gain(np.fft.rfftfreq(n_times, 1 / sfreq)).astype(np.float32)
     white = rng.standard_normal((n_rows, n_times), dtype=np.float32)
     noise = np.fft.irfft(np.fft.rfft(white) * spectrum, n_times)
     return noise / noise.std(axis=1, keepdims=True)
 
 
-def draw_times(*, rng, rate, seconds, distance, border):
-    """Draw Poisson-like times (s): `rate` per minute, at least `distance` apart and `border` from both ends."""
+def draw_times(*, rng: np.random.Generator, rate: float, seconds: float, distance: float, border: float) -> np.ndarray:
+    """Draw Poisson-like times in s: `rate` per minute, at least `distance` apart and `border` from both ends."""
     room = max(seconds - 2 * border, 0)
     count = min(rng.poisson(rate * seconds / 60), int(room / distance))
     return border + np.sort(rng.uniform(0, room - count * distance, count)) + distance * np.arange(count)
 
 
-def draw_rhythms(rng):
-    """Draw what sets a patient's background apart; amplitudes are a std over channels in tesla, rates per minute."""
+def draw_rhythms(rng: np.random.Generator) -> dict[str, Any]:
+    """Draw the features of a patient's background; amplitudes are a std over channels in tesla, rates per minute."""
     return {
         'brain': rng.uniform(2e-13, 3.5e-13),
         'strengths': rng.lognormal(0, 0.8, N_CORTEX),  # a few strong dipoles among many weak ones
@@ -100,7 +117,9 @@ def draw_rhythms(rng):
     }
 
 
-def simulate_background(*, rng, head, rhythms, n_times, sfreq):
+def simulate_background(
+    *, rng: np.random.Generator, head: dict[str, np.ndarray], rhythms: dict[str, Any], n_times: int, sfreq: float
+) -> np.ndarray:
     """Simulate a block without sharp transients, unfiltered: brain, artefacts, noise; (n_channels, n_times), tesla."""
     seconds, times = n_times / sfreq, np.arange(n_times) / sfreq
     series = {'rng': rng, 'n_times': n_times, 'sfreq': sfreq}
@@ -138,8 +157,8 @@ def simulate_background(*, rng, head, rhythms, n_times, sfreq):
     return background + rhythms['noise'] * rng.standard_normal(background.shape, dtype=np.float32)
 
 
-def draw_focus(*, rng, head):
-    """Draw a focus: its two sources (indices of cortical dipoles), how the second follows, and its wave's shape."""
+def draw_focus(*, rng: np.random.Generator, head: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Draw a focus: its two sources (indices of cortical dipoles), the second one's delay, and the shape of a wave."""
     distances = np.linalg.norm(head['positions'][:, None] - head['positions'], axis=2)
     neighbours = (distances > 0.01) & (distances < 0.03)
     source = rng.choice(np.flatnonzero(neighbours.any(axis=1)))
@@ -156,8 +175,8 @@ def draw_focus(*, rng, head):
     }
 
 
-def spike_wave(*, rng, focus, times):
-    """Draw a spike and slow wave of a focus in its two sources, shape (2, n_times); sharp peak of the first at 0 s."""
+def spike_wave(*, rng: np.random.Generator, focus: dict[str, Any], times: np.ndarray) -> np.ndarray:
+    """Draw a spike and slow wave of a focus in its two sources, (2, n_times); sharp peak of the first at 0 s."""
     duration = np.clip(focus['duration'] * rng.lognormal(0, 0.12), 0.04, 0.09)
     slow_duration = np.clip(focus['slow_duration'] * rng.lognormal(0, 0.12), 0.15, 0.3)
     slow = focus['slow'] * rng.lognormal(0, 0.2)
@@ -169,8 +188,8 @@ def spike_wave(*, rng, focus, times):
     return rng.lognormal(0, 0.4) * wave * [[1], [focus['spread']]]
 
 
-def distractor_wave(*, rng, t):
-    """Draw a sharp transient without slow wave, peaking around t = 0: a narrow or broad phase, or oscillations."""
+def distractor_wave(*, rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
+    """Draw a sharp transient without slow wave, peaking around t = 0 s: a narrow or broad phase, or oscillations."""
     height = rng.lognormal(0, 0.4)
     shape = rng.choice(['narrow', 'broad', 'oscillation'])
     if shape == 'narrow':
@@ -183,18 +202,18 @@ def distractor_wave(*, rng, t):
 @threadpool_limits.wrap(limits=1)  # the last bits of a matrix product depend on the number of threads
 def simulate_patient(
     *,
-    subject,
-    n_blocks,
-    block_seconds,
-    spike_rate,
-    snr,
-    distractor_rate,
-    annotation_jitter,
-    annotation_missed,
-    spike_free,
-    sfreq,
-    seed,
-):
+    subject: int,
+    n_blocks: int,
+    block_seconds: float,
+    spike_rate: float,
+    snr: float,
+    distractor_rate: float,
+    annotation_jitter: float,
+    annotation_missed: float,
+    spike_free: bool,
+    sfreq: float,
+    seed: int,
+) -> tuple[dict[str, list], pd.DataFrame]:
     """Simulate the recordings of a patient.
 
     Parameters
@@ -202,6 +221,7 @@ def simulate_patient(
     subject : int
         Number of the patient; the random draws depend on it and on `seed` alone.
     n_blocks : int
+        Number of blocks.
     block_seconds : float
         Duration of a block; the band-pass filter needs 7 s.
     spike_rate, distractor_rate : float
@@ -218,6 +238,7 @@ def simulate_patient(
     sfreq : float
         Sampling frequency, in Hz.
     seed : int
+        The setting of this name.
 
     Returns
     -------
@@ -237,7 +258,7 @@ def simulate_patient(
     n_times = round(block_seconds * sfreq)
     times = np.arange(n_times) / sfreq
     reach = np.arange(2 * round(PEAK_SEARCH * sfreq) + 1) - round(PEAK_SEARCH * sfreq)
-    place = {
+    spacing = {
         'rng': rng,
         'seconds': block_seconds,
         'distance': SPIKE_DISTANCE + 2 * PEAK_SEARCH,
@@ -250,16 +271,16 @@ def simulate_patient(
         backgrounds.append(band_pass(background, sfreq).astype(np.float32))
 
         # Blocks differ in their number of spikes: the rate of each is drawn around `spike_rate`.
-        starts = draw_times(rate=0 if spike_free else spike_rate * rng.gamma(4, 1 / 4), **place)
+        starts = draw_times(rate=0 if spike_free else spike_rate * rng.gamma(4, 1 / 4), **spacing)
         sources = np.zeros((n_spike_sources, n_times))
         for start in starts:
             focus = rng.integers(len(foci))
             sources[2 * focus : 2 * focus + 2] += spike_wave(rng=rng, focus=foci[focus], times=times - start)
-        others = draw_times(rate=distractor_rate, **place)
-        waves = [distractor_wave(rng=rng, t=times - start)[None] for start in others]
+        distractor_times = draw_times(rate=distractor_rate, **spacing)
+        waves = [distractor_wave(rng=rng, t=times - start)[None] for start in distractor_times]
         sources, waves = np.split(band_pass(np.concatenate([sources, *waves]), sfreq), [n_spike_sources])
         spikes.append(sources)
-        distractors.append((rng.integers(N_CORTEX, size=len(others)), waves))
+        distractors.append((rng.integers(N_CORTEX, size=len(distractor_times)), waves))
 
         # The second source and the filter move the peak by a few samples: look for it in the filtered field.
         near = np.round(starts * sfreq).astype(np.int64)[:, None] + reach
@@ -272,13 +293,13 @@ def simulate_patient(
 
     data = {'meg': [], 'events': [], 'reannot': [], 'file': []}
     rows = []
-    for block, (where, waves) in enumerate(distractors):
+    for block, (dipoles, waves) in enumerate(distractors):
         field = gain * spike_fields @ spikes[block]
-        other = snr * background_std * head['cortex'][:, where] @ waves
-        seen = peaks[block][rng.random(len(peaks[block])) >= annotation_missed]
-        annotated = np.round(seen + rng.normal(0, annotation_jitter * sfreq, len(seen))).astype(np.int64)
+        distractor_field = snr * background_std * head['cortex'][:, dipoles] @ waves
+        noticed = peaks[block][rng.random(len(peaks[block])) >= annotation_missed]
+        annotated = np.round(noticed + rng.normal(0, annotation_jitter * sfreq, len(noticed))).astype(np.int64)
         annotated = annotated[(annotated >= 0) & (annotated < n_times)]
-        data['meg'].append((backgrounds[block] + field + other).astype(np.float32))
+        data['meg'].append((backgrounds[block] + field + distractor_field).astype(np.float32))
         data['events'].append(np.unique(annotated))
         data['reannot'].append(np.array([], dtype=np.int64))
         data['file'].append(f'sim_{subject:03d}_block_{block:02d}.ds')

@@ -1,8 +1,8 @@
-"""A pickle, read opcode by opcode: plain values are built, and every name in the file stays a word.
+"""A pickle, read opcode by opcode: plain values are built, and no name in the file is imported.
 
-Python's own unpickler calls what a file names, and a few bytes can make it take any amount of memory (a memo index of
+Python's own unpickler calls what a file names. A few bytes can make it use any amount of memory (a memo index of
 2**31), any amount of time (keys of equal hash) or end the process (a key of nested tuples). This one calls only the
-functions that it is given for a known name, and what it takes is in proportion to the size of the file.
+functions that it is given for a known name. Its memory and time are in proportion to the size of the file.
 """
 
 import codecs
@@ -12,88 +12,19 @@ import struct
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
+from recordings.pickle_parts import Arguments, Limits, Name, Pending, Record, refused
 
-from utils import DataError
-
-MAX_OTHER_KEYS = 5000  # keys that are not text, in a file: only the hash of text cannot be chosen by its writer
-KEY_TYPES = str | bytes | int | float | complex | np.generic | None
 MAX_ARGUMENTS = 8
 MAX_DIGITS = 5000  # of a number in decimal digits, whose reading takes the square of their number
 
 
-class Limits:
-    """What a file of `size` bytes may still make its reader build."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.left = 4 * size + 2**16
-        self.left_keys = MAX_OTHER_KEYS
-
-    def charge(self, n_bytes: int) -> None:
-        """Count bytes that are about to be built out of parts of the file, which it can refer to many times over."""
-        self.left -= n_bytes
-        if self.left < 0:
-            raise UnpicklingError(f'it asks for more memory than its {self.size} bytes explain')
-
-    def check_keys(self, keys: list) -> None:
-        """Refuse keys of a dict, a set or an index that may take long to hash or to compare."""
-        others = [key for key in keys if type(key) is not str and type(key) is not bytes]
-        self.left_keys -= len(others)
-        if self.left_keys < 0:
-            raise UnpicklingError(f'more than {MAX_OTHER_KEYS} keys that are not text')
-        for key in others:
-            check_key(key)
-
-
-def check_key(key: Any) -> None:
-    """Refuse what cannot be a key, or takes long to hash: a key is a text, a number, or a short tuple of them."""
-    for part in key if type(key) is tuple and len(key) <= 8 else [key]:
-        if not isinstance(part, KEY_TYPES):
-            raise UnpicklingError(f'a key that holds a {type(part).__name__}')
-
-
-# ------------------------------------------------------------------------------ what may stand for an object
-class Name(str):
-    """The full name of a known class or function."""
-
-
-class Arguments(tuple):
-    """A tuple that holds names or records: arguments of a call, no value."""
-
-
-class Record:
-    """Parts of an object, checked: neither a value nor callable."""
-
-    __slots__ = ('kind', 'parts')
-
-    def __init__(self, kind: str, *parts: Any) -> None:
-        self.kind, self.parts = kind, parts
-
-
-def parts_of(record: Record, kind: str) -> tuple:
-    """The parts of a record, if it is of the kind."""
-    if type(record) is not Record or record.kind != kind:
-        raise UnpicklingError(f'a {type(record).__name__} in place of a {kind}')
-    return record.parts
-
-
-class Pending:
-    """An object whose state comes next in the file; `build(state)` then gives what takes its place."""
-
-    __slots__ = ('build', 'memo_keys')
-
-    def __init__(self, build: Callable[[Any], Any]) -> None:
-        self.build, self.memo_keys = build, []
-
-
-_OF_TUPLES = {Name, Record, Arguments}
-_OF_DICTS = {Name, Arguments, Pending}  # the state of a frame is a dict with a record
-_NO_VALUES = {Name, Record, Arguments, Pending}
+_OF_TUPLES: set[type] = {Name, Record, Arguments}
+_OF_DICTS: set[type] = {Name, Arguments, Pending}  # the state of a frame is a dict with a record
+_NO_VALUES: set[type] = {Name, Record, Arguments, Pending}
 _NOTHING = object()  # where the memo has no entry
 
 
@@ -106,12 +37,6 @@ def _refuse(kinds: set[type], values: list) -> None:
     raise UnpicklingError('an object that is not complete')
 
 
-def refused(name: str) -> DataError:
-    """The error for what no pickle of data needs."""
-    shown = name[:200].encode('unicode_escape').decode()
-    return DataError(f'the pickle asks for {shown}, which is no container, number, string, array or frame')
-
-
 # ----------------------------------------------------------------------------------------------- the machine
 class Unpickler:
     """Read one pickle of protocol 0 to 5.
@@ -119,28 +44,33 @@ class Unpickler:
     Parameters
     ----------
     stream : binary file, buffered
-        Stands at the start of the pickle.
+        At the start of the pickle.
     limits : Limits
-        For the size of the file.
+        Those of the file.
     makers : dict
         Full names that the file may use: the function that is called with the arguments in their place. It gives a
         value, a `Record`, or a `Pending`.
     """
 
-    def __init__(self, stream: BufferedReader, limits: Limits, makers: dict[str, Callable]) -> None:
+    def __init__(self, stream: 'BufferedReader[FileIO]', limits: Limits, makers: dict[str, Callable]) -> None:
         self.stream, self.limits, self.makers = stream, limits, makers
         self.names = {name: Name(name) for name in makers}
         self.stack, self.outer_stacks, self.memo = [], [], []
 
     def load(self) -> Any:
-        """Read up to the end of the pickle and return what it holds.
+        """Read up to the end of the pickle.
+
+        Returns
+        -------
+        object
+            Its content.
 
         Raises
         ------
         DataError
             It asks for something else than plain values and known names.
-        Exception
-            It is damaged, which shows in many ways.
+        UnpicklingError
+            It is damaged. Most damage raises other exceptions, of any class.
         """
         read = self.stream.read
         while (opcode := read(1)) != pickle.STOP:
@@ -152,7 +82,17 @@ class Unpickler:
         return content
 
     def take(self, n_bytes: int) -> bytes:
-        """The next bytes of the file."""
+        """Read the next bytes of the file.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        UnpicklingError
+            The file has fewer.
+        """
         # A length beyond the file's would be allocated before anything is read.
         content = self.stream.read(n_bytes) if n_bytes <= self.limits.size else b''
         if len(content) < n_bytes:
@@ -160,21 +100,42 @@ class Unpickler:
         return content
 
     def line(self) -> bytes:
-        """The next line of the file, without its end."""
+        """Read the next line of the file, without its end.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        UnpicklingError
+            The file ends before the line does.
+        """
         line = self.stream.readline()
         if not line.endswith(b'\n'):
             raise UnpicklingError('it ends too early')
         return line[:-1]
 
     def decimal(self) -> bytes:
-        """The next line of the file, which holds a number."""
+        """Read the next line of the file, which holds a number.
+
+        Returns
+        -------
+        bytes
+            Its digits.
+
+        Raises
+        ------
+        UnpicklingError
+            The number has too many digits.
+        """
         line = self.line()
         if len(line) > MAX_DIGITS:
             raise UnpicklingError(f'a number of {len(line)} digits')
         return line
 
     def number(self, n_bytes: int) -> int:
-        """The next bytes of the file as a number without sign."""
+        """Read the next bytes of the file as a number without sign."""
         return int.from_bytes(self.take(n_bytes), 'little')
 
     def items_from_mark(self) -> list:
@@ -183,7 +144,13 @@ class Unpickler:
         return items
 
     def remember(self, key: int) -> None:
-        """Put the top of the stack into the memo."""
+        """Put the top of the stack into the memo.
+
+        Raises
+        ------
+        UnpicklingError
+            The key is beyond the size of the file.
+        """
         value = self.stack[-1]
         if key == len(self.memo):
             self.memo.append(value)
@@ -196,13 +163,19 @@ class Unpickler:
             value.memo_keys.append(key)
 
     def recall(self, key: int) -> None:
-        """Put an entry of the memo onto the stack."""
+        """Put an entry of the memo onto the stack.
+
+        Raises
+        ------
+        UnpicklingError
+            There is no such entry.
+        """
         if not 0 <= key < len(self.memo) or self.memo[key] is _NOTHING:
             raise UnpicklingError('a memo entry that was not made')
         self.stack.append(self.memo[key])
 
     def push_name(self, module: str, name: str) -> None:
-        """Put a known name onto the stack."""
+        """Put a known name onto the stack; any other is refused."""
         full = f'{module}.{name}'
         if full not in self.names:
             raise refused(full)
@@ -232,9 +205,11 @@ def _number(layout):
 
     def read(machine):
         machine.stack.append(unpack(machine.stream.read(size))[0])
-        # Signals stored as lists are runs of millions of numbers. As many as are in the stream's buffer are left to
-        # Python's own unpickler, which is faster and meets nothing else.
-        run = _RUN_OF_NUMBERS.match(machine.stream.peek()).end()
+        # Signals stored as lists are runs of millions of numbers. Python's own unpickler is faster, and safe for those
+        # in the stream's buffer, which hold nothing else.
+        match = _RUN_OF_NUMBERS.match(machine.stream.peek())
+        assert match is not None  # the pattern matches nothing too
+        run = match.end()
         if run > 20:
             machine.stack += pickle.loads(pickle.MARK + machine.stream.read(run) + pickle.LIST + pickle.STOP)
 

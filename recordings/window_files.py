@@ -1,12 +1,13 @@
-"""The window files of a patient: their names, made whole or not at all, and what tells whether they are made."""
+"""The window files of a patient: their names, written whole or not at all, and whether they are up to date."""
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
+from recordings.channels import channel_names
 from system.files import staging_folder
 from utils import DataError
 
@@ -21,10 +22,15 @@ def window_stem(directory: str | Path, number: int, nb_best_blocks: int) -> Path
 
 
 @contextlib.contextmanager
-def staging_folder_of(stem: Path) -> Iterator[Path]:
+def staging_folder_of(stem: Path) -> Generator[Path]:
     """Give a hidden folder for the files of a patient while they are made, for this process alone.
 
     What a killed run left in it is removed at the beginning, and all of it at the end.
+
+    Yields
+    ------
+    Path
+        The empty folder.
 
     Raises
     ------
@@ -41,7 +47,8 @@ def staging_folder_of(stem: Path) -> Iterator[Path]:
         name = Path(fault.filename2 or fault.filename or 'windows_bi').name
         name = name if name.startswith(stem.name) else f'{stem.name}_{name}'
         raise DataError(
-            f'{stem.with_name(name)}: cannot be written ({fault.strerror or fault}); mend the disk or the path'
+            f'{stem.with_name(name)}: cannot be written ({fault.strerror or fault}); free some disk space or correct '
+            'the path'
         ) from fault
 
 
@@ -72,7 +79,40 @@ def remove_patient_windows(stem: Path) -> None:
             path.unlink()
 
 
-# ------------------------------------------------------------------------------------ made before or not
+# ----------------------------------------------------------------------------------------- the sidecar
+def read_sidecar(stem: str | Path) -> dict:
+    """What is stored with a patient's windows: their settings, counts and input, and the sizes of their files.
+
+    Returns
+    -------
+    dict
+        Content of the JSON file.
+
+    Raises
+    ------
+    OSError
+        There is none, as in windows of the original code.
+    ValueError
+        It is damaged.
+    """
+    return json.loads(Path(f'{stem}_settings.json').read_text())
+
+
+def write_sidecar(folder: Path, content: dict) -> None:
+    """Write settings.json into a folder of five finished files: `content`, their channels, and their sizes."""
+    sizes = {file.name: file.stat().st_size for file in sorted(folder.iterdir())}
+    content = content | {'channels': channel_names(), 'sizes': sizes}
+    (folder / 'settings.json').write_text(json.dumps(content, indent=2) + '\n')
+
+
+def is_known_finite(stem: str | Path) -> bool:
+    """Whether every window of a patient was checked for NaN and infinite values when it was written."""
+    try:
+        return read_sidecar(stem).get('finite') is True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def input_stamp(path: Path) -> dict:
     """What tells whether a file is still the same: size, times and SHA-256 of its content."""
     with path.open('rb') as stream:
@@ -97,7 +137,7 @@ def is_same_input(stamp: dict, path: Path) -> bool:
 def is_made(stem: Path, made_with: dict, path: Path) -> bool:
     """Whether the files of a patient are complete and were made with these settings from this data_raw file."""
     try:
-        sidecar = json.loads(Path(f'{stem}_settings.json').read_text())
+        sidecar = read_sidecar(stem)
         sizes = {name: Path(f'{stem}_{name}').stat().st_size for name in sidecar['sizes']}
         return (
             sidecar['sizes'] == sizes

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from recordings.data_raw import read_data_raw
-from recordings.reading import open_recording
+from recordings.opening import open_recording
 from system.files import free_name, link_or_copy, replace_folder, restore_folder, sha256, staging_folder
 from utils import DataError, write_faults
 

@@ -5,22 +5,31 @@ import errno
 import fcntl
 import glob
 import hashlib
-import itertools
+import json
+import math
 import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 
 # ------------------------------------------------------------------------------------------------- files
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Give a temporary file beside `path`, which replaces it when the block ends and is removed when the block fails.
 
     A link stays a link to the file that is replaced. The new file has the mode of the earlier one and, where this user
     may give it away, its owner. What killed processes left of `path` is removed.
+
+    Yields
+    ------
+    Path
+        The temporary file, empty.
     """
     target = Path(os.path.realpath(path))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,14 +48,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _new_temporary(target):
-    """Make a file beside `target`, locked as long as its descriptor is open. Its name ends in that of the target,
-    because matplotlib, MNE and others choose a format by it.
-    """
+    """Make a file beside `target`, locked as long as its descriptor is open; return its path and its descriptor."""
+    # Its name ends in that of the target, because matplotlib, MNE and others choose a format by it.
     while True:
         descriptor, name = tempfile.mkstemp(prefix='.', suffix=f'.tmp.{target.name}', dir=target.parent)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # another process takes it for a leftover
+        except BlockingIOError:  # another process removes it as a leftover
             os.close(descriptor)
             continue
         except OSError:  # a file system without locks, where nobody removes leftovers
@@ -85,8 +93,9 @@ def _take_over_owner(target, temporary):
 
 
 def sync(path: Path) -> None:
-    """Have a file, or the names in a folder, written to the disk, as far as the file system can: it outlasts a power
-    cut then.
+    """Write a file, or the names in a folder, to the disk, as far as the file system can.
+
+    What is on the disk outlasts a power cut.
 
     Raises
     ------
@@ -104,17 +113,37 @@ def sync(path: Path) -> None:
             raise
 
 
+def json_text(content: Any) -> str:
+    """Indented JSON, NaN as null, which every reader knows."""
+    return json.dumps(_without_nan(content), indent=2, default=_plain) + '\n'
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return None
+    return value
+
+
 # ------------------------------------------------------------------------------------- locks and folders
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Within this block, keep out other processes that ask for the same lock. A killed process holds nothing.
+def locked(path: Path, *, wait: bool = True) -> Generator[None]:
+    """Within this block, keep out other processes that ask for the same lock.
 
-    The lock is a hidden file `.<name>.lock` beside `path`, removed at the end.
+    The lock is a hidden file `.<name>.lock` beside `path`, removed at the end. The system frees that of a killed
+    process.
 
     Raises
     ------
     BlockingIOError
-        Another process holds it, and `wait` is False.
+        Another process has the lock, and `wait` is False.
     OSError
         The lock cannot be made there; names `path`.
     """
@@ -140,7 +169,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
             raise
         if os.fstat(descriptor).st_nlink:
             break
-        os.close(descriptor)  # of a lock that its holder has just removed
+        os.close(descriptor)  # of a lock that another process has just removed
     try:
         yield
     finally:
@@ -149,15 +178,20 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def staging_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
+def staging_folder(path: Path, *, wait: bool = True) -> Generator[Path]:
     """Give an empty hidden folder `.<name>.tmp` beside `path`, for this process alone.
 
     What a killed process left in it is removed at the beginning, and all of it at the end.
 
+    Yields
+    ------
+    Path
+        The folder.
+
     Raises
     ------
     BlockingIOError
-        Another process has it, and `wait` is False.
+        Another process uses it, and `wait` is False.
     OSError
         It cannot be made.
     """
@@ -172,7 +206,7 @@ def staging_folder(path: Path, *, wait: bool = True) -> Iterator[Path]:
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put a finished folder in the place of another, or where there is none yet.
+    """Rename a finished folder to `folder`, and remove the earlier folder of that name, if there is one.
 
     No file system of every kind exchanges two folders in one step. A process killed between the two renames here leaves
     the earlier folder under a hidden name, from which `restore_folder` brings it back.
@@ -201,23 +235,30 @@ def restore_folder(folder: Path) -> None:
 
 # ----------------------------------------------------------------------------------------------- backups
 def back_up(path: Path) -> Path:
-    """Keep a file as it is under the next free name `<name>.1`, `<name>.2`, ..., and return that name.
+    """Give a file a second name, the next free one of `<name>.1`, `<name>.2`, ...
 
-    Two processes never take the same name.
+    Two processes never use the same name.
+
+    Returns
+    -------
+    Path
+        The new name.
     """
     while True:
         backup = free_name(path)
-        with contextlib.suppress(FileExistsError):
+        try:
             link_or_copy(path, backup)
-            return backup
+        except FileExistsError:
+            continue
+        return backup
 
 
 def free_name(*paths: Path) -> Path:
     """The first path with a number behind its name (`<name>.1`, `<name>.2`, ...) that none of the paths has yet."""
-    for number in itertools.count(1):
-        numbered = [path.with_name(f'{path.name}.{number}') for path in paths]
-        if not any(map(os.path.lexists, numbered)):
-            return numbered[0]
+    number = 1
+    while any(os.path.lexists(f'{path}.{number}') for path in paths):
+        number += 1
+    return paths[0].with_name(f'{paths[0].name}.{number}')
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -226,7 +267,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     Raises
     ------
     FileExistsError
-        There is something of that name.
+        `target` exists.
     """
     try:
         os.link(source, target, follow_symlinks=False)

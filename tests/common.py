@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+from dataclasses import fields
 
+from data_processing import create_windows
 from recordings.simulation import simulate_patient
+from recordings.window_settings import WindowSettings
 
 OPTIMIZER = {
     'optimizer': 'adam',
@@ -34,6 +37,24 @@ def clear_patient(subject, **changes):
     }
     data, _ = simulate_patient(**settings | changes)
     return data
+
+
+def window_settings(shape, **options):
+    """Settings that give windows of a shape: at 1 Hz, seconds are samples."""
+    seconds = {
+        'nb_best_blocks': 0,
+        'sfreq': 1.0,
+        'window_size': shape.window_length,
+        'spike_spacing_from_border': shape.border,
+        'pulse_width': 2 * shape.half_pulse,
+    }
+    return WindowSettings(**seconds | options)
+
+
+def make_window_files(path_raw_data, directory, **settings):
+    """Call `create_windows` with its settings by name, those of `WindowSettings` among them."""
+    window = {field.name: settings.pop(field.name) for field in fields(WindowSettings)}
+    create_windows(path_raw_data, directory, WindowSettings(**window), **settings)
 
 
 def in_child(act):

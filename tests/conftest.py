@@ -11,9 +11,9 @@ from pathlib import Path
 import mne
 import numpy as np
 import pytest
+from common import make_window_files
 from hypothesis import settings
 
-from data_processing import create_windows
 from recordings.channels import N_CHANNELS, ctf275_info, sphere_centre
 
 # A slow machine is no failure, and the same commit gives the same answer.
@@ -96,9 +96,7 @@ def make_windows():
 
     def make(raw_directory, directory, **changes):
         for name, normal_only in (('windows_ae', True), ('windows_clf', False)):
-            create_windows(
-                path_raw_data=raw_directory, directory=directory / name, normal_only=normal_only, **WINDOWS | changes
-            )
+            make_window_files(raw_directory, directory / name, normal_only=normal_only, **WINDOWS | changes)
 
     return make
 

@@ -167,7 +167,7 @@ def test_missing_directories_files_and_patients(recordings, write_raw, tmp_path)
 )
 def test_a_damaged_record_beside_a_data_raw_file(tmp_path, content):
     (tmp_path / 'data_raw_001.json').write_text(content)
-    with pytest.raises(DataError, match=r'data_raw_001\.json: not what create_data_raw\.py writes'):
+    with pytest.raises(DataError, match=r'data_raw_001\.json: not a whole record'):
         read_record(tmp_path / 'data_raw_001.pkl')
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import make_window_files
 from conftest import WINDOWS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_processing import create_windows
 from recordings.channels import N_CHANNELS
 from recordings.data_raw import read_data_raw
 from recordings.window_files import WINDOW_FILES, staging_folder_of
@@ -36,7 +36,7 @@ def make(tmp_path, capsys):
     """Make the windows of tmp_path/raw in tmp_path/out; return what was said."""
 
     def run(**changes):
-        create_windows(path_raw_data=tmp_path / 'raw', directory=tmp_path / 'out', **OPTIONS | changes)
+        make_window_files(tmp_path / 'raw', tmp_path / 'out', **OPTIONS | changes)
         return capsys.readouterr().out
 
     return run
@@ -381,7 +381,7 @@ def test_killing_a_run_at_random_moments(recordings, write_raw, make, tmp_path):
     arguments = OPTIONS | {'path_raw_data': tmp_path / 'raw', 'directory': directory, 'overwrite': True}
     rng = np.random.default_rng(0)
     for n_whole in [0, 1, 2, 3, 4, 5] * 2:
-        run = context.Process(target=functools.partial(create_windows, **arguments))
+        run = context.Process(target=functools.partial(make_window_files, **arguments))
         run.start()
         while run.is_alive() and len(list(directory.glob('*_windows_bi'))) < n_whole:
             time.sleep(0.001)

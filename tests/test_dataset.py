@@ -1,5 +1,7 @@
 """The id table, the split, and the batches."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -161,6 +163,23 @@ def test_windows_made_with_other_settings_are_refused_by_name(patients, tmp_path
     assert len(open_directory(directory, 3, False, MADE_WITH | {'standardize': True})) == 3
     (directory / 'data_raw_001_b3_settings.json').write_text('{}')
     with pytest.raises(DataError, match=r'data_raw_001_b3_settings\.json: not the settings'):
+        open_directory(directory, 3, False, MADE_WITH)
+
+
+def test_windows_are_searched_for_nan_only_where_no_sidecar_calls_them_finite(patients, tmp_path):
+    directory = tmp_path / 'windows_ae'
+    windows = np.memmap(directory / 'data_raw_002_b3_windows_bi', '<f4', 'r+')
+    windows[-1] = np.nan
+    windows.flush()
+    assert len(open_directory(directory, 3, False, MADE_WITH)) == 3  # checked when written: not read now
+    sidecar = directory / 'data_raw_002_b3_settings.json'
+    content = json.loads(sidecar.read_text())
+    assert content.pop('finite') is True
+    sidecar.write_text(json.dumps(content))  # as an earlier version wrote it
+    with pytest.raises(DataError, match=r'data_raw_002_b3_windows_bi: window \d+ holds NaN'):
+        open_directory(directory, 3, False, MADE_WITH)
+    sidecar.unlink()  # as the original code leaves them
+    with pytest.raises(DataError, match=r'data_raw_002_b3_windows_bi: window \d+ holds NaN'):
         open_directory(directory, 3, False, MADE_WITH)
 
 

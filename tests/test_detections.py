@@ -11,7 +11,7 @@ import pytest
 
 from recordings.channels import N_CHANNELS, ctf275_info
 from recordings.marker_files import read_marker_file, write_marker_file
-from recordings.reading import open_recording, read_annotations, read_layout
+from recordings.opening import open_recording, read_annotations, read_layout
 from reports.detection_files import write_annotations, write_detections
 from reports.dipole import average_events, fit_source
 from utils import DataError

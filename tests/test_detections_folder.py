@@ -18,8 +18,8 @@ import detect
 from classification import Detections
 from recordings.channels import N_CHANNELS
 from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.opening import open_recording, read_layout
 from recordings.pickles import write_pickle
-from recordings.reading import open_recording, read_layout
 from reports import detection_files
 from utils import DataError, run_script, write_json
 

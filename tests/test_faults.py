@@ -65,7 +65,7 @@ def odd_words():
     ],
 )
 def test_any_fault_ends_in_one_line(monkeypatch, capsys, act, status, words):
-    monkeypatch.setattr(create_windows_ae, 'create_windows', lambda **settings: act())
+    monkeypatch.setattr(create_windows_ae, 'create_windows', lambda *_, **__: act())
     monkeypatch.setattr('sys.argv', ['create_windows_ae.py'])
     with pytest.raises(SystemExit) as ended:
         run_script(create_windows_ae.main, '')
@@ -78,7 +78,7 @@ def test_any_fault_ends_in_one_line(monkeypatch, capsys, act, status, words):
 
 
 def test_the_traceback_is_shown_on_request(monkeypatch, capsys):
-    monkeypatch.setattr(create_windows_ae, 'create_windows', lambda **settings: best_blocks(None, 3))
+    monkeypatch.setattr(create_windows_ae, 'create_windows', lambda *_, **__: best_blocks(None, 3))
     monkeypatch.setattr('sys.argv', ['create_windows_ae.py'])
     for wanted in ('1', '0'):
         monkeypatch.setenv('MEG_DEBUG', wanted)

@@ -15,7 +15,8 @@ from recordings.channels import N_CHANNELS
 from recordings.data_raw import read_data_raw, read_record
 from recordings.filters import check_filters, resample
 from recordings.marker_files import read_marker_file, write_marker_file
-from recordings.reading import open_recording, read_layout, read_recording
+from recordings.opening import open_recording, read_layout
+from recordings.reading import read_recording
 from reports.run_page import printable
 from utils import ROOT, DataError, SettingError
 

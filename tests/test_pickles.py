@@ -83,6 +83,7 @@ VALUES = {
     'frame of blocks': pd.DataFrame({'a': [1, 2], 'b': [1.5, 2], 'c': ['x', None], 'd': [3, 4], 'e': [True, False]})[
         ['d', 'b', 'e', 'a', 'c']
     ],
+    'frame of blocks at odd places': pd.DataFrame({'a': [1], 'b': [2], 'c': [1.5], 'd': [3]}),
     'frame of numbers': pd.DataFrame(CUBE[0]).rename_axis(columns='time', index='channel'),
     'frames without rows or columns': [pd.DataFrame({'a': []}), pd.DataFrame(index=range(3)), pd.DataFrame()],
     'columns of one name': pd.DataFrame([[1, 2.5]], columns=['a', 'a'], index=[7]),
@@ -101,7 +102,10 @@ def test_what_is_written_comes_back(write_raw, value):
     # At protocol 0 and 1 pandas writes a frame by a call of its class, which is refused.
     for protocol in range(2 if 'pandas' in str(pickle.dumps(value)) else 0, 6):
         written = pickle.dumps(value, protocol=protocol)
-        assert_same(read_pickle(write_raw(written)), pickle.loads(written))
+        read = read_pickle(write_raw(written))
+        assert_same(read, pickle.loads(written))
+    again = pickle.dumps(read)  # as re-annotating writes it
+    assert_same(read_pickle(write_raw(again)), pickle.loads(again))
 
 
 def test_what_is_shared_stays_shared(write_raw):
@@ -180,5 +184,5 @@ print(n_read)
 
 
 def test_mutated_pickles_are_an_error_or_still_a_patient(tmp_path):
-    [n_read] = run_child(MUTATE, 0, 3000, tmp_path / 'mutated.pkl')
-    assert 100 < int(n_read) < 2900
+    [n_read] = run_child(MUTATE, 0, 2000, tmp_path / 'mutated.pkl')
+    assert 100 < int(n_read) < 1900

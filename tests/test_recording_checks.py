@@ -7,6 +7,7 @@ import mne
 import numpy as np
 import pandas as pd
 import pytest
+from common import window_settings
 from mne.io.constants import FIFF
 
 import create_data_raw
@@ -14,15 +15,16 @@ import create_windows_ae
 import detect
 import simulate_data_raw
 from classification import Detections
-from data_processing import WindowShape, cut_block
+from data_processing import cut_block
 from recordings.bad_segments import read_bad_segments, segments_in_block
 from recordings.channels import N_CHANNELS, ctf275_info
 from recordings.data_raw import read_data_raw
 from recordings.layout import Layout
 from recordings.marker_files import read_class_file
+from recordings.opening import open_recording, read_layout
 from recordings.pickles import write_pickle
 from recordings.planning import chosen_labels
-from recordings.reading import open_recording, read_layout
+from recordings.window_settings import WindowShape
 from runs.settings import read_command
 from utils import DataError, write_json
 
@@ -248,10 +250,9 @@ def test_windows_that_touch_bad_segments_are_left_out_of_both_sets():
     options = {'standardize': False, 'reject_artefacts': False, 'artefact_threshold': 20.0}
     spikes = np.array([150.0, 1000.0])
     for normal_only in (False, True):
-        whole, before = cut_block(signal, spikes, shape, normal_only=normal_only, **options)
-        cut, counts = cut_block(
-            signal, spikes, shape, normal_only=normal_only, bad_segments=[[930, 1000], [2370, 2371]], **options
-        )
+        made_with = window_settings(shape, normal_only=normal_only, **options)
+        whole, before = cut_block(signal, spikes, made_with)
+        cut, counts = cut_block(signal, spikes, made_with, bad_segments=[[930, 1000], [2370, 2371]])
         starts = whole.timing - 150
         touching = ((starts < 1000) & (starts + 300 > 930)) | ((starts < 2371) & (starts + 300 > 2370))
         np.testing.assert_array_equal(cut.windows, whole.windows[~touching])
@@ -276,9 +277,7 @@ def test_bad_segments_reach_the_windows_and_are_noticed_when_they_change(tmp_pat
     made['recordings'][0]['file'] = 'renamed.fif'
     write_json(tmp_path / 'raw' / 'data_raw_001.json', made)
     make_windows(tmp_path / 'raw', tmp_path, overwrite=True)
-    assert (
-        'its .json speaks of 1 blocks (renamed.fif, ...), but it holds 1 (one_raw.fif, ...)' in capsys.readouterr().out
-    )
+    assert 'its .json lists 1 blocks (renamed.fif, ...), but it holds 1 (one_raw.fif, ...)' in capsys.readouterr().out
 
 
 def test_detections_in_bad_segments_are_marked_or_left_out(tmp_path, apply):

@@ -16,9 +16,10 @@ from recordings.data_raw import read_data_raw, read_record
 from recordings.filters import preprocess, resample
 from recordings.layout import Layout
 from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.opening import open_recording, read_annotations, read_layout
 from recordings.pickles import read_pickle, write_pickle
 from recordings.planning import chosen_labels
-from recordings.reading import check_recording, open_recording, read_annotations, read_layout, read_recording
+from recordings.reading import check_recording, read_recording
 from utils import DataError, SettingError
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common import make_window_files, window_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_processing import WindowShape, best_blocks, create_windows, cut_block, window_shape
+from data_processing import best_blocks, cut_block
 from recordings.data_raw import annotated_spikes
 from recordings.window_files import LABEL_FILES
+from recordings.window_settings import WindowShape, window_shape
 from utils import DataError, SettingError
 
 OPTIONS = {'normal_only': False, 'standardize': False, 'reject_artefacts': False, 'artefact_threshold': 5.0}
@@ -75,7 +77,7 @@ def cases(draw):
 def test_windows_equal_a_second_implementation(case):
     signal, spikes, shape, options = case
     expected = windows_by_hand(signal, spikes, shape, **options)
-    cut, counts = cut_block(signal, spikes, shape, **options)
+    cut, counts = cut_block(signal, spikes, window_settings(shape, **options))
 
     assert cut.windows.dtype == np.dtype('<f4')
     assert cut.windows.shape == (len(expected), 3, shape.window_length)
@@ -100,7 +102,7 @@ def test_windows_equal_a_second_implementation(case):
 @given(st.integers(0, 10), st.integers(1, 12), st.integers(0, 60))
 def test_every_spike_of_the_covered_stretch_is_in_the_inner_part_of_one_window(border, hop, spike):
     shape = WindowShape(hop + 2 * border, border, 1)
-    cut, _ = cut_block(np.ones((1, 80)), np.array([float(spike)]), shape, **OPTIONS)
+    cut, _ = cut_block(np.ones((1, 80)), np.array([float(spike)]), window_settings(shape, **OPTIONS))
     n_windows = len(cut.labels)
     assert cut.labels.sum() == (border <= spike < border + n_windows * hop)
 
@@ -108,12 +110,13 @@ def test_every_spike_of_the_covered_stretch_is_in_the_inner_part_of_one_window(b
 def test_spikes_on_the_borders_of_the_inner_part():
     shape = WindowShape(window_length=10, border=2, half_pulse=1)  # hop 6
     signal = np.ones((1, 10))
-    labels = {s: cut_block(signal, np.array([float(s)]), shape, **OPTIONS)[0].labels[0] for s in range(10)}
+    made_with = window_settings(shape, **OPTIONS)
+    labels = {s: cut_block(signal, np.array([float(s)]), made_with)[0].labels[0] for s in range(10)}
     assert [s for s, label in labels.items() if label] == [2, 3, 4, 5, 6, 7]
 
 
 def test_a_block_shorter_than_a_window_gives_none():
-    cut, counts = cut_block(np.ones((2, 9)), np.array([3.0]), WindowShape(10, 2, 1), **OPTIONS)
+    cut, counts = cut_block(np.ones((2, 9)), np.array([3.0]), window_settings(WindowShape(10, 2, 1), **OPTIONS))
     assert cut.windows.shape == (0, 2, 10)
     assert (counts.kept, counts.annotated, counts.covered) == (0, 1, 0)
 
@@ -122,7 +125,8 @@ def test_a_window_without_variance_is_zeros_and_counted():
     signal = np.full((2, 20), 3.3e-12)
     signal[:, 10:] = np.random.default_rng(0).normal(size=(2, 10))
     for standardize in ('window', 'block'):
-        cut, counts = cut_block(signal, np.zeros(0), WindowShape(10, 0, 1), **OPTIONS | {'standardize': standardize})
+        made_with = window_settings(WindowShape(10, 0, 1), **OPTIONS | {'standardize': standardize})
+        cut, counts = cut_block(signal, np.zeros(0), made_with)
         assert counts.flat == 1
         assert not cut.windows[0].any()
         assert cut.windows[1].any()
@@ -167,7 +171,7 @@ def make(raw_directory, directory, **changes):
         **OPTIONS,
         'standardize': 'window',
     }
-    create_windows(**arguments | changes)
+    make_window_files(**arguments | changes)
 
 
 def read_columns(stem):
@@ -249,3 +253,12 @@ def test_artefacts_are_dropped_and_their_spikes_counted(recordings, write_raw, t
     make(path.parent, tmp_path / 'out', reject_artefacts=True, artefact_threshold=20.0)
     assert read_columns(tmp_path / 'out' / 'data_raw_001_b2')['timing'].tolist() == [360, 570, 780]
     assert 'spikes annotated 2, covered 1, dropped 1' in capsys.readouterr().out
+
+
+def test_a_block_that_is_not_finite_when_scaled_is_refused_by_name(recordings, write_raw, tmp_path):
+    raw = recordings(lengths=(720, 720), events=((100,), (100,)))
+    raw['meg'][1] = raw['meg'][1].astype(np.float64) * 1e-200  # the squares of which are 0
+    path = write_raw(raw)
+    with pytest.raises(DataError, match=rf'{path.name}: block 1 \({raw["file"][1]}\): samples 0 to 300 are NaN'):
+        make(path.parent, tmp_path / 'out')
+    assert list((tmp_path / 'out').iterdir()) == []
