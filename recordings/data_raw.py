@@ -1,6 +1,7 @@
 """data_raw_NNN.pkl: finding, reading and checking it, and the spikes it holds."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -291,7 +292,7 @@ def _checked_name(path, block, name):
         raise DataError(f'{where} a {type(name).__name__}, not the name of a recording')
     try:
         name = str(name)  # of a number, limited by Python to some thousand digits
-        name.encode()
+        os.fsencode(name)  # which allows the names of files that are not UTF-8
     except ValueError as fault:
         raise DataError(f'{where} no name of a recording ({fault})') from fault
     if len(name) > MAX_NAME:
