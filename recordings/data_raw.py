@@ -1,6 +1,7 @@
 """data_raw_NNN.pkl: finding, reading and checking it, and the spikes it holds."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -304,7 +305,7 @@ def _checked_name(path, block, name):
         name = str(name)  # of a number, limited by Python to some thousand digits
         if len(name) > MAX_NAME:
             raise ValueError(f'{len(name)} characters')
-        name.encode()
+        os.fsencode(name)  # which allows the names of files that are not UTF-8
     except ValueError as fault:
         raise DataError(f'{where} no name of a recording ({fault})') from fault
     return name
