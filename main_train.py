@@ -42,7 +42,8 @@ from runs.resume import check_begun, unfinished_run
 from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
 from runs.source import open_source
-from runs.split_data import SplitData, open_window_sets, split_data, split_record, windows_of_part
+from runs.split_data import SplitData, open_window_sets, split_data, windows_of_part
+from runs.split_record import split_record
 from saving_functions import plot_losses
 from system.interruption import Interrupted, interruptible
 from timeseries_dataset import PARTS

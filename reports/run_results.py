@@ -27,7 +27,7 @@ class TestResult(NamedTuple):
     tested_on : str
         What the test set is, in words.
     split : dict
-        Who was in which part, see `runs.split_data.split_record`.
+        Who was in which part, see `runs.split_record.split_record`.
     """
 
     run: RunDirectory

@@ -20,7 +20,7 @@ class Source(NamedTuple):
     autoencoder : dict
         Its best checkpoint.
     split : dict
-        Who was in which part there, see `runs.split_data.split_record`.
+        Who was in which part there, see `runs.split_record.split_record`.
     """
 
     run: RunDirectory
