@@ -39,7 +39,7 @@ class UnfinishedRun(NamedTuple):
         Whether nothing is left to do.
     """
 
-    path: str | None = None
+    path: str | None
     settings: dict
     source_nb: int | None
     finished: bool
