@@ -42,16 +42,16 @@ N_FILTER_WINDOWS = 256  # most training windows that the spatial filters are mea
 class Classifier(Protocol):
     """What a run needs of a classifier, see `classification.ClassifierSpec`."""
 
-    def fit(self, train: Examples, validation: Examples, checkpoint: Callable[[str], Path]) -> list[dict]:
+    def fit(self, train: Examples, validation: Examples, checkpoint: Callable[[str], Path], /) -> list[dict]:
         """Train, and return the history of a network; an empty list of others."""
         ...
 
-    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
+    def predict_proba(self, inputs: np.ndarray, /) -> np.ndarray:
         """Scores (n,) of the inputs (n, ...) of sub-windows."""
         ...
 
-    def save(self, path: Path, beside: dict) -> None:
-        """Write a checkpoint, with more content of the run's."""
+    def save(self, path: Path, content: dict, /) -> None:
+        """Write a checkpoint, with content of the run's: the decision, and what masking needs."""
         ...
 
 
