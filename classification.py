@@ -4,12 +4,11 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -33,6 +32,7 @@ from data_processing import window_shape
 from evaluation.events import merge_events
 from evaluation.operating_point import calibrate
 from models import build_model
+from models.autoencoder import Autoencoder
 from timeseries_dataset import RecordingWindows, batches
 from training.checkpoints import load_checkpoint
 from utils import DataError
@@ -41,15 +41,33 @@ from utils import DataError
 BATCH_SIZE = {'cpu': 8, 'cuda': 64}
 
 
+class Classifier(Protocol):
+    """What every classifier can do."""
+
+    def fit(self, train_set: 'Examples', validation_set: 'Examples', checkpoint: Callable[[str], Path]) -> list[dict]:
+        """Train, and return the history of a network's training; `checkpoint` gives the paths of 'best' and 'last'."""
+        ...
+
+    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
+        """Score between 0 and 1 (n,) of inputs (n, ...)."""
+        ...
+
+    def save(self, path: str | Path, beside: dict) -> None:
+        """Write what it has learned, and what belongs to it, such as the decision."""
+        ...
+
+    def load(self, path: str | Path) -> 'Classifier':
+        """Take over what was saved."""
+        ...
+
+
 class ClassifierSpec(NamedTuple):
     """A classifier: its class, what it reads of the autoencoder, and the settings it takes.
 
-    Every class has `fit(train, validation, checkpoint)`, `predict_proba(inputs)`, `save(path, beside)` and
-    `load(path)`.
-
     Attributes
     ----------
-    make : type
+    make : callable
+        Its class.
     inputs : callable or None
         From errors to what it reads, as `error_cards`; None for the latent maps.
     masked_inputs : callable or None
@@ -60,7 +78,7 @@ class ClassifierSpec(NamedTuple):
         The settings of params.py that it takes.
     """
 
-    make: type
+    make: Callable[..., Classifier]
     inputs: Callable[..., torch.Tensor] | None
     masked_inputs: Callable[..., torch.Tensor] | None = None
     relative_to_block: Callable[..., np.ndarray] | None = None
@@ -116,7 +134,7 @@ class SubwindowData(NamedTuple):
 
 def levels_of(levels: str | list[int], n_pairs: int) -> list[int]:
     """The setting `levels` as a list: 'all' is every (reconstruction, target) pair."""
-    return list(range(n_pairs)) if levels == 'all' else list(levels)
+    return list(range(n_pairs)) if isinstance(levels, str) else list(levels)
 
 
 class SubwindowReader(NamedTuple):
@@ -124,7 +142,7 @@ class SubwindowReader(NamedTuple):
 
     Attributes
     ----------
-    autoencoder : Module
+    autoencoder : Autoencoder
     spec : ClassifierSpec
     shape : SubwindowShape
     levels : list of int
@@ -133,7 +151,7 @@ class SubwindowReader(NamedTuple):
     device : torch.device
     """
 
-    autoencoder: nn.Module
+    autoencoder: Autoencoder
     spec: ClassifierSpec
     shape: SubwindowShape
     levels: list[int]
@@ -175,22 +193,31 @@ class SubwindowReader(NamedTuple):
 
 
 def gather(
-    model: nn.Module,
+    model: Autoencoder,
     loader: DataLoader,
-    extract: Callable[[nn.Module, torch.Tensor], tuple[torch.Tensor, ...]],
+    extract: Callable[[Autoencoder, torch.Tensor], tuple[torch.Tensor, ...]],
     device: torch.device,
     description: str,
 ) -> list[np.ndarray]:
-    """Apply `extract(model, x)` to the windows of a loader, without gradients, and put the rows of each of the tensors
-    that it gives together.
+    """Apply `extract(model, x)` to the windows of a loader, without gradients.
+
+    Parameters
+    ----------
+    extract : callable
+        Gives tensors with the same number of rows for every window, such as one per sub-window.
+    description : str
+        For the progress bar.
 
     Returns
     -------
     list of float32 arrays
-        In the loader's order.
+        The rows of each of the tensors, in the loader's order.
     """
     model.eval()
-    gathered, n_windows, n_read = [], len(loader.dataset), 0
+    n_windows = len(loader.dataset)  # ty: ignore[invalid-argument-type]
+    gathered: list[np.ndarray] = []
+    per_window: list[int] = []  # rows for every window
+    n_read = 0
     with torch.no_grad():
         for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch'):
             tensors = [rows.cpu().numpy() for rows in extract(model, x.to(device, non_blocking=True))]
@@ -222,7 +249,7 @@ class TrainedRun(NamedTuple):
 
     settings: dict
     reader: SubwindowReader
-    classifier: object
+    classifier: Classifier
     decision: dict
 
     @property
@@ -258,7 +285,8 @@ def load_run(
     window = window_shape(**{name: settings[name] for name in lengths})
     shape = subwindow_shape(window.window_length, window.border, round(settings['subwindow_size'] * settings['sfreq']))
     model = load_autoencoder(autoencoder, window.window_length)
-    model.to(device).precision = precision
+    model.to(device)
+    model.precision = precision
     spec, arguments = CLASSIFIERS[settings['classifier']], settings | {'device': device, 'precision': precision}
     try:
         loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
@@ -267,7 +295,9 @@ def load_run(
         if settings['masking']:
             filters = state['filters']
             masking = Masking(state['margin'], None if filters is None else filters.numpy())
-    except (KeyError, TypeError, RuntimeError) as fault:
+    except DataError:
+        raise
+    except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(
             f'{classifier}: not a {settings["classifier"]} of this project ({type(fault).__name__})'
         ) from fault
@@ -275,7 +305,7 @@ def load_run(
     return TrainedRun(settings, SubwindowReader(model, spec, shape, levels, masking, device), loaded, decision)
 
 
-def load_autoencoder(path: Path, window_length: int) -> nn.Module:
+def load_autoencoder(path: Path, window_length: int) -> Autoencoder:
     """The autoencoder of a checkpoint, on the CPU.
 
     Raises
@@ -288,7 +318,7 @@ def load_autoencoder(path: Path, window_length: int) -> nn.Module:
         network = state['network']
         model = build_model(network['name'], network['n_channels'], network['n_times'], **network['settings'])
         model.load_state_dict(state['model_state_dict'])
-    except (KeyError, TypeError, RuntimeError) as fault:
+    except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not an autoencoder of this project ({type(fault).__name__})') from fault
     if network['n_times'] != window_length:
         raise DataError(

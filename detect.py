@@ -155,13 +155,13 @@ def plan_folders(words: list[str], settings: dict, output: str | None, into_reco
     for path in map(Path, words):
         if path.suffix == '.mrk' or path.name.endswith(('-annot.fif', '-annot.fif.gz')):
             raise SettingError(f'{path}: an annotation, not a recording')
+        if not path.exists():
+            raise DataError(f'{path}: no such recording; correct the path')
         folder = Path(output or path.absolute().parent) / f'{path.resolve().stem}_detections'
         if any(parent.suffix == '.ds' for parent in folder.absolute().parents):
             raise SettingError(f'output = {output!r}: lies in a CTF recording, which is not written to; take another')
         if path in folders or folder in folders.values():
-            raise SettingError(
-                f'{path}: its detections would go into {folder} too; give it a command or output of its own'
-            )
+            raise SettingError(f'{path}: its detections would go into {folder} too; give it an output of its own')
         if path.suffix != '.pkl':
             [planned] = plan_recordings([str(path)], **reading)
             files[path] = planned.files
@@ -169,7 +169,7 @@ def plan_folders(words: list[str], settings: dict, output: str | None, into_reco
                 check_replaceable(path / MARKER_FILE)
                 check_writable((path / MARKER_FILE).resolve().parent)
         elif not path.is_file():
-            raise DataError(f'{path}: no such recording; correct the path')
+            raise DataError(f'{path}: is no file; correct the path')
         else:
             check_filters_of(path, settings)
         check_folder(folder, path)

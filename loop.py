@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ class Runner:
         Interrupted
             A signal came, to whichever process; a step is finished first.
         """
-        sampler = loader.batch_sampler
+        sampler: Any = loader.batch_sampler  # see `timeseries_dataset.Batches`
         sampler.first_batch = progress.batches
         bar = tqdm(loader, desc=description, leave=False, disable=None, unit='batch', initial=progress.batches)
         start = time.perf_counter() - progress.seconds
@@ -305,6 +306,7 @@ def train(
             raise
     if _stops(training, n_epochs_stop):
         tqdm.write(f'  no better validation loss for {n_epochs_stop} epochs: stopped')
+    assert training.best_weights is not None
     model.load_state_dict(training.best_weights)
     return training.history
 

@@ -45,7 +45,7 @@ from runs.settings import check_settings, read_command
 from runs.source import open_source
 from runs.split_data import SplitData, open_window_sets, split_data, windows_of_part
 from runs.split_record import split_record
-from saving_functions import plot_losses
+from saving_functions import plot_losses, save_peaks
 from system.interruption import Interrupted, interruptible
 from timeseries_dataset import PARTS
 from training.distributed import Processes, init_distributed
@@ -117,6 +117,8 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     result = TestResult(run, evaluation, decision, split.tested_on, record)
     plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history})
     plot_windows(result, reader, split, data['test'].errors, settings)
+    if context.mode == 'cv':
+        save_peaks(run, evaluation.predictions)  # for pooling the folds
     write_results(result, [evaluation.result], context, summary=context.mode != 'cv')
 
 

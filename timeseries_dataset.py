@@ -6,9 +6,9 @@ import math
 import os
 import re
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from recordings.window_files import LABEL_FILES, window_stem
 from system.interruption import SIGNALS
 from utils import DataError, SettingError, to_device
 
+MOST_BLOCKS, LONGEST_BLOCK = 10_000, 100_000_000  # of a patient; samples, a week at 150 Hz
 PARTS = ('train', 'validation', 'test')
 # Settings that windows must have been made with, to be trained on or detected in.
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
@@ -141,6 +142,7 @@ def open_directory(
                 'set window_size and sfreq to those the windows were made with, or make the windows again'
             )
         _check_settings(one, made_with)
+        _check_labels(one)
         _check_finite(one)
     return opened
 
@@ -174,6 +176,23 @@ def _same_name(value):
     return 'window' if value is True else value
 
 
+def _check_labels(one):
+    """Refuse what no windows have in their four pickles."""
+    first = np.round(one.timing - one.windows.shape[2] / 2)  # NaN where the timing is
+    faults = {
+        'labels': ~np.isin(one.labels, (0, 1)),
+        'blocks': ~((one.blocks >= 0) & (one.blocks < MOST_BLOCKS) & (one.blocks == np.round(one.blocks))),
+        'timing': ~((first >= 0) & (first < LONGEST_BLOCK)),
+        'labels_t': ~np.isin(one.labels_t, (0, 1)).all(axis=1),
+    }
+    for name, wrong in faults.items():
+        if wrong.any():
+            path = one.path.with_name(one.path.name.replace('windows_bi', f'{name}.pkl'))
+            value = getattr(one, name)[np.argmax(wrong)]
+            what = 'what is neither 0 nor 1' if name == 'labels_t' else f'{value:g}'
+            raise DataError(f'{path}: window {np.argmax(wrong)} has {what}; make the windows of this patient again')
+
+
 def _check_finite(one):
     for first in range(0, len(one.windows), 64):
         finite = np.isfinite(one.windows[first : first + 64]).all(axis=(1, 2))
@@ -185,8 +204,16 @@ def _check_finite(one):
 
 
 def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
-    """One row per window: subject, window (row in the patient's file), block, timing, label, and `patient`, the
-    position in `patients`.
+    """One row per window of all patients.
+
+    Parameters
+    ----------
+    patients : list of PatientWindows
+
+    Returns
+    -------
+    DataFrame
+        subject, window (row in the patient's file), block, timing, label, and `patient`, the position in `patients`.
     """
     return pd.concat(
         [
@@ -311,10 +338,10 @@ class WindowDataset(Dataset):
         shape = (len(table), *self.files[0].shape[1:])
         place = place_of_windows(4 * math.prod(shape), preload, torch.device(device))
         self.preloaded = None if place is None else torch.empty(shape, device=place)
-        if place is not None:
+        if self.preloaded is not None:
             for first in range(0, len(table), 256):
-                some = np.arange(first, min(first + 256, len(table)))
-                self.preloaded[first : first + 256] = torch.from_numpy(self._read(some))
+                indices = np.arange(first, min(first + 256, len(table)))
+                self.preloaded[first : first + 256] = torch.from_numpy(self._read(indices))
 
     def __len__(self) -> int:
         return len(self.window)
@@ -408,10 +435,22 @@ class RecordingWindows(Dataset):
         return x, x
 
 
+class WindowSource(Protocol):
+    """A dataset of batches: with a length, whole batches at once, and the epoch that is under way."""
+
+    epoch: int
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The batch of these indices."""
+        ...
+
+
 class ShuffledEveryEpoch(Sampler):
     """A new order of range(len(dataset)) every epoch, from the seed and the dataset's epoch alone."""
 
-    def __init__(self, dataset: Dataset, seed: int):
+    def __init__(self, dataset: WindowSource, seed: int):
         self.dataset, self.seed = dataset, seed
 
     def __len__(self) -> int:
@@ -427,8 +466,7 @@ class Batches(Sampler):
 
     Parameters
     ----------
-    order : iterable of int
-        With a length.
+    order : sequence of int, or ShuffledEveryEpoch
     batch_size : int
         Of one process: together, `size` processes take batches of `size` times as many.
     rank, size : int
@@ -440,7 +478,7 @@ class Batches(Sampler):
         The batch to begin with, when an interrupted epoch goes on.
     """
 
-    def __init__(self, order: Iterable[int], batch_size: int, rank: int = 0, size: int = 1):
+    def __init__(self, order: Sequence[int] | ShuffledEveryEpoch, batch_size: int, rank: int = 0, size: int = 1):
         self.order, self.whole = order, batch_size * size
         self.rank, self.size = rank, size
         self.first_batch = 0
@@ -461,7 +499,7 @@ class Batches(Sampler):
 
 
 def batches(
-    dataset: Dataset,
+    dataset: WindowSource,
     *,
     batch_size: int,
     shuffle: bool = False,
@@ -478,7 +516,7 @@ def batches(
     on_gpu = preloaded is not None and preloaded.is_cuda
     order = ShuffledEveryEpoch(dataset, seed) if shuffle else range(len(dataset))
     return DataLoader(
-        dataset,
+        dataset,  # ty: ignore[invalid-argument-type]
         batch_sampler=Batches(order, batch_size, rank, size),
         collate_fn=_as_it_is,  # __getitems__ gives whole batches
         num_workers=0 if on_gpu else num_workers,
@@ -494,5 +532,5 @@ def _as_it_is(batch):
 
 def _leave_signals(worker):
     """Leave to the main process the signals that end a script, which all its processes get."""
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

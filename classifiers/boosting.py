@@ -1,98 +1,99 @@
-"""Classifiers `hgb` and `latent`: gradient-boosted trees."""
+"""Classifiers `hgb` and `latent`: gradient-boosted trees on statistics of the errors, or of the latent maps."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+import lightgbm
 import numpy as np
-import torch
 from scipy.special import expit
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import log_loss
 
 from training.checkpoints import load_checkpoint, save_checkpoint
+from utils import DataError
 
 _N_FORESTS = 3
+_MOST_TREES = 400
+_PARAMETERS = {
+    'objective': 'binary',
+    'metric': 'binary_logloss',
+    'learning_rate': 0.05,
+    'num_leaves': 15,
+    'lambda_l2': 1.0,
+    # Every split looks at a third of the features, drawn anew, and at one random threshold of each.
+    'feature_fraction_bynode': 0.3,
+    'extra_trees': True,
+    # The same trees bit for bit, also with another number of threads.
+    'deterministic': True,
+    'force_row_wise': True,
+    'verbosity': -1,
+}
 
 
 @dataclasses.dataclass(kw_only=True)
 class BoostedTrees:
-    """scikit-learn's histogram gradient boosting, stopped at the number of trees that is best on validation.
+    """LightGBM's gradient boosting, each forest stopped at the number of trees that is best on validation.
 
-    Three times from other random numbers, the log odds averaged: every split looks at a third of the features, drawn
-    anew, so that forests differ and their mean is better than each. The trees are kept as plain arrays, so that a
-    checkpoint holds numbers only and no pickled objects.
+    Three times from other random numbers, the log odds averaged: features and thresholds of the splits are drawn at
+    random, so that forests differ and their mean is better than each.
 
     Attributes
     ----------
-    trees : dict of arrays
-        The nodes of all trees one after the other: `feature`, `threshold` (left where the feature is at most this),
-        `left` and `right` (the node's children; the node itself for a leaf), `value` (what a leaf adds to the log odds;
-        0 for other nodes); `roots`, the first node of every tree; `baseline`, the log odds before any tree.
+    forests : list of lightgbm.Booster
+        A checkpoint holds them in LightGBM's own text format, which later versions read.
     """
 
     seed: int
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
         """Train on `Examples`; nothing is written and there is no history."""
-        forests = [
-            HistGradientBoostingClassifier(
-                max_iter=200,
-                learning_rate=0.05,
-                max_leaf_nodes=15,
-                max_features=0.3,
-                l2_regularization=1.0,
-                early_stopping=False,
-                random_state=(_N_FORESTS * self.seed + number) % 2**32,
-            ).fit(*train_set)
-            for number in range(_N_FORESTS)
-        ]
-        labels = validation_set.labels
-        stages = zip(*(forest.staged_decision_function(validation_set.inputs) for forest in forests), strict=True)
-        losses = [log_loss(labels, expit(np.mean(scores, axis=0)), labels=[0, 1]) for scores in stages]
-        n_trees = int(np.argmin(losses)) + 1
+        train = lightgbm.Dataset(*train_set)
+        validation = train.create_valid(*validation_set)
+        seeds = [(_N_FORESTS * self.seed + number) % 2**31 for number in range(_N_FORESTS)]
+        self.forests = [_train_forest(train, validation, seed) for seed in seeds]
         n, n_spikes = len(train_set.labels), int(train_set.labels.sum())
-        print(f'  {n} training sub-windows, {n_spikes} with a spike; {_N_FORESTS} x {n_trees} trees')
-        nodes = [predictor.nodes for forest in forests for (predictor,) in forest._predictors[:n_trees]]
-        roots = np.cumsum([0] + [len(tree) for tree in nodes[:-1]])
-        itself = [np.arange(len(tree)) for tree in nodes]
-
-        def children(side):
-            return [np.where(tree['is_leaf'], own, tree[side]) + root
-                    for tree, own, root in zip(nodes, itself, roots, strict=True)]  # fmt: skip
-
-        self.trees = {
-            'feature': np.concatenate([tree['feature_idx'] for tree in nodes]).astype(np.int64),
-            'threshold': np.concatenate([tree['num_threshold'] for tree in nodes]),
-            'left': np.concatenate(children('left')),
-            'right': np.concatenate(children('right')),
-            'value': np.concatenate([np.where(tree['is_leaf'], tree['value'] / _N_FORESTS, 0.0) for tree in nodes]),
-            'roots': roots,
-            'baseline': np.asarray(forests[0]._baseline_prediction, dtype=np.float64).reshape(1),
-        }
+        n_trees = ' + '.join(str(forest.num_trees()) for forest in self.forests)
+        print(f'  {n} training sub-windows, {n_spikes} with a spike; {n_trees} trees')
         return []
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
         """Probability of a spike (n,), float64, of features (n, n_features)."""
-        trees, rows = self.trees, np.arange(len(inputs))
-        score = np.full(len(inputs), trees['baseline'][0])
-        for root in trees['roots']:
-            node = np.full(len(inputs), root)
-            while True:
-                smaller = inputs[rows, trees['feature'][node]] <= trees['threshold'][node]
-                below = np.where(smaller, trees['left'][node], trees['right'][node])
-                if (below == node).all():
-                    break
-                node = below
-            score += trees['value'][node]
-        return expit(score)
+        return expit(np.mean([forest.predict(inputs, raw_score=True) for forest in self.forests], axis=0))
 
     def save(self, path: str | Path, beside: dict) -> None:
-        """Write the trees, and what belongs to them, such as the decision (calibration and threshold)."""
-        trees = {name: torch.from_numpy(array) for name, array in self.trees.items()}
-        save_checkpoint(path, {'trees': trees} | beside)
+        """Write the forests, and what belongs to them, such as the decision (calibration and threshold)."""
+        save_checkpoint(path, {'forests': [forest.model_to_string() for forest in self.forests]} | beside)
 
     def load(self, path: str | Path) -> 'BoostedTrees':
-        """Take over the trees of a checkpoint."""
-        self.trees = {name: array.numpy() for name, array in load_checkpoint(path)['trees'].items()}
+        """Take over the forests of a checkpoint.
+
+        Raises
+        ------
+        DataError
+            They are of an earlier version of this project, or of a later one of LightGBM.
+        """
+        state = load_checkpoint(path)
+        if 'trees' in state:
+            raise DataError(f'{path}: trees of an earlier version; train the classifier again (mode clf)')
+        try:
+            self.forests = [lightgbm.Booster(model_str=text) for text in state['forests']]
+        except lightgbm.basic.LightGBMError as fault:
+            raise DataError(
+                f'{path}: no trees of LightGBM {lightgbm.__version__} ({fault}); train the classifier again (mode clf)'
+            ) from fault
         return self
+
+
+def _train_forest(train, validation, seed):
+    """A forest of as many trees as have the least cross-entropy on validation."""
+    losses, n_trees = {}, []
+    forest = lightgbm.train(
+        _PARAMETERS | {'seed': seed},
+        train,
+        num_boost_round=_MOST_TREES,
+        valid_sets=[validation],
+        valid_names=['validation'],
+        # The trees are counted, because a round without any split worth while adds none.
+        callbacks=[lightgbm.record_evaluation(losses), lambda state: n_trees.append(state.model.num_trees())],
+    )
+    best = n_trees[np.argmin(losses['validation']['binary_logloss'])]
+    return lightgbm.Booster(model_str=forest.model_to_string(num_iteration=best))

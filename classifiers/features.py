@@ -1,6 +1,7 @@
 """What tells a spike from other signal in a masked window: power, time course and field at the residual's peak."""
 
 import numpy as np
+import pandas as pd
 
 # Samples around the peak at which time courses are read: at 150 Hz, 0.3 s either side, which holds the slow wave.
 _AROUND = np.arange(-45, 46, 3)
@@ -139,12 +140,9 @@ def append_relative_power(features: np.ndarray, blocks: np.ndarray, usual: np.nd
 
 def subtract_block_median(values: np.ndarray, blocks: np.ndarray, usual: np.ndarray | None = None) -> np.ndarray:
     """Values (n, ...) less the median of the `usual` ones (bool, n; or all) of the block that `blocks` (n,) says."""
-    usual = np.ones(len(values), dtype=bool) if usual is None else usual
-    relative = np.empty_like(values)
-    for block in np.unique(blocks):
-        rows = blocks == block
-        relative[rows] = values[rows] - np.median(values[rows & usual], axis=0)
-    return relative
+    blocks, rows = np.asarray(blocks), slice(None) if usual is None else usual
+    medians = pd.DataFrame(values[rows]).groupby(blocks[rows]).median()
+    return values - medians.loc[blocks].to_numpy().reshape(values.shape)
 
 
 def _filtered(residuals, filters):
@@ -164,8 +162,9 @@ def _field(signal, shape):
 
 
 def _power(hidden):
-    """Mean power (batch, n_subwindows, times) over the components of (batch, n_subwindows, components, times), averaged
-    over 3 samples.
+    """Mean power over the components, averaged over 3 samples.
+
+    (batch, n_subwindows, components, times) to (batch, n_subwindows, times).
     """
     power = np.pad(np.square(hidden).mean(axis=2), ((0, 0), (0, 0), (1, 1)))
     return (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3

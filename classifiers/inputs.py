@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from classifiers.features import peak_score, spatial_filters, spike_features
 from classifiers.subwindows import SubwindowShape
+from models.autoencoder import Autoencoder
 
 # --------------------------------------------------------------------------- what the classifiers read
 N_FILTERS = 60  # spatial filters of the features and of the score
@@ -102,9 +103,8 @@ def masked_cards(
 def masked_features(
     x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
-    """Features at the peak of the signal's residual (batch * n_subwindows, n_features), see `features.spike_features`;
-    whatever the levels.
-    """
+    """Features at the residual's peak (batch * n_subwindows, n_features), see `features.spike_features`."""
+    assert masking.filters is not None
     arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
     return torch.from_numpy(spike_features(*arrays, masking.filters, shape, masking.margin))
 
@@ -113,11 +113,12 @@ def masked_peak(
     x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
 ) -> torch.Tensor:
     """How large and brief the signal's residual is (batch * n_subwindows, 1), see `features.peak_score`."""
+    assert masking.filters is not None
     arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
     return torch.from_numpy(peak_score(*arrays, masking.filters, shape, masking.margin))[:, None]
 
 
-def window_errors(model: nn.Module, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:
+def window_errors(model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:
     """Squared errors of whole windows (batch, n_pairs, channels, times), for pictures.
 
     With masking, those of the sub-windows, masked in turn; NaN outside them.
@@ -135,11 +136,11 @@ def masking_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> i
 
 
 def measure_filters(
-    autoencoder: nn.Module, loader: DataLoader, shape: SubwindowShape, margin: int, device: torch.device
+    autoencoder: Autoencoder, loader: DataLoader, shape: SubwindowShape, margin: int, device: torch.device
 ) -> np.ndarray:
     """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`."""
     autoencoder.eval()
-    signal, residual, n_windows = 0.0, 0.0, 0
+    signal, residual, n_windows = np.zeros(()), np.zeros(()), 0
     with torch.no_grad():
         for x, _ in tqdm(loader, desc='filters', leave=False, disable=None, unit='batch'):
             x = x.to(device, non_blocking=True)

@@ -69,7 +69,8 @@ class SfcnClassifier:
     plateau_patience: int
 
     def __post_init__(self):
-        self.network, self.state = None, None
+        self.network: SFCN | None = None
+        self.state: dict = {}
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
         """Train on `Examples`, from a loaded state where there is one, and keep the best epoch on validation.
@@ -90,7 +91,7 @@ class SfcnClassifier:
         weight = n_others / n_spikes if self.positive_weight is None else self.positive_weight
         print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
         if self.network is None:
-            self._build(*train_set.inputs.shape[1:])
+            self.network = self._build(*train_set.inputs.shape[1:])
             with torch.no_grad():
                 self.network.output.bias.fill_(math.log(n_spikes / n_others))
         optimizer, scheduler = make_optimizer(
@@ -119,7 +120,7 @@ class SfcnClassifier:
             device=self.device,
             save=checkpoint_saver(checkpoint, self.description),
             log=epoch_logger(checkpoint('last').parent, 'sfcn'),
-            validate_first=self.state is not None,
+            validate_first=bool(self.state),
             state=load_checkpoint(checkpoint('last')) if interrupted else None,
         )
         self.state = load_checkpoint(checkpoint('best'))
@@ -127,11 +128,11 @@ class SfcnClassifier:
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
         """Score between 0 and 1 (n,), float64, of cards (n, planes, channels, times)."""
-        self.network.eval()
-        size = self.classifier_batch_size
+        network, size = self._trained(), self.classifier_batch_size
+        network.eval()
         with torch.no_grad():
             logits = [
-                self.network(torch.from_numpy(inputs[first : first + size]).to(self.device))
+                network(torch.from_numpy(inputs[first : first + size]).to(self.device))
                 for first in range(0, len(inputs), size)
             ]
         return torch.sigmoid(torch.cat(logits).cpu().double()).numpy()
@@ -143,9 +144,13 @@ class SfcnClassifier:
     def load(self, path: str | Path) -> 'SfcnClassifier':
         """Take over the network and the optimizer's state of a checkpoint."""
         self.state = load_checkpoint(path)
-        self._build(**self.state['network'])
+        self.network = self._build(**self.state['network'])
         self.network.load_state_dict(self.state['model_state_dict'])
         return self
+
+    def _trained(self):
+        assert self.network is not None, 'neither trained nor loaded'
+        return self.network
 
     def _build(self, n_planes, n_channels, n_times, width=None):
         self.description = {
@@ -155,5 +160,6 @@ class SfcnClassifier:
             'width': width or self.classifier_width,
         }
         # Channels last in memory: on a CPU 1.7 times as fast forwards, 1.3 times in training.
-        self.network = SFCN(**self.description).to(self.device, memory_format=torch.channels_last)
-        self.network.precision = self.precision
+        network = SFCN(**self.description).to(self.device, memory_format=torch.channels_last)  # ty: ignore
+        network.precision = self.precision
+        return network

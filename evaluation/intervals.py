@@ -126,8 +126,9 @@ def bootstrap(predictions: pd.DataFrame, patients: pd.DataFrame, weights: np.nda
 
 
 def _areas(proba, test, weight):
-    """PR-AUC and ROC-AUC of rows from the highest probability down, each counted `weight` times; the definitions are
-    scikit-learn's.
+    """PR-AUC and ROC-AUC of rows from the highest probability down, each counted `weight` times.
+
+    The definitions are scikit-learn's.
     """
     last_of_value = np.append(np.diff(proba) != 0, True)
     tp, fp = (np.cumsum(weight * is_it)[last_of_value] for is_it in (test, 1 - test))

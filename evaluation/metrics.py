@@ -20,8 +20,19 @@ MAIN_METRICS = [
 
 
 def with_predictions(table: pd.DataFrame, proba: np.ndarray, threshold: float) -> pd.DataFrame:
-    """Add the columns `proba`, `pred` (1 from the threshold on) and `true` (1 where pred is the label `test`) to a
-    table of sub-windows, in recording order.
+    """Add predictions to a table of sub-windows.
+
+    Parameters
+    ----------
+    table : DataFrame
+        subject, block, timing and test (the label) of every sub-window.
+    proba : array (n,)
+    threshold : float
+
+    Returns
+    -------
+    DataFrame
+        In recording order, with `proba`, `pred` (1 from the threshold on) and `true` (1 where pred is the label).
     """
     predictions = table.assign(proba=proba, pred=(proba >= threshold).astype(np.int64))
     predictions['true'] = (predictions['pred'] == predictions['test']).astype(np.int64)
@@ -68,7 +79,8 @@ def _shares(tn, fp, fn, tp):
     }
 
 
-def ratio(part, whole):
+def ratio(part: float, whole: float) -> float:
+    """Part of a whole; NaN where there is no whole."""
     return float(part / whole) if whole else np.nan
 
 
@@ -88,8 +100,9 @@ def batchwise(test: np.ndarray, pred: np.ndarray, batch_size: int, epsilon: floa
 
 
 def calibration_bins(test: np.ndarray, proba: np.ndarray) -> pd.DataFrame:
-    """Sub-windows, their mean probability and their share of spikes, in (up to) ten bins between the deciles of the
-    probability; equal probabilities stay together.
+    """Sub-windows, mean probability and share of spikes, in up to ten bins between the deciles of the probability.
+
+    Equal probabilities stay together.
     """
     edges = np.unique(np.quantile(proba, np.arange(1, 10) / 10))
     bins = pd.DataFrame({'proba': proba, 'test': test}).groupby(np.searchsorted(edges, proba, side='right'))
@@ -103,8 +116,9 @@ def calibration_bins(test: np.ndarray, proba: np.ndarray) -> pd.DataFrame:
 
 
 def calibration_error(test: np.ndarray, proba: np.ndarray) -> float:
-    """Expected calibration error: |mean probability - share of spikes| in the bins of `calibration_bins`, averaged over
-    the sub-windows (Naeini et al., AAAI 2015, with bins of about equal size).
+    """Expected calibration error (Naeini et al., AAAI 2015), with bins of about equal size.
+
+    It is |mean probability - share of spikes| in the bins of `calibration_bins`, averaged over the sub-windows.
     """
     bins = calibration_bins(test, proba)
     gaps = (bins['mean probability'] - bins['share of spikes']).abs() * bins['sub-windows']

@@ -2,20 +2,23 @@
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
 from scipy.special import expit, logit
 from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import precision_recall_curve
 
-
 # ---------------------------------------------------------------------------- calibration, threshold
+# Of the probability's log odds on the score's: above 0, so that calibration never turns the order of the scores round.
+_LEAST_SLOPE = 1e-6
+
+
 def fit_calibration(method: str, proba: np.ndarray, test: np.ndarray) -> dict:
     """Fit on validation what turns the classifier's scores into probabilities.
 
     Parameters
     ----------
     method : str
-        'temperature': logit / temperature + offset, of least cross-entropy (Guo et al., ICML 2017; the offset takes
+        'temperature': logit / temperature + offset, by logistic regression (Guo et al., ICML 2017; the offset takes
         back the weight of the spikes in the loss, as in Platt scaling). The order of the scores is kept. 'isotonic':
         the best rising steps.
     proba, test : arrays (n,)
@@ -29,15 +32,12 @@ def fit_calibration(method: str, proba: np.ndarray, test: np.ndarray) -> dict:
     if method == 'isotonic':
         steps = IsotonicRegression(y_min=0, y_max=1, out_of_bounds='clip').fit(proba, test)
         return {'method': method, 'x': steps.X_thresholds_.tolist(), 'y': steps.y_thresholds_.tolist()}
-    score = _logit(proba)
-
-    def cross_entropy(parameters):
-        value = score * np.exp(-parameters[0]) + parameters[1]
-        return np.mean(np.logaddexp(0, value) - test * value)
-
-    # The bounds keep a perfectly separated validation set from an infinitely steep answer.
-    found = minimize(cross_entropy, [0.0, 0.0], method='L-BFGS-B', bounds=[(-3, 5), (-20, 20)])
-    return {'method': method, 'temperature': float(np.exp(found.x[0])), 'offset': float(found.x[1])}
+    # The penalty is too weak to be seen, and keeps a perfectly separated validation set from an infinite slope.
+    model = LogisticRegression(C=1e6, solver='newton-cholesky', tol=1e-10).fit(_logit(proba)[:, None], test)
+    slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    if slope < _LEAST_SLOPE:  # the order of the scores is of no use: the share of spikes for all, in that order
+        slope, offset = _LEAST_SLOPE, float(logit(np.mean(test)))
+    return {'method': method, 'temperature': 1 / slope, 'offset': offset}
 
 
 def calibrate(calibration: dict, proba: np.ndarray) -> np.ndarray:

@@ -1,11 +1,10 @@
 """The autoencoders: `build_model(name, n_channels, n_times, **settings)`. The classifiers stand beside them."""
 
-from torch import nn
-
 from models.ae1d import AE1D
 from models.ae1d_smaller import AE1DSmaller
 from models.ae2d import AE2D
 from models.ae2d_smaller import AE2DSmaller
+from models.autoencoder import Autoencoder
 from models.wavelets import Wavelets
 
 __all__ = ['AUTOENCODERS', 'build_model']
@@ -23,7 +22,7 @@ AUTOENCODERS = {
 }
 
 
-def build_model(name: str, n_channels: int = 274, n_times: int = 300, **settings) -> nn.Module:
+def build_model(name: str, n_channels: int = 274, n_times: int = 300, **settings) -> Autoencoder:
     """Build an autoencoder on the CPU; its weights depend on the torch seed alone.
 
     Parameters

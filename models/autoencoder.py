@@ -86,8 +86,9 @@ class Autoencoder(Network):
         return torch.stack(stretches, dim=3)
 
     def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
-        """Squared errors of every inner sub-window, masked in turn, see `masked_residuals`: (batch, n_pairs, channels,
-        n_subwindows, subwindow_length).
+        """Squared errors of every inner sub-window, masked in turn.
+
+        (batch, n_pairs, channels, n_subwindows, subwindow_length), see `masked_residuals`.
         """
         return self.masked_residuals(x, shape, margin)[..., margin : margin + shape[2]].square()
 
@@ -100,14 +101,14 @@ class UpsampledConv2d(nn.Conv2d):
     of the plain convolution.
     """
 
-    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         """(batch, in, channels, times) to (batch, out, channels, 2 x times)."""
         w = self.weight  # (out, in, rows, 5)
         # u[2i], u[2i + 1] = v[i]: output 2i sees u[2i - 2 .. 2i + 2] = v[i-1], v[i-1], v[i], v[i], v[i+1].
         even = torch.stack([w[..., 0] + w[..., 1], w[..., 2] + w[..., 3], w[..., 4]], dim=-1)
         odd = torch.stack([w[..., 0], w[..., 1] + w[..., 2], w[..., 3] + w[..., 4]], dim=-1)
         both = torch.cat([even, odd]).to(memory_format=torch.channels_last)
-        maps = F.conv2d(maps, both, torch.cat([self.bias, self.bias]), padding=(w.shape[2] // 2, 1))
+        maps = F.conv2d(input, both, self.get_parameter('bias').repeat(2), padding=(w.shape[2] // 2, 1))
         # (batch, 2 x out, channels, times), even outputs first, to (batch, out, channels, times, 2)
         maps = maps.unflatten(1, (2, -1)).permute(0, 2, 3, 4, 1)
         return maps.flatten(3).contiguous(memory_format=torch.channels_last)
@@ -118,7 +119,7 @@ def _convolution(n_in, n_out, kernel, *, activation=True, upsampled=False):
     convolution = kind(n_in, n_out, kernel, padding='same')
     # Batch norm takes the bias out again, so that its gradient is zero but for rounding. Adam would make whole steps of
     # that, of another direction for every number of threads or processes, which the running means then lag behind.
-    convolution.bias.register_hook(torch.zeros_like)
+    convolution.get_parameter('bias').register_hook(torch.zeros_like)
     layers = [convolution, nn.BatchNorm2d(n_out)]
     return layers + [nn.LeakyReLU(0.2, inplace=True)] * activation
 
@@ -161,12 +162,10 @@ class ConvolutionalAutoencoder(Autoencoder):
         decoder += _convolution(width, 1, kernel, activation=False, upsampled=n_poolings == 4)
         self.encoder, self.decoder = nn.Sequential(*encoder), nn.Sequential(*decoder)
         # The same numbers in another order in memory, which CPUs and GPUs convolve faster.
-        self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)  # ty: ignore[no-matching-overload]
 
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Latent maps of x (batch, 1, channels, times): one, (batch, 1, channels, times / 2^n_poolings
-        rounded up).
-        """
+        """The latent map of x (batch, 1, channels, times): (batch, 1, channels, times / 2^n_poolings rounded up)."""
         missing = -x.shape[-1] % self.reduction
         if missing:
             x = F.pad(x, (0, missing, 0, 0), mode='replicate')

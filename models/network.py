@@ -37,6 +37,11 @@ class Network(nn.Module):
         """Compile the training of inputs of one shape, and try it; where that fails, all stays as it is.
 
         The network itself is not changed: its weights keep their names.
+
+        Raises
+        ------
+        OutOfMemoryError
+            Of torch: the batch is too large for the device.
         """
         device = next(self.parameters()).device
         state, started = copy.deepcopy(self.state_dict()), time.perf_counter()

@@ -59,10 +59,18 @@ def find_data_raw(directory: str | Path, patient: int | list[int] | bool = False
 def read_record(path: Path) -> dict:
     """What was noted beside a data_raw file when it was made; empty where nothing was."""
     record = path.with_suffix('.json')
+    if not record.exists():
+        return {}
     try:
-        return json.loads(record.read_text()) if record.exists() else {}
-    except ValueError as fault:
-        raise DataError(f'{record}: not a whole JSON file; move it and {path.name} away') from fault
+        content = json.loads(record.read_text())
+        whole = isinstance(content['settings'], dict) and all(
+            {'file', 'interpolated'} <= set(recording) for recording in content['recordings']
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        whole = False
+    if not whole:
+        raise DataError(f'{record}: not what create_data_raw.py writes; move it and {path.name} away')
+    return content
 
 
 def check_rate(path: Path, sfreq: float) -> None:
@@ -168,6 +176,8 @@ def as_numbers(values: np.ndarray | list, n_dims: int) -> np.ndarray:
         values = values.to_numpy()
     if isinstance(values, list | tuple):
         if n_dims == 1:
+            if any(issubclass(kind, str | bytes) for kind in set(map(type, values))):
+                raise ValueError('texts')  # which NumPy would read as numbers, however long
             try:
                 return np.fromiter(values, np.float64, len(values))
             except (TypeError, ValueError, OverflowError) as fault:
@@ -241,11 +251,11 @@ def _checked_name(path, block, name):
         raise DataError(f'{where} a {type(name).__name__}, not the name of a recording')
     try:
         name = str(name)  # of a number, limited by Python to some thousand digits
+        if len(name) > MAX_NAME:
+            raise ValueError(f'{len(name)} characters')
         name.encode()
     except ValueError as fault:
         raise DataError(f'{where} no name of a recording ({fault})') from fault
-    if len(name) > MAX_NAME:
-        raise DataError(f'{where} {len(name)} characters, not the name of a recording')
     return name
 
 

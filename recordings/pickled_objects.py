@@ -3,6 +3,7 @@
 import math
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import partial
 from pickle import UnpicklingError
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recordings.unpickler import Limits, Name, Pending, Record, refused
+from recordings.unpickler import Limits, Name, Pending, Record, check_key, parts_of, refused
 
 OBJECT = np.dtype(object)
-# What building one object takes, in bytes of a file: far less than what pandas needs to write one.
-FRAME, BLOCK, INDEX = 400, 150, 75
+# What building one object counts for, in bytes: half of what a file allows to the smallest that pandas writes.
+FRAME, BLOCK, INDEX = 250, 75, 20
 MAX_DIMS = 32
+COLUMN_KINDS = 'biufO'
 EMPTY_LENGTH = 2**16  # of an axis that takes no bytes, beyond the size of the file
 
 
@@ -26,17 +28,15 @@ class ObjectBuilder:
     ----------
     limits : Limits
         Those of the file.
-
-    Attributes
-    ----------
-    makers : dict
-        For `Unpickler`: every name that a pickle of arrays, frames and plain values uses, and what builds it.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
         self.outer_arrays = {}  # arrays of objects that hold arrays of objects, by id
-        self.makers = self._plain_makers() | self._numpy_makers() | self._pandas_makers()
+
+    def makers(self) -> dict[str, Callable]:
+        """Every name that a pickle of arrays, frames and plain values uses, and what builds it, for `Unpickler`."""
+        return self._plain_makers() | self._numpy_makers() | self._pandas_makers()
 
     def _plain_makers(self):
         makers = {'_codecs.encode': self.latin1_bytes, 'collections.OrderedDict': lambda: OrderedDict()}
@@ -64,7 +64,7 @@ class ObjectBuilder:
         makers = {
             'pandas._libs.arrays.__pyx_unpickle_NDArrayBacked': self.string_array,
             'pandas._libs.internals._unpickle_block': self.block,
-            'pandas.core.internals.managers.BlockManager': partial(Record, 'manager'),
+            'pandas.core.internals.managers.BlockManager': partial(Record, 'BlockManager'),
             'pandas.core.internals.managers.SingleBlockManager': lambda: Pending(_single_manager),
             'pandas.core.indexes.base._new_Index': self.index,
         }
@@ -139,7 +139,7 @@ class ObjectBuilder:
             raise UnpicklingError(f'an array out of a {type(content).__name__}')
         array = self._filled_array((1, shape, dtype.newbyteorder('='), order == 'F', content)).view(dtype)
         if order == 'K':
-            if type(axes) is not tuple or sorted(axes) != list(range(len(shape))):
+            if type(axes) is not tuple or len(axes) > MAX_DIMS or any(type(axis) is not int for axis in axes):
                 raise UnpicklingError('an array whose axes do not fit')
             array = array.transpose(axes)
         if not writable:
@@ -186,52 +186,48 @@ class ObjectBuilder:
 
     def _filled_string_array(self, state):
         dtype, values = state[:2]
-        if type(dtype) is not pd.StringDtype or type(values) is not np.ndarray or values.dtype != OBJECT:
+        if type(dtype) is not pd.StringDtype or not _is_array(values, 'O', 1):
             raise UnpicklingError('an array of strings without type or strings')
-        if not all(value is None or isinstance(value, str | float) for value in values.flat):
-            raise UnpicklingError('an array of strings that holds something else')
         self.limits.charge(BLOCK + values.size)
-        return pd.array(values.ravel(), dtype=dtype)
+        if not all(value is None or isinstance(value, str | float) for value in values):
+            raise UnpicklingError('an array of strings that holds something else')
+        return pd.array(values, dtype=dtype)
 
     def block(self, values: Any, places: slice | np.ndarray, n_dims: int) -> Record:
         """In place of the function by which pandas makes the columns of one type."""
-        self.limits.charge(BLOCK)
-        if type(values) is pd.arrays.StringArray:
-            return Record('block', values, places)
-        if type(values) is not np.ndarray or values.dtype.kind not in 'biufO' or values.ndim != 2 or n_dims != 2:
+        if type(values) is not pd.arrays.StringArray and not (n_dims == 2 and _is_array(values, COLUMN_KINDS, 2)):
             raise UnpicklingError('columns of a frame that pandas did not write')
-        return Record('block', values, places)
+        return Record('Block', values, places)
 
     def index(self, kind: Name, state: dict) -> pd.Index:
         """In place of the function by which pandas makes an index."""
         self.limits.charge(INDEX)
-        self.limits.check_keys([state['name']])
+        check_key(_entry(state, 'name'))
         if kind.endswith('.RangeIndex'):
             start, stop, step = (int(state[key]) for key in ('start', 'stop', 'step'))
             if max(abs(start), abs(stop), abs(step)) > self.limits.size + EMPTY_LENGTH:
                 raise UnpicklingError('an index longer than the file')
             return pd.RangeIndex(start, stop, step, name=state['name'])
         values = state['data']
-        if type(values) is not pd.arrays.StringArray:
-            if type(values) is not np.ndarray or values.dtype.kind not in 'biufO' or values.ndim != 1:
-                raise UnpicklingError('an index that pandas did not write')
-            if values.dtype == OBJECT:
-                self.limits.charge(values.size)
-                self.limits.check_keys(list(values))
+        if type(values) is not pd.arrays.StringArray and not _is_array(values, COLUMN_KINDS, 1):
+            raise UnpicklingError('an index that pandas did not write')
+        if values.dtype == OBJECT:
+            self.limits.charge(values.size)
+            self.limits.check_keys(list(values))
         return pd.Index(values, dtype=values.dtype, name=state['name'])
 
     def frame(self, state: dict) -> pd.DataFrame:
         """Build a frame: its blocks side by side, their columns in the order that their places say."""
-        self.limits.charge(FRAME)
-        blocks, (columns, index) = state['_mgr'].parts
+        blocks, (columns, index) = parts_of(_entry(state, '_mgr'), 'BlockManager')
         if not isinstance(columns, pd.Index) or not isinstance(index, pd.Index):
             raise UnpicklingError('a frame without columns or rows')
+        self.limits.charge(FRAME + len(columns) + len(index))
         parts, places = [pd.DataFrame(index=range(len(index)))], [np.zeros(0, dtype=np.int64)]
         for block in blocks:
-            values, where = block.parts
+            values, where = parts_of(block, 'Block')
             if len(values.T) != len(index):
                 raise UnpicklingError('a frame whose columns differ in length from its index')
-            self.limits.charge(values.size)
+            self.limits.charge(BLOCK + values.size)
             # pandas 3 would take objects that are all strings for its own type of strings: name the type.
             parts.append(pd.DataFrame(values.T, dtype=values.dtype, copy=False))
             places.append(_column_places(where, parts[-1].shape[1], len(columns)))
@@ -247,15 +243,25 @@ class ObjectBuilder:
     def series(self, state: dict) -> pd.Series:
         """Build a series."""
         self.limits.charge(FRAME)
-        name = state['_name']
-        self.limits.check_keys([name])
-        values, index = state['_mgr'].parts
+        check_key(_entry(state, '_name'))
+        values, index = parts_of(_entry(state, '_mgr'), 'SingleBlockManager')
         self.limits.charge(values.size)
-        return pd.Series(values, index=index, dtype=values.dtype, name=name, copy=False)
+        return pd.Series(values, index=index, dtype=values.dtype, name=state['_name'], copy=False)
 
 
 def _no_call(*_):
     raise UnpicklingError('a call of a class that is only named by what pandas and NumPy write')
+
+
+def _entry(state, key):
+    """An entry of a dict, and of nothing else: a frame would look it up in its own way."""
+    if type(state) is not dict:
+        raise UnpicklingError(f'a {type(state).__name__} as a state')
+    return state[key]
+
+
+def _is_array(values, kinds, n_dims):
+    return type(values) is np.ndarray and values.dtype.kind in kinds and values.ndim == n_dims
 
 
 def _complex(real, imaginary):
@@ -280,35 +286,33 @@ def _finished_dtype(dtype, state):
 def _string_dtype(*storage_and_missing):
     """Pandas 3 writes how strings are stored and what stands for a missing one; pandas 2 the first, as a state."""
     if not storage_and_missing:
-        return Pending(lambda state: _string_dtype_of(state['storage'], pd.NA))
+        return Pending(lambda state: _string_dtype_of(_entry(state, 'storage'), pd.NA))
     return _string_dtype_of(*storage_and_missing)
 
 
 def _string_dtype_of(storage, missing):
-    if storage != 'python' or not (missing is pd.NA or missing != missing):
+    if storage != 'python' or not (missing is pd.NA or (type(missing) is float and math.isnan(missing))):
         raise UnpicklingError('an array of strings stored in another way')
     return pd.StringDtype('python', na_value=missing)
 
 
 def _single_manager(state):
     """The values and the index of a series."""
-    content = state[3]['0.14.1']
-    [index], [block] = content['axes'], content['blocks']
-    values = block['values']
-    if type(values) is not pd.arrays.StringArray and (
-        type(values) is not np.ndarray or values.dtype.kind not in 'biufO' or values.ndim != 1
-    ):
+    content = _entry(state[3], '0.14.1')
+    [index], [block] = _entry(content, 'axes'), _entry(content, 'blocks')
+    values = _entry(block, 'values')
+    if type(values) is not pd.arrays.StringArray and not _is_array(values, COLUMN_KINDS, 1):
         raise UnpicklingError('a series that pandas did not write')
     if not isinstance(index, pd.Index) or len(values) != len(index):
         raise UnpicklingError('a series that differs in length from its index')
-    return Record('manager', values, index)
+    return Record('SingleBlockManager', values, index)
 
 
 def _column_places(where, n_places, n_columns):
     """Positions of a block's columns in the frame."""
     if isinstance(where, slice):
         where = range(n_columns)[where]
-    elif type(where) is not np.ndarray or where.dtype.kind != 'i' or where.ndim != 1:
+    elif not _is_array(where, 'i', 1):
         raise UnpicklingError('a frame whose blocks have no place')
     if len(where) != n_places:
         raise UnpicklingError('a frame whose blocks do not fit their places')

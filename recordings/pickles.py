@@ -26,7 +26,7 @@ def read_pickle(path: str | os.PathLike) -> Any:
     try:
         with path.open('rb', buffering=BUFFER) as stream:
             limits = Limits(os.fstat(stream.fileno()).st_size)
-            return Unpickler(stream, limits, ObjectBuilder(limits).makers).load()
+            return Unpickler(stream, limits, ObjectBuilder(limits).makers()).load()
     except DataError as fault:
         raise DataError(f'{path}: {fault}; if you trust it, save it again as plain arrays') from fault
     except MemoryError as fault:

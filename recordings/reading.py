@@ -199,7 +199,8 @@ def read_notes(raw: mne.io.BaseRaw, layout: Layout, path: str | Path | None = No
     """
     if path is not None:
         try:
-            notes = mne.read_annotations(path)
+            with mne.utils.use_log_level('error'):
+                notes = mne.read_annotations(path)
         except Exception as fault:
             raise DataError(f'{path}: MNE cannot read it ({type(fault).__name__}: {fault})') from fault
         first_time = 0.0  # without a date, they count from the first sample

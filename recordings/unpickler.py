@@ -41,15 +41,20 @@ class Limits:
             raise UnpicklingError(f'it asks for more memory than its {self.size} bytes explain')
 
     def check_keys(self, keys: list) -> None:
-        """Refuse keys of a dict, a set or an index that take long to hash or to compare."""
+        """Refuse keys of a dict, a set or an index that may take long to hash or to compare."""
         others = [key for key in keys if type(key) is not str and type(key) is not bytes]
         self.left_keys -= len(others)
         if self.left_keys < 0:
             raise UnpicklingError(f'more than {MAX_OTHER_KEYS} keys that are not text')
         for key in others:
-            for part in key if type(key) is tuple and len(key) <= 8 else [key]:
-                if not isinstance(part, KEY_TYPES):
-                    raise UnpicklingError(f'a key that holds a {type(part).__name__}')
+            check_key(key)
+
+
+def check_key(key: Any) -> None:
+    """Refuse what cannot be a key, or takes long to hash: a key is a text, a number, or a short tuple of them."""
+    for part in key if type(key) is tuple and len(key) <= 8 else [key]:
+        if not isinstance(part, KEY_TYPES):
+            raise UnpicklingError(f'a key that holds a {type(part).__name__}')
 
 
 # ------------------------------------------------------------------------------ what may stand for an object
@@ -68,6 +73,13 @@ class Record:
 
     def __init__(self, kind: str, *parts: Any) -> None:
         self.kind, self.parts = kind, parts
+
+
+def parts_of(record: Record, kind: str) -> tuple:
+    """The parts of a record, if it is of the kind."""
+    if type(record) is not Record or record.kind != kind:
+        raise UnpicklingError(f'a {type(record).__name__} in place of a {kind}')
+    return record.parts
 
 
 class Pending:
@@ -91,7 +103,7 @@ def _refuse(kinds: set[type], values: list) -> None:
     for value in values:
         if type(value) is Name or type(value) is Record:
             raise refused(value if type(value) is Name else value.kind)
-    raise UnpicklingError('an object without its state')
+    raise UnpicklingError('an object that is not complete')
 
 
 def refused(name: str) -> DataError:
@@ -269,7 +281,7 @@ def _pop(machine):
 # ------------------------------------------------------------------------------------------------- containers
 def _as_tuple(items):
     if Pending in map(type, items):
-        raise UnpicklingError('an object without its state')
+        raise UnpicklingError('an object that is not complete')
     return tuple(items) if _OF_TUPLES.isdisjoint(map(type, items)) else Arguments(items)
 
 

@@ -12,7 +12,7 @@ from reports.run_page import RunFacts, write_report
 from runs.context import RunContext
 from runs.run_directory import RunDirectory, find_run
 from saving_functions import load_tested, plot_metrics, save_comparison, save_evaluation, save_summary_row
-from utils import write_json
+from utils import DataError, write_json
 
 
 class TestResult(NamedTuple):
@@ -165,7 +165,11 @@ def summary_row(result: TestResult, mode: str, settings: SimpleNamespace) -> dic
 def write_comparison(name_a: str, name_b: str, settings: SimpleNamespace) -> None:
     """Paired difference of two finished runs, printed and written as a table."""
     runs = [find_run(settings.path_writing_data, name) for name in (name_a, name_b)]
-    table = compare(*map(load_tested, runs), settings.bootstrap_samples, settings.seed)
+    try:
+        table = compare(*map(load_tested, runs), settings.bootstrap_samples, settings.seed)
+    except (KeyError, TypeError, ValueError) as fault:
+        tables = ', '.join(str(path) for run in runs for path in (run.predictions, run.patients))
+        raise DataError(f'one of {tables} is damaged ({type(fault).__name__}: {fault}); restore it') from fault
     path = save_comparison(settings.path_writing_data, *runs, table)
     print(table.to_string(float_format='{:.3f}'.format))
     print(f'B - A with its 95 % bootstrap interval over the patients that both tested; in {path}')

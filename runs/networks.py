@@ -1,10 +1,8 @@
 """The networks of a run: training the autoencoder, reading sub-windows through it, training the classifier."""
 
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,14 +11,15 @@ from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from classification import CLASSIFIERS, Examples, SubwindowData, SubwindowReader, levels_of
+from classification import CLASSIFIERS, Classifier, Examples, SubwindowData, SubwindowReader, levels_of
 from classifiers.inputs import Masking, masking_margin, measure_filters
+from classifiers.sfcn import SfcnClassifier
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
 from loop import Loss, make_optimizer, resume_optimizer, train
 from models import AUTOENCODERS, build_model
-from models.network import Network
+from models.autoencoder import Autoencoder
 from recordings.channels import N_CHANNELS
 from runs.context import RunContext
 from runs.network_settings import loss_weights
@@ -39,30 +38,14 @@ WORTH_COMPILING = 500
 N_FILTER_WINDOWS = 256  # most training windows that the spatial filters are measured on
 
 
-class Classifier(Protocol):
-    """What a run needs of a classifier, see `classification.ClassifierSpec`."""
-
-    def fit(self, train: Examples, validation: Examples, checkpoint: Callable[[str], Path], /) -> list[dict]:
-        """Train, and return the history of a network; an empty list of others."""
-        ...
-
-    def predict_proba(self, inputs: np.ndarray, /) -> np.ndarray:
-        """Scores (n,) of the inputs (n, ...) of sub-windows."""
-        ...
-
-    def save(self, path: Path, content: dict, /) -> None:
-        """Write a checkpoint, with content of the run's: the decision, and what masking needs."""
-        ...
-
-
-def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) -> tuple[Network, list[dict]]:
+def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) -> tuple[Autoencoder, list[dict]]:
     """Train the autoencoder, train that of the source further (ft), or copy that of the source (clf).
 
     A training that was interrupted continues from its last checkpoint.
 
     Returns
     -------
-    model : Network
+    model : Autoencoder
         With the weights of its best epoch.
     history : list of dict
         One per epoch, see `loop.train`.
@@ -108,19 +91,18 @@ def describe_autoencoder(split: SplitData, settings: SimpleNamespace) -> dict:
     }
 
 
-def build_autoencoder(description: dict, context: RunContext) -> Network:
+def build_autoencoder(description: dict, context: RunContext) -> Autoencoder:
     """Build an autoencoder on the device, with the weights of the source where there is one."""
     model = build_model(
         description['name'], description['n_channels'], description['n_times'], **description['settings']
     ).to(context.device)
-    assert isinstance(model, Network)
     model.precision = context.settings.precision
     if context.source:
         load_source_weights(model, context.source)
     return model
 
 
-def autoencoder_optimizer(model: Network, context: RunContext) -> tuple[torch.optim.Optimizer, LRScheduler]:
+def autoencoder_optimizer(model: Autoencoder, context: RunContext) -> tuple[torch.optim.Optimizer, LRScheduler]:
     """Optimizer and schedule of the autoencoder; with a source, in its state and with the rate of fine-tuning."""
     source, settings = context.source, context.settings
     names = ('optimizer', 'weight_decay', 'scheduler', 'stepLR', 'gammaLR', 'plateau_patience')
@@ -134,7 +116,7 @@ def autoencoder_optimizer(model: Network, context: RunContext) -> tuple[torch.op
     return optimizer, scheduler
 
 
-def compile_long_training(model: Network, split: SplitData, context: RunContext) -> None:
+def compile_long_training(model: Autoencoder, split: SplitData, context: RunContext) -> None:
     """Compile the training of a model on a GPU, where it is long enough to save time."""
     settings, on_gpu = context.settings, context.device.type == 'cuda'
     n_windows = int((split.ae_table['part'] == 'train').sum())
@@ -145,7 +127,7 @@ def compile_long_training(model: Network, split: SplitData, context: RunContext)
         model.compile_training((settings.batch_size, 1, N_CHANNELS, split.window_length))
 
 
-def load_source_weights(model: Network, source: Source) -> None:
+def load_source_weights(model: Autoencoder, source: Source) -> None:
     """Load the weights of the source's autoencoder into a model.
 
     Raises
@@ -199,7 +181,7 @@ def autoencoder_loss(split: SplitData, settings: SimpleNamespace) -> Loss:
 
 
 def make_reader(
-    autoencoder: torch.nn.Module, split: SplitData, settings: SimpleNamespace, device: torch.device
+    autoencoder: Autoencoder, split: SplitData, settings: SimpleNamespace, device: torch.device
 ) -> SubwindowReader:
     """Make what reads sub-windows for the classifier.
 
@@ -244,7 +226,7 @@ def train_classifier(
     spec = CLASSIFIERS[settings.classifier]
     arguments = vars(settings) | {'device': context.device}
     classifier = spec.make(**{name: arguments[name] for name in spec.settings})
-    if context.mode == 'ft' and settings.classifier == 'sfcn':
+    if context.mode == 'ft' and isinstance(classifier, SfcnClassifier):
         assert context.source is not None  # `open_source` has opened it
         classifier.classifier_learning_rate *= settings.fine_tuning_rate
         classifier.load(context.source.run.checkpoint('best', 'sfcn'))

@@ -15,9 +15,11 @@ from types import SimpleNamespace
 
 import torch
 
+from runs.settings import RULES
 from utils import ROOT, DataError, SettingError, write_json
 
-PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'pandas', 'matplotlib')
+SPLIT_LISTS = ('train', 'validation', 'test', 'seen before')  # of params.json, that hold patients
+PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'lightgbm', 'pandas', 'matplotlib')
 
 
 class RunDirectory:
@@ -221,10 +223,19 @@ def load_params(run: RunDirectory) -> dict:
     """
     try:
         params = json.loads(run.params.read_text())
-        needed = {name: params[name] for name in ('settings', 'split')}
-        return needed | {name: params.get(name) for name in ('command', 'mode', 'threads', 'processes', 'job')}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+        needed = {name: dict(params[name]) for name in ('settings', 'split')}
+        needed |= {name: params.get(name) for name in ('command', 'mode', 'threads', 'processes', 'job')}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
         raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
+    for name, value in needed['settings'].items():
+        if name in RULES and not RULES[name].accepts(value):
+            raise DataError(f'{run.params}: {name} = {value!r}: must be {RULES[name].words}; restore the file')
+    for part, patients in needed['split'].items():
+        if part in SPLIT_LISTS and not (
+            isinstance(patients, list) and all(type(patient) is int for patient in patients)
+        ):
+            raise DataError(f'{run.params}: split: {part} is no list of patient numbers; restore the file')
+    return needed
 
 
 def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *, mode: str, processes: int = 1) -> None:

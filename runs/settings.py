@@ -47,9 +47,10 @@ def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -m
     )
 
 
-def _integer(low: int) -> Rule:
+def _integer(low: int, high: int = 2**32 - 1) -> Rule:
+    bounds = f'at least {low}' + f' and at most {high}' * (high < 2**32 - 1)
     return Rule(
-        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v < 2**32, f'an integer of at least {low}'
+        lambda v: isinstance(v, int) and not isinstance(v, bool) and low <= v <= high, f'an integer of {bounds}'
     )
 
 
@@ -202,7 +203,7 @@ RULES = {
     'target_sensitivity': _number(above=0, high=1),
     'false_alarm_budget': _number(0),
     'tolerance': _number(0),
-    'bootstrap_samples': _integer(1),
+    'bootstrap_samples': _integer(1, 1_000_000),
     'output': _or_none(_PATH),
     'drop_bad_segments': _choice(True, False),
     'marker_name': _WORD,
@@ -212,11 +213,11 @@ RULES = {
     'device': _DEVICE,
     'precision': _choice('auto', 'float32', 'bfloat16'),
     'n_jobs': _integer(1),
-    'num_workers': _integer(0),
+    'num_workers': _integer(0, 1000),
     'preload': _choice('auto', True, False),
-    'simulated_patients': _integer(1),
-    'simulated_spike_free': _integer(0),
-    'simulated_blocks': _integer(1),
+    'simulated_patients': _integer(1, 9999),
+    'simulated_spike_free': _integer(0, 9999),
+    'simulated_blocks': _integer(1, 9999),
     'simulated_seconds': _number(20),
     'simulated_spike_rate': _number(0),
     'simulated_distractor_rate': _number(0),

@@ -242,6 +242,8 @@ def listed_patients(name: str, patients: list[int] | str | None) -> list[int] | 
     """
     if not isinstance(patients, str):
         return None if patients is None else list(patients)
+    if not Path(patients).is_file():
+        raise DataError(f'{name} = {patients!r}: cannot be read (no such text file); correct the path')
     try:
         return [int(line) for line in Path(patients).read_text().split('\n') if line.strip()]
     except OSError as fault:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import main_train
-from recordings.data_raw import find_data_raw, read_data_raw
+from recordings.data_raw import find_data_raw, read_data_raw, read_record
 from recordings.pickles import read_pickle
+from runs.run_directory import RunDirectory, load_params
 from timeseries_dataset import find_windows, open_directory
 from utils import DataError
 
@@ -160,6 +161,38 @@ def test_missing_directories_files_and_patients(recordings, write_raw, tmp_path)
         find_windows(tmp_path, 3)
 
 
+@pytest.mark.parametrize(
+    'content',
+    ['[]', '{"settings": []}', '{"settings": {}, "recordings": [3]}', '{"settings": {}, "recordings": 3}', '[' * 10**5],
+)
+def test_a_damaged_record_beside_a_data_raw_file(tmp_path, content):
+    (tmp_path / 'data_raw_001.json').write_text(content)
+    with pytest.raises(DataError, match=r'data_raw_001\.json: not what create_data_raw\.py writes'):
+        read_record(tmp_path / 'data_raw_001.pkl')
+
+
+@pytest.mark.parametrize(
+    ('content', 'words'),
+    [
+        ('[]', 'not the settings of a run'),
+        ('{"settings": 3, "split": {}}', 'not the settings of a run'),
+        ('{"settings": {}, "split": null}', 'not the settings of a run'),
+        ('{"settings": {"sfreq": "150"}, "split": {}}', "sfreq = '150': must be a number above 0"),
+        ('{"settings": {"path_raw_data": null}, "split": {}}', 'path_raw_data = None: must be a path'),
+        ('{"settings": {}, "split": {"train": 3}}', 'train is no list of patient numbers'),
+        ('{"settings": {}, "split": {"test": ["a"]}}', 'test is no list of patient numbers'),
+        ('[' * 10**5, 'not the settings of a run'),
+    ],
+)
+def test_damaged_settings_of_a_run(tmp_path, content, words):
+    run = RunDirectory(tmp_path / 'AE1D_1')
+    run.path.mkdir()
+    run.params.write_text(content)
+    with pytest.raises(DataError, match=words) as fault:
+        load_params(run)
+    assert str(fault.value).startswith(f'{run.params}: ')
+
+
 @pytest.mark.parametrize('script', ['create_windows_ae.py', 'create_windows_clf.py'])
 def test_the_scripts_end_with_one_line_and_status_1(recordings, write_raw, run_script, paths, tmp_path, script):
     missing = run_script(script, *paths)
@@ -178,6 +211,17 @@ def test_the_scripts_end_with_one_line_and_status_1(recordings, write_raw, run_s
     assert len(list(directory.iterdir())) == 6
 
 
+LABELS = {  # what to fill one of the pickles with
+    'label 2': ('labels', 2),
+    'block -1': ('blocks', -1),
+    'block 0.5': ('blocks', 0.5),
+    'timing NaN': ('timing', np.nan),
+    'timing 1e300': ('timing', 1e300),
+    'timing 0': ('timing', 0),
+    'labels_t 7': ('labels_t', 7),
+}
+
+
 def spoil_windows(stem, what):
     binary = stem.parent / f'{stem.name}_windows_bi'
     if what == 'truncated':
@@ -188,6 +232,10 @@ def spoil_windows(stem, what):
         (stem.parent / f'{stem.name}_timing.pkl').unlink()
     elif what == 'other length':
         (stem.parent / f'{stem.name}_blocks.pkl').write_bytes(pickle.dumps(np.zeros(3, dtype=np.int64)))
+    elif what in LABELS:
+        name, content = LABELS[what]
+        path = stem.parent / f'{stem.name}_{name}.pkl'
+        path.write_bytes(pickle.dumps(np.full_like(read_pickle(path), content, dtype=np.float64)))
     elif what == 'NaN':
         windows = np.fromfile(binary, dtype='<f4')
         windows[274 * 300 * 2 + 5] = np.nan
@@ -205,6 +253,13 @@ def spoil_windows(stem, what):
         ('other length', 'blocks.pkl', '3 windows, but'),
         ('other dimensions', 'labels_t.pkl', 'dimensions'),
         ('NaN', 'windows_bi', 'window 2 holds NaN'),
+        ('label 2', 'labels.pkl', 'window 0 has 2; make'),
+        ('block -1', 'blocks.pkl', 'window 0 has -1'),
+        ('block 0.5', 'blocks.pkl', 'window 0 has 0.5'),
+        ('timing NaN', 'timing.pkl', 'window 0 has nan'),
+        ('timing 1e300', 'timing.pkl', 'window 0 has 1e'),
+        ('timing 0', 'timing.pkl', 'window 0 has 0; make'),
+        ('labels_t 7', 'labels_t.pkl', 'neither 0 nor 1'),
     ],
 )
 def test_faults_of_the_window_files(recordings, write_raw, make_windows, paths, tmp_path, what, file, words):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import f1_score, roc_auc_score
+from scipy.optimize import minimize
+from sklearn.metrics import f1_score, log_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from classification import CLASSIFIERS, ClassifierSpec, Examples, SubwindowReader
+from classifiers import boosting, svm
 from classifiers.features import spatial_filters
 from classifiers.inputs import (
     Masking,
@@ -239,21 +240,47 @@ def test_every_classifier_finds_what_is_there_and_survives_its_checkpoint(name, 
     np.testing.assert_array_equal(fitted(name, tmp_path)[0].predict_proba(test.inputs), proba)  # the seed decides
 
 
-def test_the_stored_trees_are_scikit_learns(tmp_path):
-    """Those of three forests, whose log odds are averaged."""
+def test_the_trees_are_the_same_with_any_number_of_threads(monkeypatch):
+    monkeypatch.setattr(boosting, '_MOST_TREES', 3)
+    found = []
+    for n_threads in (1, 2):
+        monkeypatch.setitem(boosting._PARAMETERS, 'num_threads', n_threads)
+        classifier = CLASSIFIERS['hgb'].make(seed=0)
+        classifier.fit(examples('hgb', n=2000), examples('hgb', seed=1), None)
+        found.append(classifier.predict_proba(examples('hgb', seed=2).inputs))
+    np.testing.assert_array_equal(*found)
+
+
+def test_the_trees_are_those_of_least_loss_on_validation(tmp_path, monkeypatch):
+    """Three forests, whose log odds are averaged."""
+    monkeypatch.setitem(boosting._PARAMETERS, 'learning_rate', 1.0)
+    monkeypatch.setattr(boosting, '_MOST_TREES', 50)
     classifier, _ = fitted('hgb', tmp_path)
-    inputs, stages = examples('hgb', n=400, seed=3).inputs, []
-    for number in range(3):
-        model = HistGradientBoostingClassifier(
-            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, max_features=0.3, l2_regularization=1.0,
-            early_stopping=False, random_state=number,
-        ).fit(*examples('hgb'))  # fmt: skip
-        stages.append(list(model.staged_decision_function(inputs)))
-    n_trees, left = divmod(len(classifier.trees['roots']), 3)
-    assert left == 0
-    assert 1 < n_trees < 200
-    expected = np.mean([staged[n_trees - 1] for staged in stages], axis=0)
-    np.testing.assert_allclose(classifier.predict_proba(inputs), 1 / (1 + np.exp(-expected)), rtol=1e-12)
+    validation = examples('hgb', seed=1)
+    for forest in classifier.forests:
+        n_trees = forest.num_trees()
+        assert 1 < n_trees < 50
+        losses = [log_loss(validation.labels, forest.predict(validation.inputs, num_iteration=n))
+                  for n in range(1, n_trees + 1)]  # fmt: skip
+        assert np.argmin(losses) == n_trees - 1
+    inputs = examples('hgb', n=400, seed=3).inputs
+    scores = [forest.predict(inputs, raw_score=True) for forest in classifier.forests]
+    assert len({tuple(score) for score in scores}) == 3
+    expected = 1 / (1 + np.exp(-np.mean(scores, axis=0)))
+    np.testing.assert_allclose(classifier.predict_proba(inputs), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('state', 'message'),
+    [
+        ({'trees': {'roots': torch.zeros(3)}}, 'trees of an earlier version; train the classifier again'),
+        ({'forests': ['a format of the future']}, 'no trees of LightGBM.*train the classifier again'),
+    ],
+)
+def test_trees_that_cannot_be_read_are_refused(state, message, tmp_path):
+    save_checkpoint(tmp_path / 'best.pth', state)
+    with pytest.raises(DataError, match=rf'best\.pth: {message}'):
+        CLASSIFIERS['hgb'].make(seed=0).load(tmp_path / 'best.pth')
 
 
 @pytest.mark.parametrize('seed', [2**31, 2**32 - 1])
@@ -280,6 +307,14 @@ def test_the_stored_machine_is_scikit_learns(tmp_path):
     expected = model.fit(train_set.inputs.astype(np.float64), train_set.labels).decision_function(inputs)
     proba = classifier.predict_proba(inputs)
     np.testing.assert_allclose(np.log(proba / (1 - proba)), expected, atol=0.02)
+
+
+def test_the_machine_predicts_slice_by_slice(tmp_path, monkeypatch):
+    classifier, _ = fitted('svm', tmp_path)
+    inputs = examples('svm', n=250, seed=3).inputs
+    whole = classifier.predict_proba(inputs)
+    monkeypatch.setattr(svm, '_ROWS_AT_A_TIME', 32)
+    np.testing.assert_allclose(classifier.predict_proba(inputs), whole, rtol=1e-12)
 
 
 def test_the_mean_error_does_not_look_at_labels(tmp_path):
@@ -331,6 +366,29 @@ def test_temperature_finds_the_scores_that_were_bent():
     proba = calibrate(found, bent)
     assert (np.argsort(proba, kind='stable') == np.argsort(bent, kind='stable')).mean() > 0.999
     assert proba.mean() == pytest.approx(test.mean(), abs=1e-3)
+
+
+def test_temperature_has_the_least_cross_entropy():
+    rng = np.random.default_rng(2)
+    logit = rng.normal(-3, 2, 400)
+    test = (rng.random(400) < 1 / (1 + np.exp(-0.6 * logit))).astype(int)
+    found = fit_calibration('temperature', 1 / (1 + np.exp(-logit)), test)
+
+    def cross_entropy(parameters):
+        value = parameters[0] * logit + parameters[1]
+        return np.sum(np.logaddexp(0, value) - test * value)
+
+    best = minimize(cross_entropy, [1.0, 0.0], method='Nelder-Mead', options={'xatol': 1e-9, 'fatol': 1e-12}).x
+    assert [1 / found['temperature'], found['offset']] == pytest.approx(best.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize('proba', [[0.9, 0.8, 0.2, 0.1], [0.3, 0.3, 0.3, 0.3]])
+def test_calibration_never_turns_the_order_round(proba):
+    """Where the scores are of no use, it gives the share of spikes."""
+    found = fit_calibration('temperature', np.array(proba), np.array([0, 0, 0, 1]))
+    calibrated = calibrate(found, np.array([0.1, 0.5, 0.9]))
+    assert (np.diff(calibrated) > 0).all()
+    np.testing.assert_allclose(calibrated, 0.25, atol=1e-4)
 
 
 def test_isotonic_steps_rise_and_keep_the_mean():

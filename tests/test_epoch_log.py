@@ -62,7 +62,7 @@ def test_tensorboard_gets_the_scalars_of_the_last_epoch_where_it_is_installed(tm
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: name == 'tensorboard')
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', SimpleNamespace(SummaryWriter=Writer))
     log = epoch_logger(tmp_path, 'AE1D')
-    log(history(1) + [history(2)[1] | {'training loss': float('nan')}])
+    log([*history(1), history(2)[1] | {'training loss': float('nan')}])
     folder = str(tmp_path / 'tensorboard' / 'AE1D')
     values = {'validation loss': 1.0, 'learning rate': 0.1, 'seconds': 3.0}
     assert written == [*((folder, name, value, 2) for name, value in values.items()), 'flushed']

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from classifiers.features import append_relative_power, peak_score, spatial_filters, spike_features
+from classifiers.features import (
+    append_relative_power,
+    peak_score,
+    spatial_filters,
+    spike_features,
+    subtract_block_median,
+)
 
 SHAPE, MARGIN = (45, 7, 30), 8
 N_CHANNELS = 12
@@ -86,3 +92,16 @@ def test_power_is_compared_within_a_block():
     both = append_relative_power(features, np.array([0, 1, 0, 0]))
     np.testing.assert_array_equal(both[:, :8], features)
     np.testing.assert_array_equal(both[:, 8:], np.repeat([[-16.0], [0.0], [0.0], [8.0]], 5, axis=1))
+
+
+@pytest.mark.parametrize('shape', [(200,), (200, 1), (200, 3)])
+def test_medians_of_blocks_are_taken_of_the_rows_named(shape):
+    rng = np.random.default_rng(0)
+    values, blocks, usual = rng.normal(size=shape).astype(np.float32), rng.integers(0, 5, 200), rng.random(200) < 0.5
+    for chosen in (None, usual):
+        kept = np.full(200, True) if chosen is None else chosen
+        expected = [value - np.median(values[kept & (blocks == block)], axis=0)
+                    for value, block in zip(values, blocks, strict=True)]  # fmt: skip
+        relative = subtract_block_median(values, blocks, chosen)
+        np.testing.assert_array_equal(relative, expected)
+        assert relative.dtype == np.float32

@@ -107,6 +107,8 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
         (['filters=32'], 'filters = 32: must be a list of integers'),
         (['top_k=0'], 'top_k'),
         (['notch=[]'], 'notch'),
+        (['num_workers=1000000'], 'num_workers = 1000000: must be an integer of at least 0 and at most 1000'),
+        (['bootstrap_samples=4000000000'], 'bootstrap_samples'),
         (['sfreq=1e6'], 'sfreq = 1000000.0: must be a number above 0 and at most 10000'),
         (
             ['window_size=1e8'],

@@ -14,7 +14,7 @@ from models.autoencoder import Autoencoder
 from runs.network_settings import loss_weights
 from runs.run_directory import new_run_directory
 from timeseries_dataset import batches
-from training.checkpoints import checkpoint_saver, load_checkpoint
+from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
 from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, SettingError, set_seed
 
@@ -254,6 +254,16 @@ def test_a_checkpoint_gives_the_same_outputs(tmp_path):
     run.checkpoint('best').write_bytes(b'no checkpoint')
     with pytest.raises(DataError, match=r'best_AE1D_1\.pth: not a checkpoint'):
         load_checkpoint(run.checkpoint('best'))
+
+
+def test_a_changed_byte_of_a_checkpoint_is_seen(tmp_path):
+    path = tmp_path / 'best.pth'
+    save_checkpoint(path, {'weights': torch.zeros(1000), 'text': 1000 * 'tree '})
+    whole = path.read_bytes()
+    for place in (whole.index(b'tree ') + 2500, whole.index(bytes(2000)) + 1000):
+        path.write_bytes(whole[:place] + b'?' + whole[place + 1 :])
+        with pytest.raises(DataError, match=r'best\.pth: not a checkpoint.*BadZipFile'):
+            load_checkpoint(path)
 
 
 def test_run_numbers(tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 import random
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def random_state() -> dict:
     name, keys, *rest = np.random.get_state()
     state = {
         'python': random.getstate(),
-        'numpy': (name, torch.from_numpy(keys.astype(np.int64)), *rest),
+        'numpy': (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
         'torch': torch.get_rng_state(),
     }
     return state | ({'cuda': torch.cuda.get_rng_state()} if torch.cuda.is_initialized() else {})
@@ -64,11 +65,15 @@ def load_checkpoint(path: str | Path) -> dict:
     Raises
     ------
     DataError
-        The file is missing or is not a checkpoint.
+        The file is missing, damaged or not a checkpoint.
     """
     if not Path(path).is_file():
         raise DataError(f'{path}: no such file')
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not compare the checksums that it writes
+        if damaged:
+            raise zipfile.BadZipFile(damaged)
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault

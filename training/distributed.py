@@ -6,7 +6,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Processes:
         """
         if self.size == 1:
             return act()
+        assert self._store is not None
         self._n_answers += 1
         key = f'answer {self._n_answers}'
         if self.is_main:
@@ -51,11 +52,12 @@ class Processes:
         return json.loads(self._store.get(key))
 
     @contextlib.contextmanager
-    def training(self, model: nn.Module, device: torch.device) -> Iterator[nn.Module]:
+    def training(self, model: nn.Module, device: torch.device) -> Generator[nn.Module]:
         """Within this block, give the model whose gradients are those of all processes together."""
         if self.size == 1:
             yield model
             return
+        assert self._store is not None
         self._n_groups += 1
         if device.type == 'cuda':
             torch.cuda.set_device(device)
@@ -108,10 +110,10 @@ def _share_batch_statistics(model, device):
 class _SharedBatchNorm2d(nn.BatchNorm2d):
     """What nn.SyncBatchNorm does, which is for GPUs only: batch norm over the parts of all processes."""
 
-    def forward(self, maps):
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
         if not self.training:
-            return super().forward(maps)
-        given, maps = maps.dtype, maps.float()  # sums over a batch are no task for bfloat16
+            return super().forward(input)
+        maps = input.float()  # sums over a batch are no task for bfloat16
         over, shape = (0, 2, 3), (1, -1, 1, 1)
         n_values = maps.new_full((1,), maps.numel() / maps.shape[1])
         *sums, n_values = _Summed.apply(torch.cat([maps.sum(over), n_values]))
@@ -119,11 +121,12 @@ class _SharedBatchNorm2d(nn.BatchNorm2d):
         centred = maps - mean.view(shape)
         variance = _Summed.apply(centred.square().sum(over)) / n_values
         with torch.no_grad():
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * n_values / (n_values - 1), self.momentum)
+            self.get_buffer('num_batches_tracked').add_(1)
+            momentum = float(self.momentum or 0)
+            self.get_buffer('running_mean').lerp_(mean, momentum)
+            self.get_buffer('running_var').lerp_(variance * n_values / (n_values - 1), momentum)
         scaled = centred * (variance + self.eps).rsqrt().view(shape)
-        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(given)
+        return (scaled * self.weight.view(shape) + self.bias.view(shape)).to(input.dtype)
 
 
 class _Summed(torch.autograd.Function):
@@ -136,7 +139,7 @@ class _Summed(torch.autograd.Function):
         return values
 
     @staticmethod
-    def backward(ctx, gradient):
-        gradient = gradient.clone()
+    def backward(ctx, *gradients):
+        gradient = gradients[0].clone()
         distributed.all_reduce(gradient)
         return gradient
