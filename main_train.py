@@ -10,9 +10,9 @@ MODE   auto: train and validate the autoencoder, then train, validate and test t
        compare: paired difference of two finished runs, given by name (AE1D_3) or path
 MODEL  AE1D, AE2D, AE1D_smaller, AE2D_smaller or wavelets (default: the setting model)
 
-SIGTERM, SIGUSR1 and Ctrl-C end a run after the step under way, with exit status 75. The same command with model_nb=N,
-the run's number, goes on with it as if nothing had happened, also after SIGKILL. A Slurm job that is started again goes
-on by itself. Several GPUs: torchrun --nproc-per-node=N main_train.py ...; batch_size is then that of each.
+SIGTERM, SIGUSR1 and Ctrl-C end a run after the current step, with exit status 75. The same command with model_nb=N,
+the run's number, resumes it and gives the same results, also after SIGKILL. A Slurm job that is started again resumes
+by itself. Several GPUs: torchrun --nproc-per-node=N main_train.py ...; batch_size is then per GPU.
 
 Reads   path_extracted_data[0] and [1]: the windows made by create_windows_ae.py and create_windows_clf.py
 Writes  path_writing_data/<MODEL>_<nb>/: params.json, checkpoints, loss curves, predictions and results CSVs,
@@ -25,6 +25,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Generator
 from types import SimpleNamespace
 
 import torch
@@ -38,11 +39,12 @@ from reports.run_results import TestResult, evaluate, write_comparison, write_re
 from runs.context import RunContext
 from runs.network_settings import subwindow_shape_of
 from runs.networks import choose_decision, make_reader, save_classifier, train_autoencoder, train_classifier
-from runs.resume import check_begun, unfinished_run
+from runs.resume import UnfinishedRun, check_begun, unfinished_run
 from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
 from runs.source import open_source
-from runs.split_data import SplitData, open_window_sets, split_data, split_record, windows_of_part
+from runs.split_data import SplitData, open_window_sets, split_data, windows_of_part
+from runs.split_record import split_record
 from saving_functions import plot_losses, save_peaks
 from system.interruption import Interrupted, interruptible
 from timeseries_dataset import PARTS
@@ -53,7 +55,13 @@ MODES = ('auto', 'ft', 'clf', 'cv', 'compare')
 
 
 def main(words: list[str]) -> None:
-    """Read the command line and run the mode it names."""
+    """Read the command line and run the mode it names.
+
+    Raises
+    ------
+    SettingError
+        The command line is not understood.
+    """
     positional, settings = read_command(words, n_positional=3)
     command = shlex.join(['python', 'main_train.py', *words])
     mode = positional[0] if positional else 'auto'
@@ -73,7 +81,7 @@ def main(words: list[str]) -> None:
         raise SettingError(f'fold = {settings.fold}: needs mode cv, and model_nb, the number that all folds share')
     with contextlib.ExitStack() as stack:
         processes = init_distributed()
-        if not processes.is_main:  # it would say the same
+        if not processes.is_main:  # every process would print the same
             sys.stdout = stack.enter_context(open(os.devnull, 'w', errors='replace'))
             stack.callback(setattr, sys, 'stdout', sys.__stdout__)
         stack.enter_context(interruptible())
@@ -82,17 +90,17 @@ def main(words: list[str]) -> None:
 
 # ------------------------------------------------------------------------------------------- the story
 def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> None:
-    """From windows to a tested run: train both networks, choose the threshold, test, and write everything down."""
+    """Train both networks, choose the decision threshold, test, and write the results."""
     settings, device = context.settings, context.device
-    record = begin_or_check(run, split, context)
+    record = save_or_check_params(run, split, context)
 
     set_seed(settings.seed)
     print(f'\nautoencoder {settings.model}')
     autoencoder, ae_history = train_autoencoder(run, split, context)
     if not context.processes.is_main:
-        return  # the others only train the autoencoder
+        return  # the other processes only help to train the autoencoder
 
-    set_seed(settings.seed)  # again, because an autoencoder that was trained before has taken no random numbers
+    set_seed(settings.seed)  # the classifier is the same whether the autoencoder is trained now or loaded
     print(f'\nclassifier {settings.classifier}')
     reader = make_reader(autoencoder, split, settings, device)
     data = {part: reader.read(windows_of_part(split, part, settings), split.blocks(part)) for part in PARTS}
@@ -105,16 +113,17 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
 
     proba = calibrate(decision['calibration'], scores['test'])
     predictions = with_predictions(tables['test'], proba, decision['threshold'])
-    result = TestResult(run, evaluate(predictions, split.spikes['test'], settings), decision, split.tested_on, record)
+    evaluation = evaluate(predictions, split.spikes['test'], settings)
+    result = TestResult(run, evaluation, decision, split.tested_on, record)
     plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history})
     plot_windows(result, reader, split, data['test'].errors, settings)
     if context.mode == 'cv':
-        save_peaks(run, result.evaluation.predictions)  # for the tables above the folds
-    write_results(result, [result.evaluation.result], context, summary=context.mode != 'cv')
+        save_peaks(run, evaluation.predictions)  # for pooling the folds
+    write_results(result, [evaluation.result], context, summary=context.mode != 'cv')
 
 
-def begin_or_check(run: RunDirectory, split: SplitData, context: RunContext) -> dict:
-    """Write params.json, or check that the run goes on as it was begun; return what it says of the split."""
+def save_or_check_params(run: RunDirectory, split: SplitData, context: RunContext) -> dict:
+    """Write params.json, or check that a resumed run has the same windows; return the record of the split."""
     record = split_record(context.mode, split, context.source, context.settings)
     if context.processes.is_main and run.params.is_file():
         check_begun(run, record, context.processes)
@@ -125,15 +134,23 @@ def begin_or_check(run: RunDirectory, split: SplitData, context: RunContext) -> 
 
 # ------------------------------------------------------------------------------------- the bookkeeping
 def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleNamespace, processes: Processes) -> None:
-    """Begin a run, or go on with one, and finish it; of several processes, the others only train the autoencoder."""
+    """Start a new run, or resume an unfinished one, and finish it.
+
+    Raises
+    ------
+    SettingError
+        The settings do not fit the run or the machine's memory.
+    Interrupted
+        A signal ended the run, which can be resumed.
+    """
     started = time.perf_counter()
-    path, begun_with, source_nb = processes.on_main_process(lambda: unfinished_run(mode, words, command, settings))
-    if path == 'finished':
+    unfinished = UnfinishedRun(*processes.on_main_process(lambda: unfinished_run(mode, words, command, settings)))
+    if unfinished.finished:
         return
-    vars(settings).update(begun_with)
+    vars(settings).update(unfinished.settings)
     source = None
     if mode in ('ft', 'clf'):
-        source = open_source(mode, settings, settings.model_nb if source_nb is None else source_nb)
+        source = open_source(mode, settings, unfinished.source_nb if unfinished.path else settings.model_nb)
     device = choose_device(settings.device)
     settings.precision = choose_precision(settings.precision, device)
     shape = subwindow_shape_of(settings)
@@ -141,12 +158,32 @@ def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleN
     if settings.fold is not None and settings.fold > len(splits):
         raise SettingError(f'fold = {settings.fold}: n_splits = {settings.n_splits} makes the folds 1 to {len(splits)}')
     number = None if source else settings.model_nb
-    run = RunDirectory(path or processes.on_main_process(lambda: str(run_of_number(settings, number).path)))
-    print(f'{run.name}: in {run.path}, on {device}' + (', going on' if path else ''))
+    path = unfinished.path or processes.on_main_process(lambda: str(run_of_number(settings, number).path))
+    run = RunDirectory(path)
+    print(f'{run.name}: in {run.path}, on {device}' + (', resumed' if unfinished.path else ''))
     saved = vars(settings) | {'model_nb': run.number, 'device': str(device), 'fold': None}
     context = RunContext(mode, command, source, settings, saved, device, processes)
+    with explained_faults(run, device):
+        if mode == 'cv':
+            train_folds(run, splits, context)
+        else:
+            train_alone(run, splits[0], context)
+    print(f'results in {run.path}, after {time.perf_counter() - started:.0f} s')
+
+
+@contextlib.contextmanager
+def explained_faults(run: RunDirectory, device: torch.device) -> Generator[None]:
+    """Give lack of memory a message with a way out, and an interruption the command that resumes the run.
+
+    Raises
+    ------
+    SettingError
+        The memory is too small.
+    Interrupted
+        A signal ended the run.
+    """
     try:
-        train_folds(run, splits, context) if mode == 'cv' else train_alone(run, splits[0], context)
+        yield
     except (torch.OutOfMemoryError, MemoryError) as fault:
         raise SettingError(
             f'{device} has too little memory: lower batch_size or classifier_batch_size, or take fewer levels, blocks '
@@ -155,38 +192,41 @@ def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleN
     except Interrupted as fault:
         way_out = f'model_nb={run.number} goes on with the run' if run.params.is_file() else 'nothing was saved yet'
         raise Interrupted(f'{fault}: {way_out}') from fault
-    print(f'results in {run.path}, after {time.perf_counter() - started:.0f} s')
 
 
 def train_alone(run: RunDirectory, split: SplitData, context: RunContext) -> None:
-    """Train and test in a run directory, or that of a fold, that no other process may touch meanwhile."""
+    """Train and test in the directory of a run or fold, while no other job may use it."""
     with run.reserved() if context.processes.is_main else contextlib.nullcontext():
         train_and_test(run, split, context)
 
 
 def train_folds(run: RunDirectory, splits: list[SplitData], context: RunContext) -> None:
-    """Train and test the folds of a cross-validation that are not finished, and pool their tests.
+    """Train and test the unfinished folds of a cross-validation, and pool their tests.
 
-    With the setting `fold`, that fold alone, which other jobs may do for the others at the same time.
+    With the setting `fold`, only that fold is trained: other jobs may train the other folds at the same time.
     """
-    processes, chosen = context.processes, context.settings.fold
-    alone = chosen is None
-    with run.reserved() if processes.is_main and alone else contextlib.nullcontext():
+    processes, fold_number = context.processes, context.settings.fold
+    all_folds = fold_number is None
+    with run.reserved() if processes.is_main and all_folds else contextlib.nullcontext():
         if processes.is_main and not run.params.is_file():
             save_params(run, context.command, context.saved, {}, mode='cv', processes=processes.size)
         for number, split in enumerate(splits, start=1):
-            if chosen in (None, number):
+            if fold_number in (None, number):
                 print(f'\nfold {number} of {len(splits)}')
-                fold = RunDirectory(
-                    processes.on_main_process(lambda number=number: str(run.fold(number).path)), run.name
-                )
-                if processes.on_main_process(lambda fold=fold: fold.finished):
-                    print('  finished before')
-                else:
-                    train_alone(fold, split, context)
-        if processes.is_main and alone:
+                train_fold(run, number, split, context)
+        if processes.is_main and all_folds:
             results = [read_fold(run.fold(k), split, context.settings) for k, split in enumerate(splits, start=1)]
             pool_folds(run, results, context)
+
+
+def train_fold(run: RunDirectory, number: int, split: SplitData, context: RunContext) -> None:
+    """Train and test a fold, unless it is finished."""
+    path = context.processes.on_main_process(lambda: str(run.fold(number).path))
+    fold = RunDirectory(path, run.name)
+    if context.processes.on_main_process(lambda: fold.finished):
+        print('  finished before')
+    else:
+        train_alone(fold, split, context)
 
 
 if __name__ == '__main__':

@@ -35,17 +35,17 @@ low_pass = 50.0
 # 2 Hz apart or more.
 notch = None
 
-# Bad channels, with or without the suffix of the run, beside those of the recording's own BadChannels file and
-# info['bads']: a list of names. Bad and missing channels are interpolated from the others.
+# Bad channels, in addition to those of the recording's own BadChannels file and info['bads']: a list of names, with or
+# without the suffix of the run. Bad and missing channels are interpolated from the others.
 bad_channels = []
 
-# What becomes of a recording with gaps (discontinuous trials): 'join' makes one block, each continuous part filtered
-# on its own; 'apart' makes a block of each part.
+# Recordings with gaps (discontinuous trials): 'join' makes one block, and filters each continuous part on its own;
+# 'apart' makes a block of each part.
 trials = 'join'
 
-# Labels that mark spikes: a pattern or a list, in which * stands for anything, [-_ ] for one of these characters, and
-# case does not matter; those that match spike_labels_exclude are no spikes: detections, no_spike, non-spike,
-# not a spike. create_data_raw.py prints which labels counted and which were excluded.
+# Labels that mark spikes: a pattern or a list. * stands for anything, [-_ ] for one of these characters, and case does
+# not matter. Labels that match spike_labels_exclude are no spikes: detections, no_spike, non-spike, not a spike.
+# create_data_raw.py prints which labels counted and which were excluded.
 spike_labels = ['*spike*', 'jj_*']
 spike_labels_exclude = [
     'detected_spike',
@@ -66,7 +66,7 @@ spike_labels_exclude = [
 reannot_labels = None
 
 # -------------------------------------------------------------------------------------------- recipe
-# 'current' takes the settings as they are. 'original' takes the original's choices whatever they say: standardize =
+# 'current' uses the settings of this file. 'original' replaces some by the original's choices: standardize =
 # 'window', masking = None, classifier = 'sfcn', levels = 'all', window_size = 2.0, spike_spacing_from_border = 0.3,
 # subwindow_size = 0.2, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0, augmentation = 0.2, criterion = 'mse',
 # classifier_loss = 'bce' and positive_weight = 35.0. Every script prints which it changed; windows must be made with
@@ -85,8 +85,8 @@ window_size = 2.0
 # window_size - 2 x spike_spacing_from_border, so that their inner parts tile the block. Original: 0.3.
 spike_spacing_from_border = 0.3
 
-# Width of the rectangular pulse that marks a spike in labels_t, in s. A spike lasts less than 0.1 s. In windows that
-# other scripts made, the length of the pulses is taken from labels_t, with a warning where it is another.
+# Width of the rectangular pulse that marks a spike in labels_t, in s. A spike lasts less than 0.1 s. Windows from other
+# scripts may have pulses of another length: it is read from labels_t, with a warning.
 pulse_width = 0.1
 
 # Scaling of the stored windows: 'window' or True, by mean and std of each window (original);
@@ -95,19 +95,20 @@ pulse_width = 0.1
 standardize = 'block'
 
 # True drops windows that deviate by more than artefact_threshold block standard deviations from the block's
-# mean. Known to drop spikes of high amplitude too: the scripts print how many.
+# mean. It also drops spikes of high amplitude: the scripts print how many.
 reject_artefacts = False
 
 # Largest deviation allowed, in standard deviations of the block. Only used with reject_artefacts = True.
 artefact_threshold = 20.0
 
-# False keeps the windows of a patient that are complete and were made with these settings from the same file (same
-# content; looked at only where size or times of the file changed); True makes them again.
+# False keeps the windows of a patient that are complete and were made with these settings from the same file. Its
+# content is compared only if its size or times have changed. True makes all windows again.
 overwrite = False
 
 # ---------------------------------------------------------------------------------------------- split
-# What is kept apart between training, validation and test: 'patient'; 'block' (the blocks of every patient are
-# shared out: not a test on unseen patients); 'auto', 'patient' with three patients with spikes or more, else 'block'.
+# What is kept apart between training, validation and test. 'patient': every patient is in one part. 'block': every
+# block is in one part; this is no test on unseen patients. 'auto': 'patient' if three patients or more have spikes,
+# otherwise 'block'.
 split = 'auto'
 
 # Fraction of the patients (or blocks) for validation: early stopping and the decision threshold.
@@ -116,8 +117,8 @@ validation_fraction = 0.25
 # Fraction of the patients (or blocks) for the test.
 test_fraction = 0.25
 
-# Patients of each part by name: a list of numbers, or a text file with one per line; None shares out by the fractions
-# what no list names. With all three given, other patients are left out.
+# Patients of each part: a list of numbers, or a text file with one number per line. None splits the patients that are
+# in no list by the fractions. With all three given, patients in no list are left out.
 training_patients = None
 validation_patients = None
 test_patients = None
@@ -125,29 +126,29 @@ test_patients = None
 # Folds of mode cv, over patients with about as many spikes in each; -1 leaves one patient out at a time.
 n_splits = 5
 
-# Mode cv: None trains every fold that is not finished, then makes the tables above them. A number from 1 on trains this
-# fold alone; model_nb must be given, which jobs that train other folds of the same run share.
+# Mode cv: None trains every unfinished fold, then pools all folds. A number from 1 on trains only this fold; it needs
+# model_nb, which is the same for the jobs that train the other folds of the run.
 fold = None
 
 # True keeps only as many spike-free training windows of the classifier as there are with spikes.
 balanced = False
 
 # -------------------------------------------------------------------------------------------- training
-# Autoencoder: 'AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller' or 'wavelets'. The second word after main_train.py goes
-# before this setting.
+# Autoencoder: 'AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller' or 'wavelets'. The second word after main_train.py
+# overrides this setting.
 model = 'wavelets'
 
 # Modes auto and cv: number of the run directory to make; None takes the next free number. Modes ft and clf: number of
-# the run to start from; the new run takes the next free number. In every mode, the number of an unfinished run goes on
-# with that run, see resume.
+# the run to start from; the new run takes the next free number. In every mode, the number of an unfinished run resumes
+# that run, see resume.
 model_nb = None
 
-# True goes on with the run model_nb where it is unfinished, with its own settings, whatever this file says by now.
-# False refuses a number that is taken.
+# True resumes the run model_nb if it is unfinished, with the run's settings instead of those of this file. False
+# refuses the number of any run that exists.
 resume = True
 
-# What the autoencoder learns. None: to reconstruct what it sees (original). 'context': to foretell a stretch hidden
-# from it by what lies around; each sub-window is then judged by what the rest of its window does not foretell.
+# What the autoencoder learns. None: to reconstruct its input (original). 'context': to predict a masked segment from
+# the rest of the window; the score of a sub-window then comes from its residual, the part that is not predicted.
 masking = 'context'
 
 # Maps of the first convolution of AE1D, AE2D and their smaller versions, doubled from layer to layer. Original: 32.
@@ -161,7 +162,7 @@ pywt_family = 'db5'
 
 # wavelets: how a window continues beyond its ends: 'periodization', 'symmetric', 'reflect', 'periodic', 'constant' or
 # 'zero'. With 'periodization' a band has exactly as many values as it needs, spread evenly over the window; with the
-# others its values are closer together than their times, and its errors lie off by up to 20 samples towards the ends.
+# others its values are closer together than their times, and its errors shift by up to 20 samples towards the ends.
 # An asymmetric wavelet shifts too: with db5, details lie 3 samples early and the approximation 21 late; with haar, 0.
 pywt_mode = 'periodization'
 
@@ -233,7 +234,7 @@ classifier = 'hgb'
 # masking, hgb, svm and threshold always look at the signal.
 levels = 'all'
 
-# Length of the sub-windows that are judged, in s. Original: 0.2.
+# Length of the sub-windows that the classifier scores, in s. Original: 0.2.
 subwindow_size = 0.2
 
 # Maps of the classifier's first convolution, doubled from layer to layer. Original: 32.
@@ -263,21 +264,21 @@ positive_weight = 35.0
 # 'isotonic' (rising steps).
 calibration = 'temperature'
 
-# What the decision threshold is chosen by, on validation: 'f1', the best F1 of the sub-windows; 'sensitivity', the
-# highest threshold that finds target_sensitivity of the annotated spikes; 'false_alarms', the lowest with at most
+# How the decision threshold is chosen on validation. 'f1': the best F1 of the sub-windows. 'sensitivity': the highest
+# threshold that finds target_sensitivity of the annotated spikes. 'false_alarms': the lowest threshold with at most
 # false_alarm_budget false alarms per minute. The last two try a hundred thresholds.
 threshold_policy = 'f1'
 target_sensitivity = 0.8
 false_alarm_budget = 1.0
 
-# Greatest distance of a detection from the annotated spike it has found, in s.
+# Largest distance between a detection and the annotated spike that it finds, in s.
 tolerance = 0.1
 
-# Samples of patients, with replacement, for the intervals of the test figures.
+# Samples of patients, with replacement, for the intervals of the test metrics.
 bootstrap_samples = 1000
 
 # ------------------------------------------------------------------------------------------ detections
-# Folder in which detect.py makes a folder <recording>_detections for each recording; None makes it beside each.
+# Folder in which detect.py makes a folder <recording>_detections for each recording; None makes it next to each.
 output = None
 
 # True leaves out detections in segments marked bad (bad.segments and ClassFile.cls of a CTF recording, annotations
@@ -285,39 +286,39 @@ output = None
 drop_bad_segments = False
 
 # Name and colour of the class of markers that detect.py writes, and name of the annotations: words without spaces.
-# spike_labels_exclude should hold the name, so that no detection is taken for an expert's spike.
+# spike_labels_exclude should contain the name, so that no detection counts as an expert's spike.
 marker_name = 'detected_spike'
 marker_color = 'green'
 
-# True also merges the class into the CTF recording's own MarkerFile.mrk, of which a backup is kept; the rest of a
-# recording is never written to.
+# True also merges the class into the CTF recording's own MarkerFile.mrk, after a backup. No other file of a recording
+# is ever written to.
 markers_into_recording = False
 
 # -------------------------------------------------------------------------------------------- machine
 # Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU, bit for bit with the
-# same number of threads (OMP_NUM_THREADS; params.json says how many there were).
+# same number of threads (OMP_NUM_THREADS; params.json holds the number of a run).
 seed = 0
 
 # 'auto' (a GPU where there is one), 'cpu', 'cuda' or 'cuda:N'.
 device = 'auto'
 
-# Precision of the networks' convolutions and matrix products: 'float32'; 'bfloat16', faster on GPUs that have it
-# (compute capability 8.0, from 2020 on), where long trainings are compiled besides, while weights, losses and errors
-# stay float32; 'auto', 'bfloat16' on such a GPU and 'float32' elsewhere. params.json says what a run was trained in;
-# modes ft and clf and detect.py go by what is set when they run.
+# Precision of the networks' convolutions and matrix products. 'float32'. 'bfloat16': faster on GPUs that have it
+# (compute capability 8.0, from 2020 on), where long trainings are also compiled; weights, losses and errors stay
+# float32. 'auto': 'bfloat16' on such a GPU and 'float32' elsewhere. params.json says how a run was trained; modes ft
+# and clf and detect.py use the setting of the time they run.
 precision = 'auto'
 
 # Patients whose windows are made at the same time. Each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks
 # of 3 minutes, so that 16 GB of memory do for 12.
 n_jobs = 1
 
-# Processes that read batches beside the main one; 0 reads them in the main process. The batches are the same.
+# Additional processes that read batches; 0 reads them in the main process. The batches are the same.
 num_workers = 0
 
-# Where training reads windows from. True: they are put on the device once, as float32, and batches are gathered there.
-# False: batches are read from the files. 'auto': on the device if they take at most a quarter of its free memory, or
-# else in the machine's memory by the same rule, or else from the files. On the CPU the batches are the same bit for
-# bit; on a GPU, windows held there get their noise from its own generator.
+# Where training reads windows from. True: they are loaded to the device at the start, as float32. False: every batch is
+# read from the files. 'auto': on the device if they take at most a quarter of its free memory; otherwise in the
+# machine's memory by the same rule; otherwise from the files. On the CPU the batches are the same bit for bit; on a
+# GPU, the noise of windows in its memory comes from its own random generator.
 preload = 'auto'
 
 # ------------------------------------------------------------------------------------ simulated patients
@@ -333,7 +334,7 @@ simulated_seconds = 60
 simulated_spike_rate = 9.0
 simulated_distractor_rate = 4.0
 
-# Spike's field at its peak (std over channels) over the background's std, mean over spikes.
+# Signal-to-noise ratio: the spike's field at its peak (std over channels) over the background's std, mean over spikes.
 simulated_snr = 2.5
 
 # Jitter of the annotations around the true peak (std, in s), and the fraction of spikes left unannotated.

@@ -16,25 +16,33 @@ from utils import DataError
 
 
 def read_fold(run: RunDirectory, split: SplitData, settings: SimpleNamespace) -> TestResult:
-    """What a finished fold leaves, from its directory.
+    """Read the result of a finished fold from its directory.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        Of the fold.
+    split : SplitData
+        Of the fold.
+    settings : namespace
 
     Raises
     ------
     DataError
-        It was tested on other windows.
+        The fold was tested on windows that differ from those of the split.
     """
     predictions = load_predictions(run)
     columns = ['subject', 'block', 'timing', 'test']
     tested_on = split.subwindows['test'].sort_values(columns[:3], ignore_index=True)[columns]
     if not predictions[columns].equals(tested_on):
-        raise DataError(f'{run.predictions}: of other windows; restore them, or remove {run.path}')
+        raise DataError(f'{run.predictions}: of windows that have changed since; restore them, or remove {run.path}')
     evaluation = evaluate(predictions, split.spikes['test'], settings)
     decision = load_checkpoint(run.checkpoint('best', settings.classifier))['decision']
     return TestResult(run, evaluation, decision, split.tested_on, load_params(run)['split'])
 
 
 def pool_folds(run: RunDirectory, folds: list[TestResult], context: RunContext) -> None:
-    """Pool the tests of all folds, and write tables, pictures and the page above them."""
+    """Pool the tests of all folds, and write their common tables, pictures and page."""
     predictions = pd.concat([fold.evaluation.predictions for fold in folds])
     spikes = pd.concat([fold.evaluation.spikes for fold in folds]).drop(columns='hit')
     predictions = predictions.sort_values(['subject', 'block', 'timing'], ignore_index=True)
@@ -44,8 +52,8 @@ def pool_folds(run: RunDirectory, folds: list[TestResult], context: RunContext) 
         undefined = [name for name in MAIN_METRICS if np.isnan(row[name])]
         if undefined:
             print(f'warning: fold {row["fold"]}: undefined, and left out of means: {", ".join(undefined)}')
-    own = 'its own in every fold'
-    decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': own, 'reached': own}
+    by_fold = 'its own in every fold'
+    decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': by_fold, 'reached': by_fold}
     evaluation = evaluate(predictions, spikes, context.settings)
     result = TestResult(run, evaluation, decision, folds[0].tested_on, folds[0].split)
     write_results(result, rows, context, summary=True)

@@ -6,14 +6,13 @@ from typing import NamedTuple
 import mne
 import numpy as np
 
-from classification import Detections
 from recordings.channels import sphere_centre
 from recordings.reading import Recording
+from reports.recording_detections import RecordingDetections
 
-AROUND, SEARCH = 0.2, 0.05  # half of the average, and of the stretch in which its peak is looked for, in s
+AROUND, SEARCH = 0.2, 0.05  # half the length of the average, and of the segment searched for its peak, in s
 
 
-# ---------------------------------------------------------------------------------- where spikes come from
 class Dipole(NamedTuple):
     """A single equivalent dipole.
 
@@ -24,8 +23,8 @@ class Dipole(NamedTuple):
     topography : array (274,)
         Field there, in tesla.
     position, orientation : array (3,)
-        In metres, and of length 1: x to the right, y to the front, z up, in head coordinates where the recording has
-        the head's position, else in those of the helmet.
+        In metres, and of length 1: x to the right, y to the front, z up. In head coordinates where the recording has
+        the head's position, otherwise in those of the helmet.
     moment : float
         In A m.
     goodness : float
@@ -40,6 +39,23 @@ class Dipole(NamedTuple):
     goodness: float
 
 
+class DipoleFit(NamedTuple):
+    """The average of the events of a recording, and the dipole fitted to it.
+
+    Attributes
+    ----------
+    dipole : Dipole
+    average : array (274, n_samples)
+        In tesla.
+    n_events : int
+        Events averaged.
+    """
+
+    dipole: Dipole
+    average: np.ndarray
+    n_events: int
+
+
 def average_events(
     blocks: Iterable[tuple[np.ndarray, np.ndarray]], before: int, after: int
 ) -> tuple[np.ndarray | None, int]:
@@ -50,7 +66,7 @@ def average_events(
     blocks : iterable of (array (274, n_samples), array (n_events,))
         Signal in tesla, and events in samples of it.
     before, after : int
-        Samples before and after an event; events nearer to an end of their block are left out.
+        Samples before and after an event. Events nearer to an end of their block are left out.
 
     Returns
     -------
@@ -58,28 +74,28 @@ def average_events(
     n_events : int
         Events averaged.
     """
-    total, n_events = 0.0, 0
+    total, n_events = np.zeros(()), 0
     for signal, events in blocks:
         for event in np.asarray(events, dtype=np.int64):
             if before <= event < signal.shape[1] - after:
                 total = total + signal[:, event - before : event + after + 1].astype(np.float64)
                 n_events += 1
-    return (total / n_events, n_events) if n_events else (None, 0)
+    return (total / n_events if n_events else None), n_events
 
 
 def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, search: slice) -> Dipole:
-    """Fit a single equivalent dipole to an average of events, at its peak, with MNE and a spherical head.
+    """Fit a single equivalent dipole in a spherical head to the peak of an average of events, with MNE.
 
     Parameters
     ----------
     average : array (274, n_samples)
         In tesla.
     info : mne.Info
-        Where the channels and the head were; the centre of the sphere is that of the sensors.
+        Positions of the channels and of the head. The centre of the sphere is that of the sensors.
     interpolated : list of str
-        Channels that say nothing of their own and are left out of the fit.
+        Channels that are left out of the fit, because they measure nothing of their own.
     search : slice
-        Samples in which the peak, the largest std over channels, is looked for.
+        Samples that are searched for the peak, the largest std over channels.
     """
     sample = int(np.arange(average.shape[1])[search][average[:, search].std(axis=0).argmax()])
     topography = average[:, sample]
@@ -90,21 +106,16 @@ def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, 
     return Dipole(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
 
 
-def locate(blocks: list[Recording], found: list[Detections]) -> tuple[Dipole | None, np.ndarray | None, int]:
-    """Average all events of a recording, and fit a dipole; None without any event.
-
-    Returns
-    -------
-    source, average (274, n_samples), n_events
-        See `average_events` and `fit_source`.
-    """
-    sfreq = blocks[0].info['sfreq']
-    reach, search = round(AROUND * sfreq), round(SEARCH * sfreq)
-    average, n_events = average_events(signals_of_parts(blocks, found), reach, reach)
+def locate(detections: RecordingDetections) -> DipoleFit | None:
+    """Average all events of a recording, and fit a dipole; None without any event."""
+    info = detections.blocks[0].info
+    reach, search = round(AROUND * info['sfreq']), round(SEARCH * info['sfreq'])
+    average, n_events = average_events(signals_of_parts(detections), reach, reach)
     if average is None:
-        return None, None, 0
+        return None
     around_peak = slice(reach - search, reach + search + 1)
-    return fit_source(average, blocks[0].info, interpolated_channels(blocks), search=around_peak), average, n_events
+    dipole = fit_source(average, info, interpolated_channels(detections.blocks), search=around_peak)
+    return DipoleFit(dipole, average, n_events)
 
 
 def interpolated_channels(blocks: list[Recording]) -> list[str]:
@@ -112,16 +123,24 @@ def interpolated_channels(blocks: list[Recording]) -> list[str]:
     return sorted({channel for block in blocks for channel in block.facts['interpolated']})
 
 
-def signals_of_parts(blocks: list[Recording], found: list[Detections]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Signal of every continuous part, and its events in samples of it."""
-    for block, one in zip(blocks, found, strict=True):
+def signals_of_parts(detections: RecordingDetections) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give the signal of every continuous part, and the events in it.
+
+    Yields
+    ------
+    signal : array (274, n_samples)
+        In tesla.
+    events : int array (n_events,)
+        In samples of the part.
+    """
+    for block, (_, events) in zip(detections.blocks, detections.by_block, strict=True):
         ends = np.cumsum(block.layout.lengths(block.info['sfreq']))
         for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            yield block.meg[:, start:end], one.events.loc[one.events['part'] == part, 'sample'].to_numpy() - start
+            yield block.meg[:, start:end], events.loc[events['part'] == part, 'sample'].to_numpy() - start
 
 
 def coordinates(info: mne.Info) -> str:
-    """What positions count from, in words."""
+    """Description of the origin and the axes that positions refer to."""
     axes = 'x to the right, y to the front, z up'
     if np.allclose(info['dev_head_t']['trans'], np.eye(4)):
         return f'of the helmet, {axes}: where the head was in it is not known'

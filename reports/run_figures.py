@@ -1,4 +1,4 @@
-"""Pictures of single windows and errors of a tested run: error maps, contrast, latent maps, example traces."""
+"""Which windows and events of a tested run the pictures show, see `window_pictures`."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -9,24 +9,34 @@ import torch
 
 from classification import SubwindowReader, gather
 from classifiers.inputs import latent_statistics, window_errors
+from evaluation.intervals import Evaluation
 from recordings.channels import channel_names, ctf275_info
 from reports.run_results import TestResult
+from reports.window_pictures import (
+    ErrorMap,
+    EventExample,
+    plot_contrast,
+    plot_error_maps,
+    plot_latent,
+    plot_topographies,
+    plot_traces,
+)
 from runs.network_settings import level_names
 from runs.split_data import SplitData
-from saving_functions import plot_contrast, plot_error_maps, plot_latent, plot_topographies, plot_traces
 from timeseries_dataset import WindowDataset, batches, zscored
 
 N_ERROR_MAPS = 3
 N_LATENT_WINDOWS = 300  # most windows of a part whose latent maps are shown
-N_EXAMPLES = 3  # of each kind: found, false alarm, missed
+N_EXAMPLES = 3  # per kind: found, false alarm, missed
 
 
 class WindowView(NamedTuple):
-    """A test window: its row among them, its first sample in the block, its signal and errors.
+    """A test window with its signal and errors.
 
     Attributes
     ----------
     row, start : int
+        Row among the test windows, and first sample in the block.
     signal : array (channels, times)
     errors : array (n_pairs, channels, times)
     """
@@ -74,12 +84,16 @@ def plot_windows(
     errors: np.ndarray | None,
     settings: SimpleNamespace,
 ) -> None:
-    """Draw errors beside labels, contrast, latent maps, topographies, and traces of hits, false alarms and misses.
+    """Draw errors with labels, contrast, latent maps, topographies, and traces of hits, false alarms and misses.
 
     Parameters
     ----------
+    result : TestResult
+    reader : SubwindowReader
+    split : SplitData
     errors : array (n_windows, n_pairs, n_inner) or None
         Of the test part, from `SubwindowReader.read`.
+    settings : namespace
     """
     windows, labels_t = TestWindows(reader, split, settings.standardize), split.labels_t('test')
     if len(result.evaluation.spikes):
@@ -91,12 +105,12 @@ def plot_windows(
     plot_latent(result.run, *latent_examples(reader, split, settings))
     examples = example_events(result.evaluation, windows, settings.sfreq)
     plot_traces(result.run, examples, settings.sfreq)
-    detected = [example for example in examples if example[0] != 'missed']
+    detected = [example for example in examples if example.kind != 'missed']
     plot_topographies(result.run, detected, ctf275_info(settings.sfreq), split.shape.subwindow_length // 4)
 
 
-def error_maps(evaluation, windows: TestWindows, labels_t: np.ndarray, sfreq: float) -> list[tuple]:
-    """Up to `N_ERROR_MAPS` windows with spikes, as `plot_error_maps` takes them."""
+def error_maps(evaluation: Evaluation, windows: TestWindows, labels_t: np.ndarray, sfreq: float) -> list[ErrorMap]:
+    """Errors of up to `N_ERROR_MAPS` windows with spikes; `labels_t` (n_windows, window_length) of the test windows."""
     predictions, spikes = evaluation.predictions, evaluation.spikes
     maps, rows = [], set()
     for _, spike in spikes.iloc[np.unique(np.linspace(0, len(spikes) - 1, 12).astype(int))].iterrows():
@@ -110,12 +124,13 @@ def error_maps(evaluation, windows: TestWindows, labels_t: np.ndarray, sfreq: fl
             & predictions['timing'].between(view.start, view.start + windows.window_length)
         ]
         title = f'patient {spike["subject"]}, block {spike["block"]}, {view.start / sfreq:.1f} s'
-        maps.append((title, view.errors[0], labels_t[view.row], (inside['timing'] - view.start, inside['proba'])))
+        centres, proba = inside['timing'].to_numpy() - view.start, inside['proba'].to_numpy()
+        maps.append(ErrorMap(title, view.errors[0], labels_t[view.row], centres, proba))
     return maps
 
 
 def latent_examples(reader: SubwindowReader, split: SplitData, settings: SimpleNamespace) -> tuple[dict, dict]:
-    """Latent statistics and labels of sub-windows of training and test, as `plot_latent` takes them."""
+    """Latent statistics and labels of sub-windows of training and test, for `plot_latent`."""
 
     def read(model, x):
         return (latent_statistics(model.latent(x), x.shape[-1], reader.shape),)
@@ -123,16 +138,16 @@ def latent_examples(reader: SubwindowReader, split: SplitData, settings: SimpleN
     latents, labels = {}, {}
     for part in ('train', 'test'):
         rows = split.clf_table[split.clf_table['part'] == part]
-        chosen = np.unique(np.linspace(0, len(rows) - 1, N_LATENT_WINDOWS).astype(int))
-        dataset = WindowDataset(split.clf_patients, rows.iloc[chosen], zscore=zscored(settings.standardize))
+        indices = np.unique(np.linspace(0, len(rows) - 1, N_LATENT_WINDOWS).astype(int))
+        dataset = WindowDataset(split.clf_patients, rows.iloc[indices], zscore=zscored(settings.standardize))
         loader = batches(dataset, batch_size=settings.batch_size)
         [latents[part]] = gather(reader.autoencoder, loader, read, reader.device, 'latent')
-        labels[part] = split.labels(part).reshape(-1, split.shape.n_subwindows)[chosen].ravel()
+        labels[part] = split.labels(part).reshape(-1, split.shape.n_subwindows)[indices].ravel()
     return latents, labels
 
 
-def example_events(evaluation, windows: TestWindows, sfreq: float) -> list[tuple]:
-    """The surest hits and false alarms, and misses, as `plot_traces` takes them."""
+def example_events(evaluation: Evaluation, windows: TestWindows, sfreq: float) -> list[EventExample]:
+    """The surest hits and false alarms, and misses, up to `N_EXAMPLES` of each kind."""
     events, spikes = evaluation.events.sort_values('proba', ascending=False), evaluation.spikes
     tables: dict[str, pd.DataFrame] = {
         'found': events[events['hit'] == 1],
@@ -147,5 +162,6 @@ def example_events(evaluation, windows: TestWindows, sfreq: float) -> list[tuple
             of_block = spikes[(spikes['subject'] == subject) & (spikes['block'] == block)]
             annotated = (of_block['sample'] - view.start).tolist()
             title = f'{kind}: patient {subject}, block {block}, {sample / sfreq:.2f} s'
-            examples.append((kind, title, view.signal, view.errors[0], sample - view.start, annotated))
+            sample_in_window = sample - view.start
+            examples.append(EventExample(kind, title, view.signal, view.errors[0], sample_in_window, annotated))
     return examples

@@ -1,6 +1,7 @@
 """The page of a run: command, facts, metrics, pictures, patients, settings."""
 
 import html
+from typing import NamedTuple
 
 import mne
 import pandas as pd
@@ -14,13 +15,13 @@ CAPTIONS = {
     'calibration': 'Of the sub-windows given a probability p, a share p should hold a spike.',
     'confusion_matrix': 'Sub-windows by annotation and decision, with shares of each row.',
     'contrast': 'How much worse the autoencoder reconstructs signal around annotated spikes, per band; with masking, '
-    'signal that was hidden from it.',
+    'signal that was masked.',
     'error_maps': 'Where and when the reconstruction fails, with the annotation and the probability below. With '
-    'masking, each judged sub-window was hidden in turn, and nothing is shown outside them.',
+    'masking, every scored sub-window was masked in turn, and nothing is shown outside them.',
     'events': 'Spikes found against false alarms, for every threshold.',
-    'latent': 'What the autoencoder keeps of the signal, seen from its two main directions (left) and from the one '
+    'latent': 'What the autoencoder keeps of the signal, seen along its two main directions (left) and along the one '
     'that best separates spikes on training patients (right).',
-    'patients': 'The same figures patient by patient.',
+    'patients': 'The same metrics patient by patient.',
     'precision_recall': 'Precision against the share of spike sub-windows found, for every threshold.',
     'roc': 'Share of spike sub-windows found against share of others called spikes, for every threshold.',
     'topographies': 'Where over the helmet the error lies at detected events.',
@@ -28,67 +29,97 @@ CAPTIONS = {
 }
 
 
+class RunFacts(NamedTuple):
+    """What the page says of a run besides its evaluation.
+
+    Attributes
+    ----------
+    command : str
+        As it was typed.
+    full_command : str
+        With every setting: it repeats the run whatever params.py says.
+    settings : dict
+    facts : dict
+        Short facts, name to text.
+    """
+
+    command: str
+    full_command: str
+    settings: dict
+    facts: dict[str, str]
+
+
 def write_report(
-    run: RunDirectory,
-    commands: tuple[str, str],
-    settings: dict,
-    facts: dict[str, str],
-    metrics: dict,
-    evaluation: Evaluation,
-    rows: list[dict],
+    run: RunDirectory, described: RunFacts, metrics: dict, evaluation: Evaluation, rows: list[dict]
 ) -> None:
-    """Write report.html, one self-contained page: command, facts, figures, pictures, patients, settings.
+    """Write report.html, one self-contained page: command, facts, metrics, pictures, patients, settings.
 
     Parameters
     ----------
-    commands : (str, str)
-        As it was typed, and with every setting, which repeats the run whatever params.py says.
-    facts : dict
-        Short facts about the run, name to text.
+    run : RunDirectory
+    described : RunFacts
     metrics : dict
         The content of metrics.json.
+    evaluation : Evaluation
     rows : list of dict
         The rows of the results table, one per fold.
     """
-    result = evaluation.result
-    main = pd.DataFrame(
-        {
-            'pooled': {name: result[name] for name in MAIN_METRICS},
-            '95 % interval over patients': {
-                name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_METRICS
-            },
-            'mean over patients': metrics['means over patients'],
-        }
-    )
-    if 'folds' in metrics:
-        folds = metrics['folds']
-        main['mean ± std over folds'] = {name: f'{one["mean"]:.3f} ± {one["std"]:.3f}' for name, one in folds.items()}
     report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    typed, whole = (html.escape(printable(command)) for command in commands)
-    report.add_html(
-        f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
-        f'<pre style="white-space: pre-wrap">{whole}</pre></details>',
-        title='Command',
-    )
-    report.add_html(html_table(pd.Series(facts).to_frame('')), title='Summary')
-    report.add_html(html_table(main), title='Main figures on the test set')
-    report.add_html(html_table(pd.DataFrame(rows).T), title='All figures')
+    add_commands(report, described)
+    report.add_html(html_table(pd.Series(described.facts).to_frame('')), title='Summary')
+    report.add_html(html_table(main_metrics(metrics, evaluation)), title='Main metrics on the test set')
+    report.add_html(html_table(pd.DataFrame(rows).T), title='All metrics')
     shown = ['subject', 'spikes', 'minutes', *MAIN_METRICS]
     report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
-    for path in [*[run.losses] * run.losses.is_file(), *sorted(run.figures.glob('*.png'))]:
-        title = 'loss curves' if path == run.losses else path.stem.replace('_', ' ')
-        report.add_image(path, title=title, caption=CAPTIONS.get(path.stem))
-    report.add_html(html_table(pd.Series(settings, dtype=object).map(repr).to_frame('')), title='Settings')
+    add_pictures(report, run)
+    settings = pd.Series(described.settings, dtype=object).map(repr)
+    report.add_html(html_table(settings.to_frame('')), title='Settings')
     with writing(run.report) as temporary:
         report.save(temporary, open_browser=False, overwrite=True, verbose=False)
 
 
+def add_commands(report: mne.Report, described: RunFacts) -> None:
+    """Put the command on the page: as it was typed, and folded away with every setting."""
+    typed, full = (html.escape(printable(command)) for command in (described.command, described.full_command))
+    report.add_html(
+        f'<pre>{typed}</pre><details><summary>with every setting, whatever params.py says</summary>'
+        f'<pre style="white-space: pre-wrap">{full}</pre></details>',
+        title='Command',
+    )
+
+
+def main_metrics(metrics: dict, evaluation: Evaluation) -> pd.DataFrame:
+    """Table of the main metrics: pooled, with intervals, and means over patients and, of several, folds."""
+    intervals = {name: '{:.3f} to {:.3f}'.format(*metrics['intervals'][name]) for name in MAIN_METRICS}
+    table = pd.DataFrame(
+        {
+            'pooled': {name: evaluation.result[name] for name in MAIN_METRICS},
+            '95 % interval over patients': intervals,
+            'mean over patients': metrics['means over patients'],
+        }
+    )
+    if 'folds' in metrics:
+        table['mean ± std over folds'] = {
+            name: f'{fold_metric["mean"]:.3f} ± {fold_metric["std"]:.3f}'
+            for name, fold_metric in metrics['folds'].items()
+        }
+    return table
+
+
+def add_pictures(report: mne.Report, run: RunDirectory) -> None:
+    """Put the pictures of a run on the page: its loss curves, which a pooled run has not, and its figures."""
+    if run.losses.is_file():
+        report.add_image(run.losses, title='loss curves')
+    for path in sorted(run.figures.glob('*.png')):
+        report.add_image(path, title=path.stem.replace('_', ' '), caption=CAPTIONS.get(path.stem))
+
+
 def html_table(table: pd.DataFrame) -> str:
-    """A table for a page; the names of the columns are shown where there are several."""
+    """HTML of a table; the names of the columns are shown where there are several."""
     page = table.to_html(header=table.shape[1] > 1, classes='table table-sm', border=0, float_format='{:.3f}'.format)
     return printable(page)
 
 
 def printable(text: str) -> str:
-    """Text that a page can hold: bytes in the name of a file that are not UTF-8 become escapes, as on the console."""
+    """Text that a page can hold: bytes of a file name that are not UTF-8 become escapes, as on the console."""
     return text.encode('utf-8', 'backslashreplace').decode()

@@ -1,4 +1,4 @@
-"""What a run leaves when it is tested: tables, pictures, the page, its row of the summary, and lines on the screen."""
+"""The results of a tested run: tables, pictures, the page, its row of the summary, and lines on the screen."""
 
 import shlex
 from types import SimpleNamespace
@@ -8,7 +8,7 @@ import pandas as pd
 
 from evaluation.intervals import Evaluation, compare, intervals
 from evaluation.metrics import MAIN_METRICS
-from reports.run_page import write_report
+from reports.run_page import RunFacts, write_report
 from runs.context import RunContext
 from runs.run_directory import RunDirectory, find_run
 from saving_functions import load_tested, plot_metrics, save_comparison, save_evaluation, save_summary_row
@@ -25,9 +25,9 @@ class TestResult(NamedTuple):
     decision : dict
         Threshold, calibration, policy and what it reached on validation.
     tested_on : str
-        What the test set is, in words.
+        Description of the test set.
     split : dict
-        Who was in which part, see `runs.split_data.split_record`.
+        Who was in which part, see `runs.split_record.split_record`.
     """
 
     run: RunDirectory
@@ -38,7 +38,7 @@ class TestResult(NamedTuple):
 
 
 def evaluate(predictions: pd.DataFrame, spikes: pd.DataFrame, settings: SimpleNamespace) -> Evaluation:
-    """The evaluation of predictions by the settings."""
+    """Evaluate the predictions of sub-windows against the annotated spikes, by the settings."""
     return Evaluation(
         predictions,
         spikes,
@@ -54,8 +54,10 @@ def write_results(result: TestResult, rows: list[dict], context: RunContext, *, 
 
     Parameters
     ----------
+    result : TestResult
     rows : list of dict
         Metrics, one row per fold.
+    context : RunContext
     summary : bool
         Whether summary.csv gets a row.
     """
@@ -77,8 +79,8 @@ def write_results(result: TestResult, rows: list[dict], context: RunContext, *, 
     plot_metrics(run, evaluation)
     facts = describe_training(context.mode, result.split, settings) | describe_test(result, settings)
     words = [f'{name}={value!r}' for name, value in vars(settings).items() if name != 'model']
-    every_setting = shlex.join(['python', 'main_train.py', context.mode, settings.model, *words])
-    write_report(run, (context.command, every_setting), context.saved, facts, metrics, evaluation, rows)
+    full_command = shlex.join(['python', 'main_train.py', context.mode, settings.model, *words])
+    write_report(run, RunFacts(context.command, full_command, context.saved, facts), metrics, evaluation, rows)
     if summary:
         save_summary_row(settings.path_writing_data, summary_row(result, context.mode, settings))
     write_json(run.metrics, metrics)  # last: a run with this file is finished
@@ -107,13 +109,13 @@ def print_metrics(result: TestResult, interval: dict, threshold: str) -> None:
     print(f'  threshold: {threshold}')
     chance = {'PR-AUC': values['PR-AUC of chance'], 'ROC-AUC': 0.5}
     for name in MAIN_METRICS:
-        beside = f'   chance {chance[name]:.3f}' if name in chance else ''
+        by_chance = f'   chance {chance[name]:.3f}' if name in chance else ''
         low, high = interval[name]
-        print(f'  {name:18} {values[name]:.3f}  [{low:.3f}, {high:.3f}]{beside}')
+        print(f'  {name:18} {values[name]:.3f}  [{low:.3f}, {high:.3f}]{by_chance}')
 
 
 def fold_summary(rows: list[dict]) -> dict:
-    """Mean and standard deviation over the folds of every main figure, where it is defined."""
+    """Mean and standard deviation over the folds of every main metric, where it is defined."""
     table = pd.DataFrame(rows)[list(MAIN_METRICS)]
     return {name: {'mean': table[name].mean(), 'std': table[name].std(), 'folds': int(table[name].count())}
             for name in MAIN_METRICS}  # fmt: skip
@@ -138,7 +140,7 @@ def describe_training(mode: str, split: dict, settings: SimpleNamespace) -> dict
         facts['recipe'] = "the original's choices"
     if split['started from']:
         facts['started from'] = f'run {split["started from"]}' + (
-            ', trained further' if mode == 'ft' else ', whose autoencoder was taken as it is'
+            ', trained further' if mode == 'ft' else ', whose autoencoder is used unchanged'
         )
     return facts
 

@@ -1,1 +1,1 @@
-"""A run's bookkeeping: settings, run directories, splits, starting points, and going on after an interruption."""
+"""A run's bookkeeping: settings, run directories, splits, starting points, and resuming after an interruption."""

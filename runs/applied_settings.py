@@ -1,4 +1,4 @@
-"""The settings of a finished run, by which recordings are read and scored."""
+"""The settings of a finished run, with which recordings are read and scored."""
 
 from pathlib import Path
 
@@ -11,14 +11,20 @@ from utils import DataError, SettingError
 
 FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')
-# Settings that say how signal becomes sub-windows: those of the run are used, whatever params.py says.
+# Settings that turn signal into sub-windows: those of the run are used, whatever params.py says.
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
 
 
 def settings_of_run(run: RunDirectory, now: dict) -> dict:
-    """The settings of a run, by which its data were made; says which are others now.
+    """The settings with which the data of a run were made; prints a warning of those that differ now.
 
-    How its recordings were preprocessed is taken from the data_raw_NNN.json of its patients, where there are any.
+    The settings of preprocessing come from the data_raw_NNN.json of its patients, as far as these exist.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    now : dict
+        The settings of params.py and the command line.
 
     Raises
     ------
@@ -27,9 +33,9 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
     """
     params = load_params(run)
     saved = params['settings']
-    unsaid = [name for name in OF_THE_RUN if name not in saved]
-    if unsaid:
-        print(f'warning: run {run.name} does not say its {", ".join(unsaid)}: those of params.py are used')
+    missing = [name for name in OF_THE_RUN if name not in saved]
+    if missing:
+        print(f'warning: run {run.name} does not say its {", ".join(missing)}: those of params.py are used')
     settings = now | saved
     recorded = {}
     for path, record in records_of_run(params, settings['path_raw_data']):
@@ -59,14 +65,14 @@ def settings_of_run(run: RunDirectory, now: dict) -> dict:
 
 
 def records_of_run(params: dict, path_raw_data: str) -> list[tuple[Path, dict]]:
-    """The data_raw files of a run's patients, and what was noted beside them when they were made, if anything."""
+    """Paths of the data_raw files of a run's patients, and their records, which are empty where there are none."""
     numbers = sorted({number for part in PARTS for number in params['split'].get(part, ())})
     paths = [Path(path_raw_data) / f'data_raw_{number:03d}.pkl' for number in numbers]
     return [(path, read_record(path)) for path in paths]
 
 
 def compensation_of_run(run: RunDirectory, path_raw_data: str) -> set[int]:
-    """Compensation grades of the recordings of a run's patients, as far as they are noted."""
+    """Compensation grades of the recordings of a run's patients, as far as the records of data_raw files say."""
     records = [record for _, record in records_of_run(load_params(run), path_raw_data)]
-    grades = {one.get('compensation') for record in records for one in record.get('recordings', [])}
+    grades = {recording.get('compensation') for record in records for recording in record.get('recordings', [])}
     return grades - {None}

@@ -1,4 +1,4 @@
-"""What a call of main_train.py is to do, the same for every fold."""
+"""The task of a call of main_train.py, the same for every fold."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -10,13 +10,15 @@ from training.distributed import Processes
 
 
 class RunContext(NamedTuple):
-    """What a call of main_train.py is to do, the same for every fold.
+    """The task of a call of main_train.py, the same for every fold.
 
     Attributes
     ----------
-    mode, command : str
+    mode : str
+    command : str
+        As it was typed.
     source : Source or None
-        The run that it starts from.
+        The run that modes ft and clf start from.
     settings : namespace
     saved : dict
         The settings as params.json holds them.

@@ -9,7 +9,7 @@ from utils import SettingError
 
 
 def loss_weights(settings: SimpleNamespace) -> list[float]:
-    """Weight of each (reconstruction, target) pair of the model: a..e for wavelets, otherwise 1 for the only one."""
+    """Weight of each (reconstruction, target) pair of the model: a to e for wavelets, 1 for the one pair of others."""
     if settings.model != 'wavelets':
         return [1.0]
     details = [settings.b, settings.c, settings.d]
@@ -21,56 +21,105 @@ def loss_weights(settings: SimpleNamespace) -> list[float]:
 def subwindow_shape_of(settings: SimpleNamespace) -> SubwindowShape:
     """How the settings cut a window into sub-windows.
 
+    Prints a warning where a combination of settings is of little use.
+
     Raises
     ------
     SettingError
-        No sub-window fits, or the loss has no term.
+        No sub-window fits, the loss has no term, or the classifier or the masking cannot work with the settings.
     """
-    n_pairs = len(loss_weights(settings))
-    if settings.levels != 'all' and max(settings.levels) >= n_pairs:
-        raise SettingError(f'levels = {settings.levels}: {settings.model} has the levels 0 to {n_pairs - 1}')
-    if sum(loss_weights(settings)) == 0:
-        raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
+    check_loss_terms(settings)
     window_length = round(settings.window_size * settings.sfreq)
     border = round(settings.spike_spacing_from_border * settings.sfreq)
-    if round(settings.subwindow_size * settings.sfreq) == 0:
+    subwindow_length = round(settings.subwindow_size * settings.sfreq)
+    if subwindow_length == 0:
         raise SettingError(f'subwindow_size = {settings.subwindow_size} is less than a sample: make it longer')
+    shape = subwindow_shape(window_length, border, subwindow_length)
+    inner_length = window_length - 2 * border
+    check_classifier(shape, inner_length, settings)
+    check_masking(border, settings)
+    n_uncovered = inner_length - shape.n_subwindows * shape.subwindow_length
+    if n_uncovered:
+        print(
+            f'warning: the last {n_uncovered} of the {inner_length} inner samples of every window are in no '
+            'sub-window and are not scored: the inner part is no multiple of subwindow_size'
+        )
+    return shape
+
+
+def check_loss_terms(settings: SimpleNamespace) -> None:
+    """Check that the model has the levels that are named, and its loss a term.
+
+    Raises
+    ------
+    SettingError
+        A level is too high, or all weights are 0.
+    """
+    weights = loss_weights(settings)
+    if settings.levels != 'all' and max(settings.levels) >= len(weights):
+        raise SettingError(f'levels = {settings.levels}: {settings.model} has the levels 0 to {len(weights) - 1}')
+    if sum(weights) == 0:
+        raise SettingError('a, b, c, d and e: all that have an effect are 0; give at least one loss term a weight')
+
+
+def check_classifier(shape: SubwindowShape, inner_length: int, settings: SimpleNamespace) -> None:
+    """Check that the classifier can work with the sub-windows.
+
+    Parameters
+    ----------
+    inner_length : int
+        Samples of a window without its borders.
+
+    Raises
+    ------
+    SettingError
+        No sub-window fits into a window, the sub-windows are too short for the network, or the unsupervised
+        classifier would learn from windows that annotations choose.
+    """
     if settings.balanced and settings.classifier == 'threshold':
         raise SettingError("balanced=True chooses by annotations, which classifier='threshold' does without: set False")
-    shape = subwindow_shape(window_length, border, round(settings.subwindow_size * settings.sfreq))
-    n_inner = window_length - 2 * border
     if shape.n_subwindows == 0:
         raise SettingError(
             f'subwindow_size = {settings.subwindow_size} does not fit into the inner part of a window, window_size - '
-            f'2 x spike_spacing_from_border = {n_inner / settings.sfreq:g} s: make one of the three fit'
+            f'2 x spike_spacing_from_border = {inner_length / settings.sfreq:g} s: make one of the three fit'
         )
     if settings.classifier == 'sfcn' and shape.subwindow_length < SFCN.least_times:
         raise SettingError(
             f'subwindow_size = {settings.subwindow_size} is {shape.subwindow_length} samples at '
             f'sfreq = {settings.sfreq}: the classifier sfcn needs at least {SFCN.least_times}'
         )
-    if settings.masking and settings.standardize != 'block':
+
+
+def check_masking(border: int, settings: SimpleNamespace) -> None:
+    """Check that masking can work with the settings; print a warning where it loses by them.
+
+    Parameters
+    ----------
+    border : int
+        Samples of a window on either side of its inner part.
+
+    Raises
+    ------
+    SettingError
+        There is no signal to predict from around the inner part.
+    """
+    if not settings.masking:
+        return
+    if settings.standardize != 'block':
         print(
             f"warning: masking={settings.masking!r} is meant for standardize='block': with standardize="
-            f'{settings.standardize!r} each window is scaled with its hidden samples, so that its scale tells of them'
+            f'{settings.standardize!r} the scale of each window depends on its masked samples and gives hints of them'
         )
-    if settings.masking and border == 0:
+    if border == 0:
         raise SettingError(
             f'masking={settings.masking!r} needs signal around the inner part of a window: set '
             'spike_spacing_from_border above 0, or masking=None'
         )
-    if settings.masking and settings.balanced and CLASSIFIERS[settings.classifier].relative_to_block:
+    if settings.balanced and CLASSIFIERS[settings.classifier].relative_to_block:
         print(
-            f'warning: balanced=True leaves out windows that classifier={settings.classifier!r} compares each with, '
-            'with masking'
+            f'warning: balanced=True leaves out windows with which classifier={settings.classifier!r}, under masking, '
+            'compares every other window of the block'
         )
-    not_judged = n_inner - shape.n_subwindows * shape.subwindow_length
-    if not_judged:
-        print(
-            f'warning: the last {not_judged} of the {n_inner} inner samples of every window are not judged: the inner '
-            'part is no multiple of subwindow_size'
-        )
-    return shape
 
 
 def level_names(settings: SimpleNamespace) -> list[str]:

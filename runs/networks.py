@@ -2,23 +2,29 @@
 
 import shutil
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import f1_score
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 
-from classification import CLASSIFIERS, Examples, SubwindowData, SubwindowReader, levels_of
+from classification import CLASSIFIERS, Classifier, Examples, SubwindowData, SubwindowReader, levels_of
 from classifiers.inputs import Masking, masking_margin, measure_filters
+from classifiers.sfcn import SfcnClassifier
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
-from loop import make_optimizer, resume_optimizer, train
+from loop import Loss, make_optimizer, resume_optimizer, train
 from models import AUTOENCODERS, build_model
+from models.autoencoder import Autoencoder
 from recordings.channels import N_CHANNELS
 from runs.context import RunContext
 from runs.network_settings import loss_weights
 from runs.run_directory import RunDirectory
+from runs.source import Source
 from runs.split_data import SplitData
 from timeseries_dataset import WindowDataset, batches, zscored
 from training.checkpoints import checkpoint_saver, load_checkpoint
@@ -26,64 +32,47 @@ from training.epoch_log import epoch_logger
 from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, writing
 
-# Steps of training from which on compiling it, a minute's work, takes less time than it saves.
+# From this number of training steps on, compiling, which takes a minute, saves more time than it takes.
 WORTH_COMPILING = 500
 
 N_FILTER_WINDOWS = 256  # most training windows that the spatial filters are measured on
 
 
-def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) -> tuple[torch.nn.Module, list[dict]]:
-    """Train the autoencoder, train that of the source further (ft), or take it as it is (clf). Goes on with a training
-    that was interrupted.
+def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) -> tuple[Autoencoder, list[dict]]:
+    """Train the autoencoder, train that of the source further (ft), or copy that of the source (clf).
+
+    A training that was interrupted continues from its last checkpoint.
 
     Returns
     -------
-    model : Module
-        At its best epoch.
+    model : Autoencoder
+        With the weights of its best epoch.
     history : list of dict
         One per epoch, see `loop.train`.
     """
     source, settings, device, processes = context.source, context.settings, context.device, context.processes
-    window_length = split.window_length
-    model_settings = {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]}
-    model = build_model(settings.model, N_CHANNELS, window_length, **model_settings).to(device)
-    model.precision = settings.precision
-    if source:
-        load_source_weights(model, source)
+    description = describe_autoencoder(split, settings)
+    model = build_autoencoder(description, context)
     if context.mode == 'clf':
+        assert source is not None  # `open_source` has opened it
         if processes.is_main:
             copy_checkpoints(source.run, run)
         return model, load_checkpoint(source.run.checkpoint('last'))['history']
-    loaders = {part: autoencoder_loader(split, part, context) for part in ('train', 'validation')}
-    optimizer, scheduler = make_optimizer(
-        model,
-        learning_rate=settings.learning_rate * (settings.fine_tuning_rate if source else 1),
-        **{name: getattr(settings, name) for name in
-           ('optimizer', 'weight_decay', 'scheduler', 'stepLR', 'gammaLR', 'plateau_patience')},
-    )  # fmt: skip
-    if source:
-        resume_optimizer(optimizer, source.autoencoder['optimizer_state_dict'])
-    n_steps = settings.num_epochs * (len(loaders['train'].dataset) // settings.batch_size)
-    # Of several processes, the parts of a batch are too many shapes, and batch norm is another.
-    fast = device.type == 'cuda' and settings.precision == 'bfloat16' and processes.size == 1
-    if fast and n_steps >= WORTH_COMPILING:
-        model.compile_training((settings.batch_size, 1, N_CHANNELS, window_length))
+    train_loader, validation_loader = (autoencoder_loader(split, part, context) for part in ('train', 'validation'))
+    optimizer, scheduler = autoencoder_optimizer(model, context)
+    compile_long_training(model, split, context)
     interrupted = processes.on_main_process(run.checkpoint('last').is_file)
-    description = {
-        'name': settings.model, 'n_channels': N_CHANNELS, 'n_times': window_length, 'settings': model_settings,
-    }  # fmt: skip
-    save = checkpoint_saver(run.checkpoint, description)
     history = train(
         model,
-        loaders['train'],
-        loaders['validation'],
+        train_loader,
+        validation_loader,
         autoencoder_loss(split, settings),
         optimizer=optimizer,
         scheduler=scheduler,
         num_epochs=settings.num_epochs,
         n_epochs_stop=settings.n_epochs_stop,
         device=device,
-        save=save if processes.is_main else lambda which, state: None,
+        save=checkpoint_saver(run.checkpoint, description) if processes.is_main else lambda which, state: None,
         log=epoch_logger(run.path, settings.model) if processes.is_main else lambda history: None,
         validate_first=source is not None,
         state=load_checkpoint(run.checkpoint('last')) if interrupted else None,
@@ -92,13 +81,59 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
     return model, history
 
 
-def load_source_weights(model: torch.nn.Module, source) -> None:
-    """Give a model the weights of the source's autoencoder.
+def describe_autoencoder(split: SplitData, settings: SimpleNamespace) -> dict:
+    """What builds the autoencoder of the settings again: name, size of its windows, and the settings that it takes."""
+    return {
+        'name': settings.model,
+        'n_channels': N_CHANNELS,
+        'n_times': split.window_length,
+        'settings': {name: getattr(settings, name) for name in AUTOENCODERS[settings.model][1]},
+    }
+
+
+def build_autoencoder(description: dict, context: RunContext) -> Autoencoder:
+    """Build an autoencoder on the device, with the weights of the source where there is one."""
+    model = build_model(
+        description['name'], description['n_channels'], description['n_times'], **description['settings']
+    ).to(context.device)
+    model.precision = context.settings.precision
+    if context.source:
+        load_source_weights(model, context.source)
+    return model
+
+
+def autoencoder_optimizer(model: Autoencoder, context: RunContext) -> tuple[torch.optim.Optimizer, LRScheduler]:
+    """Optimizer and schedule of the autoencoder; with a source, in its state and with the rate of fine-tuning."""
+    source, settings = context.source, context.settings
+    names = ('optimizer', 'weight_decay', 'scheduler', 'stepLR', 'gammaLR', 'plateau_patience')
+    optimizer, scheduler = make_optimizer(
+        model,
+        learning_rate=settings.learning_rate * (settings.fine_tuning_rate if source else 1),
+        **{name: getattr(settings, name) for name in names},
+    )
+    if source:
+        resume_optimizer(optimizer, source.autoencoder['optimizer_state_dict'])
+    return optimizer, scheduler
+
+
+def compile_long_training(model: Autoencoder, split: SplitData, context: RunContext) -> None:
+    """Compile the training of a model on a GPU, where it is long enough to save time."""
+    settings, on_gpu = context.settings, context.device.type == 'cuda'
+    n_windows = int((split.ae_table['part'] == 'train').sum())
+    n_steps = settings.num_epochs * (n_windows // settings.batch_size)
+    # Several processes would compile for too many sizes of their parts of a batch, and for another batch norm.
+    compilable = on_gpu and settings.precision == 'bfloat16' and context.processes.size == 1
+    if compilable and n_steps >= WORTH_COMPILING:
+        model.compile_training((settings.batch_size, 1, N_CHANNELS, split.window_length))
+
+
+def load_source_weights(model: Autoencoder, source: Source) -> None:
+    """Load the weights of the source's autoencoder into a model.
 
     Raises
     ------
     DataError
-        They are of another model.
+        The weights do not fit the model.
     """
     try:
         model.load_state_dict(source.autoencoder['model_state_dict'])
@@ -107,14 +142,14 @@ def load_source_weights(model: torch.nn.Module, source) -> None:
 
 
 def copy_checkpoints(source: RunDirectory, run: RunDirectory) -> None:
-    """Copy the autoencoder's checkpoints of one run to another."""
+    """Copy the autoencoder's checkpoints from the run `source` to `run`."""
     for which in ('best', 'last'):
         with writing(run.checkpoint(which)) as temporary:
             shutil.copyfile(source.checkpoint(which), temporary)
 
 
-def autoencoder_loader(split: SplitData, part: str, context: RunContext) -> torch.utils.data.DataLoader:
-    """Loader of the autoencoder's windows of a part: for training shuffled, and with noise."""
+def autoencoder_loader(split: SplitData, part: str, context: RunContext) -> DataLoader:
+    """Loader of the autoencoder's windows of a part; those of the training part are shuffled and have noise."""
     settings, processes = context.settings, context.processes
     dataset = WindowDataset(
         split.ae_patients,
@@ -136,8 +171,8 @@ def autoencoder_loader(split: SplitData, part: str, context: RunContext) -> torc
     )
 
 
-def autoencoder_loss(split: SplitData, settings: SimpleNamespace):
-    """The loss that the settings name, plain or masked, see `loop.Loss`."""
+def autoencoder_loss(split: SplitData, settings: SimpleNamespace) -> Loss:
+    """The loss that the settings name, plain or masked."""
     weights = loss_weights(settings)
     if not settings.masking:
         return reconstruction_loss(settings.criterion, weights)
@@ -146,32 +181,44 @@ def autoencoder_loss(split: SplitData, settings: SimpleNamespace):
 
 
 def make_reader(
-    autoencoder: torch.nn.Module, split: SplitData, settings: SimpleNamespace, device: torch.device
+    autoencoder: Autoencoder, split: SplitData, settings: SimpleNamespace, device: torch.device
 ) -> SubwindowReader:
-    """What reads sub-windows for the classifier; its filters are measured on the autoencoder's training windows."""
+    """Make what reads sub-windows for the classifier.
+
+    With masking, the spatial filters that a classifier needs are measured on the autoencoder's training windows.
+    """
     spec, masking = CLASSIFIERS[settings.classifier], None
     if settings.masking:
         masking = Masking(masking_margin(split.shape, settings.pulse_width, settings.sfreq))
         if spec.needs_filters:
-            rows = split.ae_table[split.ae_table['part'] == 'train']
-            chosen = np.unique(np.linspace(0, len(rows) - 1, N_FILTER_WINDOWS).astype(int))
-            dataset = WindowDataset(split.ae_patients, rows.iloc[chosen], zscore=zscored(settings.standardize))
-            loader = batches(dataset, batch_size=settings.batch_size)
+            loader = filter_windows(split, settings)
             filters = measure_filters(autoencoder, loader, split.shape, masking.margin, device)
             masking = masking._replace(filters=filters)
     levels = levels_of(settings.levels, len(loss_weights(settings)))
     return SubwindowReader(autoencoder, spec, split.shape, levels, masking, device)
 
 
+def filter_windows(split: SplitData, settings: SimpleNamespace) -> DataLoader:
+    """Loader of at most `N_FILTER_WINDOWS` training windows of the autoencoder, spread evenly over them."""
+    rows = split.ae_table[split.ae_table['part'] == 'train']
+    indices = np.unique(np.linspace(0, len(rows) - 1, N_FILTER_WINDOWS).astype(int))
+    dataset = WindowDataset(split.ae_patients, rows.iloc[indices], zscore=zscored(settings.standardize))
+    return batches(dataset, batch_size=settings.batch_size)
+
+
 def train_classifier(
     run: RunDirectory, split: SplitData, data: dict[str, SubwindowData], context: RunContext
-) -> tuple[object, list[dict]]:
-    """Train the classifier of the settings on the sub-windows of the training part, and stop it by validation.
+) -> tuple[Classifier, list[dict]]:
+    """Train the classifier of the settings on the training sub-windows; the validation ones stop a network.
+
+    Parameters
+    ----------
+    data : dict of SubwindowData
+        By part, 'train' and 'validation' at least.
 
     Returns
     -------
-    classifier
-        See `ClassifierSpec`.
+    classifier : Classifier
     history : list of dict
         One per epoch of a network; empty for others.
     """
@@ -179,11 +226,12 @@ def train_classifier(
     spec = CLASSIFIERS[settings.classifier]
     arguments = vars(settings) | {'device': context.device}
     classifier = spec.make(**{name: arguments[name] for name in spec.settings})
-    if context.mode == 'ft' and settings.classifier == 'sfcn':
+    if context.mode == 'ft' and isinstance(classifier, SfcnClassifier):
+        assert context.source is not None  # `open_source` has opened it
         classifier.classifier_learning_rate *= settings.fine_tuning_rate
         classifier.load(context.source.run.checkpoint('best', 'sfcn'))
     elif context.mode == 'ft':
-        print(f'  {settings.classifier} cannot be trained further: it is trained anew on these patients')
+        print(f'  {settings.classifier} cannot be trained further: a new one is trained on these patients')
     examples = {part: Examples(data[part].inputs, split.labels(part)) for part in ('train', 'validation')}
     history = classifier.fit(
         examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
@@ -191,26 +239,27 @@ def train_classifier(
     return classifier, history
 
 
-def choose_decision(score: np.ndarray, table: pd.DataFrame, split: SplitData, settings: SimpleNamespace) -> dict:
-    """Calibrate and choose the threshold on the validation part.
+def choose_decision(scores: np.ndarray, table: pd.DataFrame, split: SplitData, settings: SimpleNamespace) -> dict:
+    """Calibrate the scores and choose the threshold on the validation part.
 
     Parameters
     ----------
-    score : array (n,)
-        Of its sub-windows.
+    scores : array (n,)
+        The classifier's output for the sub-windows of the validation part.
     table : DataFrame
-        Its sub-windows with the peaks of the field power, see `evaluation.merge_events`.
+        These sub-windows with the peaks of the field power, see `evaluation.events.merge_events`.
 
     Returns
     -------
     dict
-        calibration, threshold, policy and what it reached on validation: what the checkpoint holds under 'decision'.
+        The content of the checkpoint's 'decision': calibration, threshold, policy, and in 'reached' what the
+        threshold reaches on validation.
     """
     labels = table['test'].to_numpy()
-    calibration = fit_calibration(settings.calibration, score, labels)
-    proba = calibrate(calibration, score)
+    calibration = fit_calibration(settings.calibration, scores, labels)
+    proba = calibrate(calibration, scores)
     if settings.threshold_policy == 'f1':
-        threshold, asked_for = best_f1_threshold(labels, proba), 'best F1 of the sub-windows'
+        threshold, chosen_by = best_f1_threshold(labels, proba), 'best F1 of the sub-windows'
         reached = f'F1 {f1_score(labels, proba >= threshold):.2f}'
     else:
         predictions = with_predictions(table, proba, 0.5)
@@ -218,14 +267,16 @@ def choose_decision(score: np.ndarray, table: pd.DataFrame, split: SplitData, se
         spikes = split.spikes['validation']
         curve = sensitivity_curve(predictions, spikes, split.shape.subwindow_length, tolerance, settings.sfreq)
         limits = {name: getattr(settings, name) for name in ('target_sensitivity', 'false_alarm_budget')}
-        threshold, asked_for, reached = threshold_from_curve(curve, settings.threshold_policy, **limits)
-    policy = f'{asked_for} on the validation set'
+        threshold, chosen_by, reached = threshold_from_curve(curve, settings.threshold_policy, **limits)
+    policy = f'{chosen_by} on the validation set'
     return {'calibration': calibration, 'threshold': threshold, 'policy': policy, 'reached': reached}
 
 
-def save_classifier(run: RunDirectory, classifier, decision: dict, masking: Masking | None, name: str) -> None:
-    """Write the classifier's checkpoint: what it learned, the decision, and what masking needs."""
-    content = {'decision': decision}
+def save_classifier(
+    run: RunDirectory, classifier: Classifier, decision: dict, masking: Masking | None, name: str
+) -> None:
+    """Write the checkpoint of the classifier `name`: what it learned, the decision, and what masking needs."""
+    content: dict[str, Any] = {'decision': decision}
     if masking:
         filters = None if masking.filters is None else torch.from_numpy(masking.filters)
         content |= {'margin': masking.margin, 'filters': filters}

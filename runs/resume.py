@@ -1,8 +1,9 @@
-"""Going on with a run that was interrupted: finding it, and checking that it still fits."""
+"""Resuming a run that was interrupted: finding it, and checking that it still fits."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import torch
 
@@ -10,7 +11,7 @@ from runs.run_directory import RunDirectory, load_params, run_of_job
 from training.distributed import Processes
 from utils import DataError, SettingError
 
-# What may change while a run is unfinished, because it does not change what comes out; and what it is called by.
+# Settings that may change while a run is unfinished: those that do not change its results, and those that name it.
 FREE_SETTINGS = (
     'path_writing_data',
     'device',
@@ -23,22 +24,46 @@ FREE_SETTINGS = (
 )
 
 
-def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNamespace) -> tuple:
-    """The unfinished run that a command goes on with, if there is one.
+class UnfinishedRun(NamedTuple):
+    """The unfinished run that a command resumes, in values that JSON can hold.
 
-    Returns
-    -------
+    Attributes
+    ----------
     path : str or None
-        Of the run directory; 'finished' where nothing is left to do.
-    begun_with : dict
-        Its settings, in the place of those of now.
+        Of the run directory; None where there is no such run.
+    settings : dict
+        The settings that the run keeps.
     source_nb : int or None
-        Number of the run that it started from.
+        Number of its source run.
+    finished : bool
+        Whether nothing is left to do.
+    """
+
+    path: str | None
+    settings: dict
+    source_nb: int | None
+    finished: bool
+
+
+NO_RUN = UnfinishedRun(None, {}, None, finished=False)
+
+
+def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNamespace) -> UnfinishedRun:
+    """Find the unfinished run that a command resumes, if there is one.
+
+    Parameters
+    ----------
+    mode : str
+    words : list of str
+        The command line after the script's name.
+    command : str
+        The command as params.json holds it.
+    settings : namespace
 
     Raises
     ------
     SettingError
-        It was begun in another way.
+        The run was begun in another mode, with other settings, or may not be resumed.
     """
     run = None
     if settings.model_nb is not None:
@@ -47,15 +72,15 @@ def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNa
     restarted = run_of_job(settings.path_writing_data, settings.model, command) if settings.resume else None
     run = restarted or run
     if run is None or not run.params.is_file():
-        return None, {}, None  # nothing, or the empty directory of a process that was killed at once
+        return NO_RUN  # no run, or the empty directory of a process that was killed at its start
     fold = run.path / f'fold_{settings.fold}'
     if (run.finished and restarted) or (settings.fold is not None and RunDirectory(fold, run.name).finished):
         print(f'{run.name}: finished before, in {run.path}')
-        return 'finished', {}, None
+        return UnfinishedRun(str(run.path), {}, None, finished=True)
     if run.finished and settings.fold is not None:
         raise SettingError(f'model_nb = {run.number}: {run.path} is finished, no fold can join it: take another number')
     if run.finished:
-        return None, {}, None  # the source of ft and clf; the others cannot make its directory again
+        return NO_RUN  # the source of ft and clf; the other modes cannot make its directory again
     if not settings.resume and (settings.fold is None or fold.is_dir()):
         raise SettingError(f'model_nb = {run.number}: {run.path} is unfinished: take another number, or resume=True')
     begun = load_params(run)
@@ -64,25 +89,33 @@ def unfinished_run(mode: str, words: list[str], command: str, settings: SimpleNa
             f'model_nb = {run.number}: {run.path} is unfinished, of mode {begun["mode"]}: finish it with python '
             f'main_train.py {begun["mode"]} {settings.model} model_nb={run.number}, or take another run'
         )
-    begun_with = settings_begun_with(run, begun, words, settings)
-    started_from = begun['split'].get('started from')
-    return str(run.path), begun_with, started_from and int(started_from.rpartition('_')[2])
+    source = begun['split'].get('started from')
+    source_nb = int(source.rpartition('_')[2]) if source else None
+    return UnfinishedRun(str(run.path), settings_begun_with(run, begun, words, settings), source_nb, finished=False)
 
 
 def settings_begun_with(run: RunDirectory, begun: dict, words: list[str], settings: SimpleNamespace) -> dict:
-    """The settings that an unfinished run was begun with, but those that may change; prints which differ now.
+    """The settings that an unfinished run keeps; prints a warning of those that differ now.
 
     Parameters
     ----------
+    run : RunDirectory
     begun : dict
         From `load_params`.
     words : list of str
-        The command line, whose settings may not differ.
+        The command line after the script's name.
+    settings : namespace
+        Of now.
+
+    Returns
+    -------
+    dict
+        The settings that the run was begun with, without those that may change.
 
     Raises
     ------
     SettingError
-        The command line names another value.
+        The command line names a setting with a value that differs.
     """
     now = json.loads(json.dumps(vars(settings)))
     in_words = {word.partition('=')[0] for word in words}
@@ -90,21 +123,36 @@ def settings_begun_with(run: RunDirectory, begun: dict, words: list[str], settin
     for name, value in begun_with.items():
         if value != now[name] and name in in_words:
             raise SettingError(
-                f'{name} = {now[name]!r}: run {run.name} was begun with {value!r}: leave the word out to finish it so, '
-                'or take another model_nb'
+                f'{name} = {now[name]!r}: run {run.name} was begun with {value!r}: leave the word out to finish the '
+                'run with it, or take another model_nb'
             )
-        if value != now[name] and now[name] != 'auto':  # which leaves it open
+        if value != now[name] and now[name] != 'auto':  # 'auto' accepts every value
             print(f'warning: {name} = {now[name]!r} now, but run {run.name} was begun with {value!r}, which is used')
     if begun['threads'] != torch.get_num_threads():
         print(
             f'warning: run {run.name} was begun with {begun["threads"]} threads, now there are '
-            f'{torch.get_num_threads()}: its figures may differ in the last digits (OMP_NUM_THREADS)'
+            f'{torch.get_num_threads()}: its metrics may differ in the last digits (OMP_NUM_THREADS)'
         )
     return begun_with
 
 
 def check_begun(run: RunDirectory, split: dict, processes: Processes) -> None:
-    """Make sure that a run goes on with the windows and the number of processes that it was begun with."""
+    """Check that a resumed run has the windows and the number of processes that it was begun with.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    split : dict
+        From `split_record`.
+    processes : Processes
+
+    Raises
+    ------
+    DataError
+        The windows, or their parts, have changed.
+    SettingError
+        The number of processes has changed.
+    """
     begun = load_params(run)
     if begun['split'] != json.loads(json.dumps(split)):
         raise DataError(

@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,7 +30,7 @@ class RunDirectory:
     path : path
         An existing run directory, or that of a fold in it.
     name : str, optional
-        <MODEL>_<nb>, where the directory is called otherwise.
+        <MODEL>_<nb>, if the directory has another name.
     """
 
     def __init__(self, path: str | Path, name: str | None = None):
@@ -54,24 +54,24 @@ class RunDirectory:
         return self.path / f'{which}_{name}.pth'
 
     def fold(self, number: int) -> 'RunDirectory':
-        """The directory of fold `number` of a cross-validation, made where it is not there."""
+        """The directory of fold `number` of a cross-validation, which is made if it does not exist."""
         path = self.path / f'fold_{number}'
         path.mkdir(exist_ok=True)
         return RunDirectory(path, self.name)
 
     @property
     def finished(self) -> bool:
-        """Whether all of it is there: metrics.json is written last."""
+        """Whether the run is complete: metrics.json is written last."""
         return self.metrics.is_file()
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Within this block, keep other processes out. A killed process holds nothing.
+    def locked(self) -> Generator[None]:
+        """Keep other processes out of the directory within this block; the lock of a killed process is gone.
 
         Raises
         ------
         SettingError
-            Another process holds it.
+            Another process has the lock.
         """
         # A file opened for writing, because network file systems do not lock directories.
         descriptor = os.open(self.path / '.lock', os.O_WRONLY | os.O_CREAT)
@@ -83,24 +83,18 @@ class RunDirectory:
                     f'{self.path}: another process is working on this run; wait for its end, or take another number'
                 ) from fault
             except OSError as fault:
-                print(
-                    f'warning: {self.path}: no locks on this file system ({fault.strerror}): one job at a time, please'
-                )
+                print(f'warning: {self.path}: no locks on this file system ({fault.strerror}): run one job at a time')
             yield
         finally:
-            if self.finished:  # nobody works on it again
+            if self.finished:  # no process works on it again
                 (self.path / '.lock').unlink(missing_ok=True)
             os.close(descriptor)
 
     @contextlib.contextmanager
-    def reserved(self) -> Iterator[None]:
-        """Within this block, keep other processes out; a fault removes the run or fold if it was begun in this block
-        and nothing was trained yet.
+    def reserved(self) -> Generator[None]:
+        """Keep other processes out within this block, see `locked`.
 
-        Raises
-        ------
-        SettingError
-            Another process is working in it.
+        If the block fails, the directory is removed, unless it had files before or something is trained already.
         """
         with self.locked():
             begun_here = not any(self.path.glob('[!.]*'))
@@ -112,7 +106,7 @@ class RunDirectory:
                 raise
 
     def remove_if_untrained(self) -> None:
-        """Remove the directory of a run that failed before anything was trained, so that its number is free again."""
+        """Remove the directory if it has no checkpoint, so that the run's number is free again."""
         if not any(self.path.rglob('*.pth')):
             shutil.rmtree(self.path)
 
@@ -120,15 +114,24 @@ class RunDirectory:
 def new_run_directory(
     path_writing_data: str | Path, model: str, model_nb: int | None, *, shared: bool = False
 ) -> RunDirectory:
-    """Make the directory of a new run: number `model_nb`, or where None the number after the last one there.
+    """Make the directory of a new run.
 
-    Making a directory succeeds for one process only, so two jobs never get the same number; unless it is `shared`, by
-    jobs that train other folds.
+    Making a directory succeeds for one process only, so two jobs never get the same number.
+
+    Parameters
+    ----------
+    path_writing_data : path
+        Where the run directories are.
+    model : str
+    model_nb : int or None
+        Number of the run; None takes the number after the highest.
+    shared : bool
+        Whether the directory may exist.
 
     Raises
     ------
     SettingError
-        The run `model_nb` exists.
+        The run `model_nb` exists and is not shared.
     """
     parent = Path(path_writing_data)
     parent.mkdir(parents=True, exist_ok=True)
@@ -148,8 +151,8 @@ def new_run_directory(
 def run_of_number(settings: SimpleNamespace, number: int | None) -> RunDirectory:
     """Make the directory of a new run, see `new_run_directory`.
 
-    The directory may exist where other jobs train other folds in it, or where a process was killed before it wrote
-    anything: then it holds no file but hidden ones.
+    The directory may exist if other jobs train other folds in it. It may also exist if a process was killed before it
+    wrote anything: then it has hidden files only.
     """
     directory = Path(settings.path_writing_data) / f'{settings.model}_{number}'
     empty = settings.resume and all(path.name.startswith('.') for path in directory.glob('*'))
@@ -158,17 +161,24 @@ def run_of_number(settings: SimpleNamespace, number: int | None) -> RunDirectory
 
 
 def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
-    """The finished run, or fold of a run, of a name (AE1D_3, AE1D_3/fold_1) in `path_writing_data`, or at a path.
+    """Find a finished run, or a fold of a run.
+
+    Parameters
+    ----------
+    path_writing_data : path
+        Where the run directories are.
+    name : str
+        Name there (AE1D_3, AE1D_3/fold_1), or any path.
 
     Raises
     ------
     DataError
-        There is none, or it was not finished.
+        There is no such run, or it is not finished.
     """
-    found = [path for path in (Path(path_writing_data) / name, Path(name)) if path.is_dir()]
-    if not found:
+    directories = [path for path in (Path(path_writing_data) / name, Path(name)) if path.is_dir()]
+    if not directories:
         raise DataError(f'{Path(path_writing_data) / name}: no such run directory')
-    path = found[0].resolve()
+    path = directories[0].resolve()
     top = path.parent if re.fullmatch(r'fold_\d+', path.name) else path
     if not re.fullmatch(r'.+_\d+', top.name):
         raise DataError(f'{path}: not a run directory <MODEL>_<nb>')
@@ -179,7 +189,7 @@ def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
 
 
 def run_of_job(path_writing_data: str | Path, model: str, command: str) -> RunDirectory | None:
-    """The run that this command began before Slurm started its job again (after preemption, or as the job asked)."""
+    """The run that this command began before Slurm started its job again, after preemption or on the job's request."""
     job = slurm_job()
     if job is None or os.environ.get('SLURM_RESTART_COUNT', '0') == '0':
         return None
@@ -192,8 +202,8 @@ def run_of_job(path_writing_data: str | Path, model: str, command: str) -> RunDi
     return None
 
 
-def _numbers(parent, model):
-    """Numbers of the runs of a model."""
+def _numbers(parent: Path, model: str) -> list[int]:
+    """Numbers of the runs of a model, in order."""
     names = (re.fullmatch(rf'{model}_(\d+)', path.name) for path in parent.glob(f'{model}_*'))
     return sorted(int(name[1]) for name in names if name)
 
@@ -221,14 +231,29 @@ def load_params(run: RunDirectory) -> dict:
         if name in RULES and not RULES[name].accepts(value):
             raise DataError(f'{run.params}: {name} = {value!r}: must be {RULES[name].words}; restore the file')
     for part, patients in needed['split'].items():
-        if part in SPLIT_LISTS and not (isinstance(patients, list) and all(type(one) is int for one in patients)):
+        if part in SPLIT_LISTS and not (
+            isinstance(patients, list) and all(type(patient) is int for patient in patients)
+        ):
             raise DataError(f'{run.params}: split: {part} is no list of patient numbers; restore the file')
     return needed
 
 
 def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *, mode: str, processes: int = 1) -> None:
-    """Write params.json: the command, every effective setting, who was trained, validated and tested on, how many
-    processes trained together, the versions of the packages, the git revision.
+    """Write params.json, from which a run can be repeated and resumed.
+
+    It holds the command, every effective setting, the split, the number of threads and processes, the versions of the
+    packages, and the git revision.
+
+    Parameters
+    ----------
+    run : RunDirectory
+    command : str
+    settings : dict
+    split : dict
+        From `split_record`; empty for the directory above the folds.
+    mode : str
+    processes : int
+        Number of processes that train together.
     """
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
@@ -247,7 +272,7 @@ def save_params(run: RunDirectory, command: str, settings: dict, split: dict, *,
     )
 
 
-def git_revision():
+def git_revision() -> str | None:
     """The commit of the code, marked where files differ from it; None outside a git checkout."""
     git = ['git', '-C', str(ROOT)]
     try:

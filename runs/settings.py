@@ -27,15 +27,24 @@ class Rule(NamedTuple):
     words: str
 
 
-def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Rule:
-    def accepts(value):
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        # No setting needs more: sizes in samples stay countable, and infinity is out.
-        return is_number and low <= value <= high and above < value and abs(value) < 1e9
+def _is_number(value: Any) -> bool:
+    # No setting needs more than 1e9: sizes in samples stay countable, and infinity is out.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
-    bounds = [f'above {above:g}'] * (above > -math.inf) + [f'at least {low:g}'] * (low > -math.inf)
-    bounds += [f'at most {high:.12g}'] * (high < math.inf)
-    return Rule(accepts, ' '.join(['a number', ' and '.join(bounds)]))
+
+def _number(low: float = -math.inf, high: float = math.inf, *, above: float = -math.inf) -> Rule:
+    """A number from `low` to `high`, and larger than `above`."""
+    bounds = []
+    if above > -math.inf:
+        bounds.append(f'above {above:g}')
+    if low > -math.inf:
+        bounds.append(f'at least {low:g}')
+    if high < math.inf:
+        bounds.append(f'at most {high:.12g}')
+    return Rule(
+        lambda value: _is_number(value) and low <= value <= high and above < value,
+        f'a number {" and ".join(bounds)}',
+    )
 
 
 def _integer(low: int, high: int = 2**32 - 1) -> Rule:
@@ -56,7 +65,7 @@ def _or_none(rule: Rule) -> Rule:
 
 
 def _is_path(value: Any) -> bool:
-    """Whether the system could have a file of that name."""
+    """Whether a value can be the path of a file."""
     try:
         return isinstance(value, str) and value != '' and b'\0' not in os.fsencode(value)
     except UnicodeEncodeError:
@@ -217,7 +226,7 @@ RULES = {
     'annotation_missed': _number(0, 1),
 }
 
-# What recipe='original' takes, whatever the other settings say.
+# The settings that recipe='original' replaces.
 ORIGINAL = {
     'standardize': 'window',
     'masking': None,
@@ -235,38 +244,39 @@ ORIGINAL = {
 
 
 def _nearest(name: str) -> str:
+    """The settings whose names are most similar, as part of a message."""
     near = difflib.get_close_matches(name, RULES, n=3, cutoff=0.4)
     return f'nearest: {", ".join(near)}' if near else 'params.py lists them all'
 
 
 def _settings_of_params() -> dict[str, Any]:
-    """The assignments of params.py, paths made absolute; every name must be known and every known name there."""
+    """The settings of params.py, with absolute paths; no name may be unknown and none may be missing."""
     try:
         params = importlib.import_module('params')
     except (Exception, SystemExit) as fault:
         raise SettingError(f'params.py cannot be read: {fault}') from fault
-    found = {
+    assigned = {
         name: value
         for name, value in vars(params).items()
         if not name.startswith('_') and not isinstance(value, types.ModuleType)
     }
-    for name in found:
+    for name in assigned:
         if name not in RULES:
             raise SettingError(f'params.py: unknown setting {name} ({_nearest(name)})')
-    missing = [name for name in RULES if name not in found]
+    missing = [name for name in RULES if name not in assigned]
     if missing:
-        raise SettingError(f'params.py: the setting {missing[0]} is missing: put its line back')
-    return {name: _from_folder(name, value, ROOT) for name, value in found.items()}
+        raise SettingError(f'params.py: the setting {missing[0]} is missing: restore its line')
+    return {name: _from_folder(name, value, ROOT) for name, value in assigned.items()}
 
 
 def _from_folder(name: str, value: Any, folder: Path) -> Any:
-    """The value of a setting, its paths made absolute; relative ones are in `folder`."""
+    """The value of a setting with absolute paths; relative ones start at `folder`."""
     if not (name.startswith('path_') or name == 'output'):
         return value
     if isinstance(value, list | tuple):
         return [_from_folder(name, path, folder) for path in value]
     if not _is_path(value):
-        return value  # which its rule refuses
+        return value  # its rule refuses it
     try:
         return str(folder / Path(value).expanduser())
     except RuntimeError as fault:
@@ -276,22 +286,27 @@ def _from_folder(name: str, value: Any, folder: Path) -> Any:
 def check_settings(settings: dict[str, Any]) -> None:
     """Check every value by its rule, then the rules between settings.
 
+    Parameters
+    ----------
+    settings : dict
+        Any settings of params.py by name; those of the rules between settings must be among them.
+
     Raises
     ------
     SettingError
-        Names the setting or settings, the value found and the way out.
+        A value, or a combination of values, is not allowed.
     """
     for name, value in settings.items():
         if not RULES[name].accepts(value):
             raise SettingError(f'{name} = {value!r}: must be {RULES[name].words}')
     s = types.SimpleNamespace(**settings)
-    window, border = round(s.window_size * s.sfreq), round(s.spike_spacing_from_border * s.sfreq)
-    if not 1 <= window <= LONGEST_WINDOW:
+    window_length, border = round(s.window_size * s.sfreq), round(s.spike_spacing_from_border * s.sfreq)
+    if not 1 <= window_length <= LONGEST_WINDOW:
         raise SettingError(
-            f'window_size = {s.window_size} and sfreq = {s.sfreq} make windows of {window} samples: make it 1 to '
-            f'{LONGEST_WINDOW}'
+            f'window_size = {s.window_size} and sfreq = {s.sfreq} make windows of {window_length} samples: make it 1 '
+            f'to {LONGEST_WINDOW}'
         )
-    if window - 2 * border <= 0:
+    if window_length - 2 * border <= 0:
         raise SettingError(
             f'spike_spacing_from_border = {s.spike_spacing_from_border} leaves nothing of window_size = '
             f'{s.window_size}: make it less than half of window_size'
@@ -312,6 +327,20 @@ def check_settings(settings: dict[str, Any]) -> None:
         )
 
 
+def _parse_override(word: str) -> tuple[str, Any]:
+    """Name and value of a word `name=value`; a value that Python cannot read is text."""
+    name, _, text = word.partition('=')
+    if not _OVERRIDE.match(word):
+        raise SettingError(f'argument {word!r}: settings are given as name=value, after all other words')
+    if name not in RULES:
+        raise SettingError(f'unknown setting {name} ({_nearest(name)})')
+    try:
+        # Bytes of a path that are not UTF-8 come as lone surrogates, which Python reads only as escapes.
+        return name, ast.literal_eval(text.encode('utf-8', 'backslashreplace').decode())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return name, text
+
+
 def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str], types.SimpleNamespace]:
     """Split a command line into positional words and settings: params.py, overridden by the `name=value` words.
 
@@ -320,7 +349,12 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
     words : list of str
         The command line after the script's name.
     n_positional : int
-        Most positional words the script takes.
+        Largest number of positional words that the script takes.
+
+    Returns
+    -------
+    positional : list of str
+    settings : namespace
 
     Raises
     ------
@@ -336,16 +370,7 @@ def read_command(words: list[str], *, n_positional: int = 0) -> tuple[list[str],
             raise SettingError(f'argument {word!r}: must not be empty nor hold null characters')
     settings = _settings_of_params()
     for word in words:
-        name, _, text = word.partition('=')
-        if not _OVERRIDE.match(word):
-            raise SettingError(f'argument {word!r}: settings are given as name=value, after all other words')
-        if name not in RULES:
-            raise SettingError(f'unknown setting {name} ({_nearest(name)})')
-        try:
-            # Bytes of a path that are not UTF-8 come as lone surrogates, which Python reads only as escapes.
-            value = ast.literal_eval(text.encode('utf-8', 'backslashreplace').decode())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            value = text
+        name, value = _parse_override(word)
         settings[name] = _from_folder(name, value, Path.cwd())
     check_settings(settings)
     if settings['recipe'] == 'original':

@@ -1,4 +1,4 @@
-"""The finished run that another one starts from."""
+"""The finished run that the modes ft and clf start from."""
 
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -20,7 +20,7 @@ class Source(NamedTuple):
     autoencoder : dict
         Its best checkpoint.
     split : dict
-        Who was in which part there, see `runs.split_data.split_record`.
+        Who was in which part there, see `runs.split_record.split_record`.
     """
 
     run: RunDirectory
@@ -33,21 +33,41 @@ class Source(NamedTuple):
         return {*self.split['train'], *self.split['validation'], *self.split['seen before']}
 
     def fixed(self, mode: str, subjects: set[int]) -> dict:
-        """Parts that patients keep, so that nothing is tested on what has been seen; blocks, where the run was split
-        by block and there are no other patients.
+        """Parts that patients keep, so that no run is tested on patients it has seen.
+
+        Blocks keep theirs instead, if the run was split by block and there are no new patients.
+
+        Parameters
+        ----------
+        mode : str
+        subjects : set of int
+            The patients of the new run.
+
+        Returns
+        -------
+        dict
+            Patient, or (subject, block), to part.
         """
         if self.split['by'] == 'block' and subjects <= {subject for subject, _, _ in self.split['blocks']}:
             return {(subject, block): part for subject, block, part in self.split['blocks']}
         parts = dict.fromkeys(self.seen, 'train')
         if self.split['by'] == 'patient':
-            # Where ft gets none of the patients seen, those of the old test are free to be trained on.
-            kept = PARTS if mode == 'clf' or self.seen & subjects else ()
-            parts |= {subject: part for part in kept for subject in self.split[part]}
+            # If ft gets none of the patients seen, it may train on those of the old test.
+            kept_parts = PARTS if mode == 'clf' or self.seen & subjects else ()
+            parts |= {subject: part for part in kept_parts for subject in self.split[part]}
         return {subject: part for subject, part in parts.items() if subject in subjects}
 
 
 def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> Source:
-    """Open run `model_nb`, and take over the settings that must match; says which differ from params.py."""
+    """Open run `model_nb`, and take over the settings that must match; print a warning of those that differ.
+
+    Raises
+    ------
+    DataError
+        The run is missing, unfinished or damaged, or was made by another version.
+    SettingError
+        No number is given, or the settings of the run do not fit those of now.
+    """
     if model_nb is None:
         raise SettingError(f'model_nb: mode {mode} starts from a finished run: give its number')
     run = find_run(settings.path_writing_data, f'{settings.model}_{model_nb}')

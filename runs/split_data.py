@@ -1,12 +1,11 @@
 """The windows of a run, split into training, validation and test, with the sub-windows and spikes of each part."""
 
-import hashlib
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
+from torch.utils.data import DataLoader
 
 from classifiers.subwindows import SubwindowShape, subwindow_table
 from evaluation.events import annotated_spikes, pulse_lengths
@@ -30,18 +29,18 @@ class SplitData(NamedTuple):
 
     Attributes
     ----------
-    ae_patients, clf_patients : lists of PatientWindows
-        Of the autoencoder's and the classifier's directory.
-    ae_table, clf_table : DataFrames
+    ae_patients, clf_patients : list of PatientWindows
+        From the autoencoder's and the classifier's directory.
+    ae_table, clf_table : DataFrame
         Their id tables with the column `part`.
     split_by : str
-        'patient' or 'block': what was kept apart.
+        'patient' or 'block': what is kept apart.
     tested_on : str
-        What the test set is, in words.
-    subwindows : dict of DataFrames
-        The sub-windows of the classifier's windows, by part.
-    spikes : dict of DataFrames
-        The annotated spikes in them, by part.
+        Description of the test set.
+    subwindows : dict of DataFrame
+        The sub-windows of the classifier's windows, by part, see `subwindow_table`.
+    spikes : dict of DataFrame
+        The annotated spikes in them, by part, see `annotated_spikes`.
     shape : SubwindowShape
     """
 
@@ -61,31 +60,42 @@ class SplitData(NamedTuple):
         return self.clf_patients[0].windows.shape[2]
 
     def patients_of(self, part: str) -> list[int]:
-        """The patients of a part, in order; the autoencoder's training may have others besides."""
+        """The patients of a part of the classifier's windows, in order."""
         return sorted(set(self.clf_table.loc[self.clf_table['part'] == part, 'subject'].tolist()))
 
     def labels(self, part: str) -> np.ndarray:
-        """Labels (n,) of the sub-windows of a part."""
+        """Labels (n_subwindows,) of a part, 1 where a sub-window has a spike."""
         return self.subwindows[part]['test'].to_numpy()
 
     def blocks(self, part: str) -> np.ndarray:
-        """A number (n,) for the (subject, block) of each sub-window of a part."""
+        """Number (n_subwindows,) that tells the (subject, block) of every sub-window of a part."""
         return self.subwindows[part].groupby(['subject', 'block']).ngroup().to_numpy()
 
     def labels_t(self, part: str) -> np.ndarray:
-        """Time labels (n_windows, n_times) of the classifier's windows of a part."""
+        """Time labels (n_windows, window_length) of the classifier's windows of a part."""
         return _labels_t(self.clf_patients, self.clf_table[self.clf_table['part'] == part])
 
 
-def _labels_t(patients, rows):
-    return np.stack([patients[p].labels_t[w] for p, w in zip(rows['patient'], rows['window'], strict=True)])
+def _labels_t(patients: list[PatientWindows], rows: pd.DataFrame) -> np.ndarray:
+    """Time labels (n_windows, window_length) of the windows in rows of an id table."""
+    indices = zip(rows['patient'], rows['window'], strict=True)
+    return np.stack([patients[patient].labels_t[window] for patient, window in indices])
 
 
 def open_window_sets(settings: SimpleNamespace) -> tuple[list[PatientWindows], list[PatientWindows]]:
     """Open the windows of the autoencoder and of the classifier.
 
-    The unsupervised detector may not use annotations, so that its autoencoder learns from the classifier's windows,
-    which are all there are.
+    The unsupervised classifier may not use annotations. Its autoencoder therefore learns from the classifier's
+    windows, which are all windows of the patients.
+
+    Returns
+    -------
+    ae_patients, clf_patients : list of PatientWindows
+
+    Raises
+    ------
+    DataError
+        A window of the autoencoder has a spike.
     """
     made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
     ae_directory, clf_directory = settings.path_extracted_data
@@ -103,21 +113,30 @@ def open_window_sets(settings: SimpleNamespace) -> tuple[list[PatientWindows], l
     return ae_patients, clf_patients
 
 
+def expected_pulse(settings: SimpleNamespace) -> int:
+    """Length of the pulse that marks a spike in `labels_t` by the settings, in samples."""
+    return 2 * round(settings.pulse_width / 2 * settings.sfreq) + 1
+
+
 def pulses_of(patients: list[PatientWindows], settings: SimpleNamespace) -> dict[int, int]:
-    """Samples of the pulse that marks a spike in `labels_t`, by patient: windows may be made by other scripts."""
-    expected = 2 * round(settings.pulse_width / 2 * settings.sfreq) + 1
+    """Length of the pulse that marks a spike in `labels_t`, in samples, by patient.
+
+    It may differ from `pulse_width`, because windows may come from other scripts.
+    """
+    expected = expected_pulse(settings)
     lengths = pulse_lengths([patient_windows.labels_t for patient_windows in patients], expected)
     return {patient_windows.subject: length for patient_windows, length in zip(patients, lengths, strict=True)}
 
 
 def warn_of_pulses(patients: list[PatientWindows], settings: SimpleNamespace) -> None:
-    """Say which patients' marks are not as long as `pulse_width` says."""
-    expected = 2 * round(settings.pulse_width / 2 * settings.sfreq) + 1
-    others = {subject: pulse for subject, pulse in pulses_of(patients, settings).items() if pulse != expected}
-    if others:
+    """Print a warning of patients whose pulses in `labels_t` have another length than `pulse_width`."""
+    expected = expected_pulse(settings)
+    deviating = {subject: pulse for subject, pulse in pulses_of(patients, settings).items() if pulse != expected}
+    if deviating:
+        lengths = sorted(set(deviating.values()))
         print(
             f'warning: pulse_width = {settings.pulse_width} makes marks of {expected} samples, but those of patients '
-            f'{", ".join(map(str, others))} have {", ".join(map(str, sorted(set(others.values()))))}, which is used'
+            f'{", ".join(map(str, deviating))} have {", ".join(map(str, lengths))}, which is used'
         )
 
 
@@ -128,84 +147,145 @@ def split_data(
     settings: SimpleNamespace,
     shape: SubwindowShape,
 ) -> list[SplitData]:
-    """Split the windows into training, validation and test: one `SplitData`, or with `cv` one per fold.
+    """Split the windows into training, validation and test, before anything is trained or written.
 
     Parameters
     ----------
-    opened : (list, list)
+    opened : (list of PatientWindows, list of PatientWindows)
         From `open_window_sets`.
+    mode : str
+    source : Source or None
+        The run that is the starting point.
+    settings : namespace
+    shape : SubwindowShape
+
+    Returns
+    -------
+    list of SplitData
+        One; with mode cv, one per fold.
 
     Raises
     ------
-    DataError, SettingError
-        A part lacks what it needs, before anything is trained or written.
+    DataError
+        A part lacks the patients, windows or spikes that it needs.
     """
-    table = id_table(opened[1])
-    fixed, closed = fixed_parts(table, mode, source, settings)
-    fractions = {'validation_fraction': settings.validation_fraction, 'seed': settings.seed}
-    if mode == 'cv':
-        folds, split_by = split_folds(table, n_splits=settings.n_splits, **fractions), 'patient'
-    else:
-        parts, split_by = split_windows(
-            table, split=settings.split, test_fraction=settings.test_fraction, fixed=fixed, closed=closed, **fractions
-        )
-        folds = [parts]
-    tested_on = 'patients not seen in training' if split_by == 'patient' else 'other blocks of the SAME patients'
-    kept_blocks = any(isinstance(unit, tuple) for unit in fixed)
-    if source and split_by == 'block' and not kept_blocks and set(table['subject']) & source.seen:
-        tested_on += f', which run {source.run.name} was trained on'
+    ae_patients, clf_patients = opened
+    ae_ids, clf_ids = id_table(ae_patients), id_table(clf_patients)
+    fixed, closed = fixed_parts(clf_ids, mode, source, settings)
+    parts_by_fold, split_by = parts_of_folds(clf_ids, mode, fixed, closed, settings)
+    tested_on = describe_test_set(clf_ids, split_by, fixed, source)
     otherwise = 'unused' if len(closed) == len(PARTS) else 'train'
     splits = []
-    for parts in folds:
-        lacking = set(PARTS) - set(parts['part'])
-        if lacking and source:
-            raise DataError(
-                f'{opened[1][0].path.parent}: no patient for the {" and ".join(sorted(lacking))} part: run '
-                f'{source.run.name} was trained on patients {", ".join(map(str, sorted(source.seen)))}; add others'
-            )
-        ae_table = with_parts(id_table(opened[0]), parts, split_by, otherwise)
-        clf_table = with_parts(table, parts, split_by)
+    for parts in parts_by_fold:
+        if source:
+            check_source_leaves_patients(clf_patients, parts, source)
+        ae_table = with_parts(ae_ids, parts, split_by, otherwise)
+        clf_table = with_parts(clf_ids, parts, split_by)
         if settings.balanced:
             clf_table = balance(clf_table, settings.seed)
-        check_autoencoder_parts(opened[0], ae_table)
-        subwindows, spikes = label_parts(opened[1], clf_table, settings, shape)
+        check_autoencoder_parts(ae_patients, ae_table)
+        subwindows, spikes = label_parts(clf_patients, clf_table, settings, shape)
         splits.append(SplitData(*opened, ae_table, clf_table, split_by, tested_on, subwindows, spikes, shape))
     for split in splits:
         print_split(split)
     return splits
 
 
-def fixed_parts(table: pd.DataFrame, mode: str, source: Source | None, settings: SimpleNamespace) -> tuple[dict, tuple]:
-    """What the settings and the source run say of who is in which part.
+def parts_of_folds(
+    table: pd.DataFrame, mode: str, fixed: dict, closed: tuple[str, ...], settings: SimpleNamespace
+) -> tuple[list[pd.DataFrame], str]:
+    """Parts of the patients or blocks of every fold, one outside mode cv, and what is kept apart.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The classifier's id table.
+    fixed, closed
+        From `fixed_parts`.
+
+    Returns
+    -------
+    folds : list of DataFrame
+        See `split_folds` and `split_windows`.
+    split_by : str
+        'patient' or 'block'.
+    """
+    fractions = {'validation_fraction': settings.validation_fraction, 'seed': settings.seed}
+    if mode == 'cv':
+        return split_folds(table, n_splits=settings.n_splits, **fractions), 'patient'
+    parts, split_by = split_windows(
+        table, split=settings.split, test_fraction=settings.test_fraction, fixed=fixed, closed=closed, **fractions
+    )
+    return [parts], split_by
+
+
+def describe_test_set(table: pd.DataFrame, split_by: str, fixed: dict, source: Source | None) -> str:
+    """Description of the test set: how far it is from what was trained on."""
+    if split_by == 'patient':
+        return 'patients not seen in training'
+    tested_on = 'other blocks of the SAME patients'
+    keeps_blocks = any(isinstance(unit, tuple) for unit in fixed)
+    if source and not keeps_blocks and set(table['subject']) & source.seen:
+        tested_on += f', which run {source.run.name} was trained on'
+    return tested_on
+
+
+def check_source_leaves_patients(patients: list[PatientWindows], parts: pd.DataFrame, source: Source) -> None:
+    """Check that every part has patients, although those of the source run keep their parts.
+
+    Raises
+    ------
+    DataError
+        A part has none.
+    """
+    lacking = set(PARTS) - set(parts['part'])
+    if lacking:
+        raise DataError(
+            f'{patients[0].path.parent}: no patient for the {" and ".join(sorted(lacking))} part: run '
+            f'{source.run.name} was trained on patients {", ".join(map(str, sorted(source.seen)))}; add others'
+        )
+
+
+def fixed_parts(
+    table: pd.DataFrame, mode: str, source: Source | None, settings: SimpleNamespace
+) -> tuple[dict, tuple[str, ...]]:
+    """Parts that the settings and the source run give to patients, or to blocks.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The classifier's id table.
 
     Returns
     -------
     fixed : dict
-        Patient, or (patient, block), to part.
+        Patient, or (subject, block), to part.
     closed : tuple of str
-        The parts that get no others.
+        The parts that get no patients but those in `fixed`.
 
     Raises
     ------
-    DataError, SettingError
-        A listed patient has no windows, or belongs to another part.
+    DataError
+        A listed patient has no windows.
+    SettingError
+        A listed patient belongs to another part, or patients are listed where lists have no meaning.
     """
     subjects = set(table['subject'])
-    lists = {
+    candidates = {
         'train': listed_patients('training_patients', settings.training_patients),
         'validation': listed_patients('validation_patients', settings.validation_patients),
         'test': listed_patients('test_patients', settings.test_patients),
     }
-    closed = tuple(part for part, patients in lists.items() if patients is not None)
-    if closed and (mode == 'cv' or settings.split == 'block'):
+    lists = {part: patients for part, patients in candidates.items() if patients is not None}
+    if lists and (mode == 'cv' or settings.split == 'block'):
         raise SettingError(
             'training_patients, validation_patients and test_patients have no meaning with mode cv or '
             "split='block': set them to None"
         )
     fixed = source.fixed(mode, subjects) if source else {}
-    fixed = {unit: part if part not in closed or unit in lists[part] else 'unused' for unit, part in fixed.items()}
-    for part in closed:
-        for subject in lists[part]:
+    fixed = {unit: part if unit in lists.get(part, [unit]) else 'unused' for unit, part in fixed.items()}
+    for part, patients in lists.items():
+        for subject in patients:
             if subject not in subjects:
                 raise DataError(f'{part} part: no windows of patient {subject}; make them, or take it off the list')
             if fixed.get(subject, part) not in (part, 'unused'):
@@ -214,7 +294,7 @@ def fixed_parts(table: pd.DataFrame, mode: str, source: Source | None, settings:
                     f'patient {subject} cannot be in the {part} part: it is in the {fixed[subject]} part{of_run}'
                 )
             fixed[subject] = part
-    return fixed, closed
+    return fixed, tuple(lists)
 
 
 def check_autoencoder_parts(patients: list[PatientWindows], table: pd.DataFrame) -> None:
@@ -223,6 +303,7 @@ def check_autoencoder_parts(patients: list[PatientWindows], table: pd.DataFrame)
     Raises
     ------
     DataError
+        The training or the validation part has none.
     """
     for part in ('train', 'validation'):
         if not (table['part'] == part).any():
@@ -237,10 +318,21 @@ def label_parts(
 ) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
     """Sub-windows and annotated spikes of every part of the classifier's windows.
 
+    Parameters
+    ----------
+    patients : list of PatientWindows
+    table : DataFrame
+        Their id table with the column `part`.
+
+    Returns
+    -------
+    subwindows, spikes : dict of DataFrame
+        By part, see `subwindow_table` and `annotated_spikes`.
+
     Raises
     ------
     DataError
-        A part has no window, or training or validation has no spike or nothing else.
+        A part has no window, or a part that is learned from has sub-windows of one label only.
     """
     pulses = pulses_of(patients, settings)
     subwindows, spikes = {}, {}
@@ -252,8 +344,8 @@ def label_parts(
         subwindows[part] = subwindow_table(rows, labels_t, shape)
         spikes[part] = annotated_spikes(rows, labels_t, subwindows[part], pulses, shape.subwindow_length)
         n_spikes = subwindows[part]['test'].sum()
-        learns = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
-        if learns and not 0 < n_spikes < len(subwindows[part]):
+        needs_both = part == 'validation' or (part == 'train' and settings.classifier != 'threshold')
+        if needs_both and not 0 < n_spikes < len(subwindows[part]):
             raise DataError(
                 f'{patients[0].path.parent}: the {part} part has {n_spikes} spikes in '
                 f'{len(subwindows[part])} sub-windows; use more patients, or another seed'
@@ -262,7 +354,7 @@ def label_parts(
 
 
 def print_split(split: SplitData) -> None:
-    """Say what is trained, validated and tested on."""
+    """Print the number of windows and the patients of every part."""
     for part in PARTS:
         rows = split.clf_table[split.clf_table['part'] == part]
         subjects = ', '.join(map(str, split.patients_of(part)))
@@ -272,40 +364,11 @@ def print_split(split: SplitData) -> None:
         if not split.subwindows[part]['test'].any():
             print(f'warning: the {part} part has no spikes: its sensitivity and areas are undefined (NaN)')
     if 'SAME' in split.tested_on:
-        print('  split by block: the test shares its patients with the training and says nothing on new patients')
+        print('  split by block: the test shares its patients with the training and says nothing about new patients')
 
 
-def windows_of_part(split: SplitData, part: str, settings: SimpleNamespace) -> torch.utils.data.DataLoader:
-    """Loader of the classifier's windows of one part, in recording order."""
+def windows_of_part(split: SplitData, part: str, settings: SimpleNamespace) -> DataLoader:
+    """Loader of the classifier's windows of a part, in recording order."""
     rows = split.clf_table[split.clf_table['part'] == part]
     dataset = WindowDataset(split.clf_patients, rows, zscore=zscored(settings.standardize))
     return batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
-
-
-def split_record(mode: str, split: SplitData, source: Source | None, settings: SimpleNamespace) -> dict:
-    """What params.json says of the split: the patients of each part, what was kept apart and, where that was blocks,
-    their parts; patients seen by earlier runs; and whether annotations chose the autoencoder's windows.
-    """
-    only_ae = set(split.ae_table.loc[split.ae_table['part'] == 'train', 'subject'].tolist())
-    blocks = split.clf_table[['subject', 'block', 'part']].drop_duplicates() if split.split_by == 'block' else None
-    annotated = settings.classifier != 'threshold'
-    if source:
-        annotated = source.split['autoencoder saw annotations'] or (annotated and mode == 'ft')
-    return {
-        'by': split.split_by,
-        **{part: split.patients_of(part) for part in PARTS},
-        'train': sorted(only_ae | set(split.patients_of('train'))),
-        'blocks': [] if blocks is None else blocks.values.tolist(),
-        'started from': source.run.name if source else None,
-        'seen before': sorted(source.seen) if source else [],
-        'autoencoder saw annotations': annotated,
-        'windows': windows_digest(split),
-    }
-
-
-def windows_digest(split: SplitData) -> str:
-    """What tells whether the windows, their labels and parts are still the same: SHA-256 of their tables."""
-    digest = hashlib.sha256()
-    for table in (split.ae_table, split.clf_table, *split.subwindows.values()):
-        digest.update(pd.util.hash_pandas_object(table, index=False).to_numpy().tobytes())
-    return digest.hexdigest()

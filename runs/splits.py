@@ -10,16 +10,18 @@ from utils import DataError
 
 
 def split_units(units: list, n_spikes: list[int], shares: dict[str, float], seed: int) -> dict:
-    """Share units (patients, or blocks) out to parts, at least one unit with spikes to each part.
+    """Split units (patients, or blocks) into parts, at least one unit with spikes in each part.
 
-    Units with and without spikes are shared out apart, so that every part gets its share of both.
+    Units with spikes and units without are split separately, so that every part gets its share of both.
 
     Parameters
     ----------
-    units, n_spikes : lists
-        What is shared out, and how many spikes each holds.
+    units : list
+    n_spikes : list of int
+        Number of spikes of every unit.
     shares : dict
-        Part to its fraction; the first part gets what the others leave.
+        Part to its fraction of the units; the first part gets the remainder.
+    seed : int
 
     Returns
     -------
@@ -27,26 +29,26 @@ def split_units(units: list, n_spikes: list[int], shares: dict[str, float], seed
         Unit to part.
     """
     rng = np.random.default_rng(seed)
-    rest, *others = shares
+    remainder_part, *fraction_parts = shares
     parts = {}
     for spiking in (True, False):
         group = [unit for unit, n in zip(units, n_spikes, strict=True) if (n > 0) == spiking]
         order = [group[i] for i in rng.permutation(len(group))]
         least = int(spiking)
-        for number, part in enumerate(reversed(others)):
-            # One unit with spikes stays for each of the parts that come after this one.
-            left = len(order) - least * (len(others) - number)
-            n_units = min(max(round(shares[part] * len(group)), least), max(left, 0))
+        for number, part in enumerate(reversed(fraction_parts)):
+            # One unit with spikes is reserved for each of the parts that come after this one.
+            available = len(order) - least * (len(fraction_parts) - number)
+            n_units = min(max(round(shares[part] * len(group)), least), max(available, 0))
             parts |= dict.fromkeys(order[len(order) - n_units :], part)
             order = order[: len(order) - n_units]
-        parts |= dict.fromkeys(order, rest)
+        parts |= dict.fromkeys(order, remainder_part)
     return parts
 
 
 def fold_units(units: list, n_spikes: list[int], n_splits: int, seed: int) -> list[list]:
-    """Deal units (patients) to `n_splits` folds with about as many spikes each; -1 makes a fold of every unit.
+    """Distribute units (patients) over `n_splits` folds with about as many spikes each; -1 makes a fold of every unit.
 
-    Units are sorted by their spikes, and every `n_splits` neighbours go to different folds, in random order.
+    Units are sorted by their number of spikes, and `n_splits` neighbours go to different folds, in random order.
     """
     if n_splits == -1:
         return [[unit] for unit in units]
@@ -54,19 +56,19 @@ def fold_units(units: list, n_spikes: list[int], n_splits: int, seed: int) -> li
     shuffled = rng.permutation(len(units))
     order = sorted(shuffled, key=lambda i: -n_spikes[i])
     folds = [[] for _ in range(n_splits)]
-    for first in range(0, len(order), n_splits):
-        for unit, fold in zip(order[first : first + n_splits], rng.permutation(n_splits), strict=False):
+    for start in range(0, len(order), n_splits):
+        for unit, fold in zip(order[start : start + n_splits], rng.permutation(n_splits), strict=False):
             folds[fold].append(units[unit])
     return folds
 
 
 def spike_counts(table: pd.DataFrame) -> pd.Series:
-    """Windows with a spike of every patient of an id table."""
+    """Number of windows with a spike of every patient of an id table."""
     return table.groupby('subject')['label'].sum()
 
 
 def split_folds(table: pd.DataFrame, *, n_splits: int, validation_fraction: float, seed: int) -> list[pd.DataFrame]:
-    """Parts of every fold of a cross-validation over patients: each patient is in the test of one fold.
+    """Split the patients for every fold of a cross-validation: every patient is in the test part of one fold.
 
     Parameters
     ----------
@@ -74,11 +76,14 @@ def split_folds(table: pd.DataFrame, *, n_splits: int, validation_fraction: floa
         The classifier's id table.
     n_splits : int
         Number of folds; -1 for as many as patients.
+    validation_fraction : float
+        Fraction of a fold's patients outside the test part that are validated on.
+    seed : int
 
     Returns
     -------
-    list of DataFrames
-        subject, part, one row per patient.
+    list of DataFrame
+        One per fold: subject, part, one row per patient.
 
     Raises
     ------
@@ -90,14 +95,15 @@ def split_folds(table: pd.DataFrame, *, n_splits: int, validation_fraction: floa
         raise DataError(f'path_extracted_data: {len(counts)} patients are too few for n_splits = {n_splits} folds')
     folds = []
     for number, tested in enumerate(fold_units(list(counts.index), list(counts), n_splits, seed), start=1):
-        others = counts.drop(tested)
-        if (others > 0).sum() < 2:
+        untested = counts.drop(tested)
+        n_spiking = (untested > 0).sum()
+        if n_spiking < 2:
             raise DataError(
-                f'path_extracted_data: fold {number} of n_splits = {n_splits} leaves {(others > 0).sum()} patients '
+                f'path_extracted_data: fold {number} of n_splits = {n_splits} leaves {n_spiking} patients '
                 'with spikes to train and validate on: two are needed; use more patients or more folds'
             )
         shares = {'train': 1 - validation_fraction, 'validation': validation_fraction}
-        parts = split_units(list(others.index), list(others), shares, seed) | dict.fromkeys(tested, 'test')
+        parts = split_units(list(untested.index), list(untested), shares, seed) | dict.fromkeys(tested, 'test')
         folds.append(pd.DataFrame(parts.items(), columns=['subject', 'part']).sort_values('subject', ignore_index=True))
     return folds
 
@@ -112,75 +118,130 @@ def split_windows(
     fixed: dict[int | tuple[int, int], str],
     closed: tuple[str, ...] = (),
 ) -> tuple[pd.DataFrame, str]:
-    """Part of every (subject, block) of the classifier's id table.
+    """Split the blocks of the classifier's id table into training, validation and test.
 
     Parameters
     ----------
+    table : DataFrame
+        The classifier's id table.
+    split, validation_fraction, test_fraction, seed
+        The settings of these names.
     fixed : dict
-        Patients whose part is given, for a split by patient, or (subject, block) pairs, for one by block.
-    closed : tuple of parts
-        Parts that get the patients given and no more. Where all three are closed, other patients are 'unused'.
+        To the part that is given: patients, for a split by patient, or (subject, block) pairs, for a split by block.
+    closed : tuple of str
+        Parts that get no patients but those in `fixed`. Where all three are closed, the patients left are 'unused'.
 
     Returns
     -------
-    DataFrame
+    blocks : DataFrame
         subject, block, part.
-    str
-        'patient' or 'block': what was kept apart.
+    split_by : str
+        'patient' or 'block': what is kept apart.
 
     Raises
     ------
     DataError
-        Too few patients, or blocks, with spikes to have one in each part.
+        Too few patients, or blocks, with spikes for one in each part.
     """
     blocks = table.groupby(['subject', 'block'], as_index=False)['label'].sum()
     counts = spike_counts(table)
-    pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
-    by = split
+    split_by = split
     if split == 'auto' and fixed:
-        by = 'patient' if set(fixed) & set(counts.index) else 'block'
+        split_by = 'patient' if set(fixed) & set(counts.index) else 'block'
     elif split == 'auto':
-        by = 'patient' if (counts > 0).sum() >= len(PARTS) else 'block'
-    fractions = {'train': 1 - validation_fraction - test_fraction, 'validation': validation_fraction}
-    fractions['test'] = test_fraction
-    if by == 'patient':
-        fixed = {subject: part for subject, part in fixed.items() if subject in counts.index}
+        split_by = 'patient' if (counts > 0).sum() >= len(PARTS) else 'block'
+    fractions = {
+        'train': 1 - validation_fraction - test_fraction,
+        'validation': validation_fraction,
+        'test': test_fraction,
+    }
+    if split_by == 'patient':
+        fixed_patients = {subject: part for subject, part in fixed.items() if subject in counts.index}
         shares = {part: share for part, share in fractions.items() if part not in closed}
-        others = counts.drop(list(fixed))
-        if not fixed and (others > 0).sum() < len(shares):
-            raise DataError(
-                f"path_extracted_data: {(others > 0).sum()} patients with spikes: split='patient' needs three, one "
-                "each for training, validation and test; split='block' shares out the blocks of each patient"
-            )
-        if shares:
-            shares = {part: share / sum(shares.values()) for part, share in shares.items()}
-            parts = split_units(list(others.index), list(others), shares, seed)
-        else:
-            parts = dict.fromkeys(others.index, 'unused')
-        blocks['part'] = blocks['subject'].map(parts | fixed)
+        blocks['part'] = blocks['subject'].map(split_patients(counts, shares, seed, fixed_patients))
     else:
-        if (blocks['label'] > 0).sum() < len(PARTS):
-            raise DataError(
-                f'path_extracted_data: {(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one '
-                'each for training, validation and test; use more patients, or a larger nb_best_blocks'
-            )
-        others = blocks[[pair not in fixed for pair in pairs]]
-        units = list(others[['subject', 'block']].itertuples(index=False, name=None))
-        parts = split_units(units, list(others['label']), fractions, seed) | fixed
-        blocks['part'] = [parts[pair] for pair in pairs]
-    return blocks[['subject', 'block', 'part']], by
+        blocks['part'] = split_blocks(blocks, fractions, seed, fixed)
+    return blocks[['subject', 'block', 'part']], split_by
 
 
-def listed_patients(name: str, patients: list[int] | str | None) -> list[int] | None:
-    """Patients of the setting `name`: a list, or a text file with one number per line; None stays None.
+def split_patients(counts: pd.Series, shares: dict[str, float], seed: int, fixed: dict) -> dict:
+    """Split patients into parts.
+
+    Parameters
+    ----------
+    counts : Series
+        From `spike_counts`.
+    shares : dict
+        Part to its fraction, of the parts that are open; without any, patients outside `fixed` are 'unused'.
+    fixed : dict
+        Patients to the part that is given.
+
+    Returns
+    -------
+    dict
+        Patient to part.
 
     Raises
     ------
     DataError
-        The file is missing or holds something else.
+        Too few patients with spikes for one in each part.
+    """
+    free = counts.drop(list(fixed))
+    if not fixed and (free > 0).sum() < len(shares):
+        raise DataError(
+            f"path_extracted_data: {(free > 0).sum()} patients with spikes: split='patient' needs three, one "
+            "each for training, validation and test; split='block' splits the blocks of each patient"
+        )
+    if not shares:
+        return dict.fromkeys(free.index, 'unused') | fixed
+    shares = {part: share / sum(shares.values()) for part, share in shares.items()}
+    return split_units(list(free.index), list(free), shares, seed) | fixed
+
+
+def split_blocks(blocks: pd.DataFrame, fractions: dict[str, float], seed: int, fixed: dict) -> list[str]:
+    """Split blocks into parts.
+
+    Parameters
+    ----------
+    blocks : DataFrame
+        subject, block, and in `label` the number of windows with a spike.
+    fractions : dict
+        Part to its fraction.
+    fixed : dict
+        (subject, block) pairs to the part that is given.
+
+    Returns
+    -------
+    list of str
+        Part of every row of `blocks`.
+
+    Raises
+    ------
+    DataError
+        Too few blocks with spikes for one in each part.
+    """
+    if (blocks['label'] > 0).sum() < len(PARTS):
+        raise DataError(
+            f'path_extracted_data: {(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one '
+            'each for training, validation and test; use more patients, or a larger nb_best_blocks'
+        )
+    pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
+    free = [pair not in fixed for pair in pairs]
+    units = [pair for pair, is_free in zip(pairs, free, strict=True) if is_free]
+    parts = split_units(units, list(blocks.loc[free, 'label']), fractions, seed) | fixed
+    return [parts[pair] for pair in pairs]
+
+
+def listed_patients(name: str, patients: list[int] | str | None) -> list[int] | None:
+    """Read the patients of the setting `name`: a list, or a text file with one number per line; None stays None.
+
+    Raises
+    ------
+    DataError
+        The file is missing, or has a line that is no number.
     """
     if not isinstance(patients, str):
-        return patients if patients is None else list(patients)
+        return None if patients is None else list(patients)
     if not Path(patients).is_file():
         raise DataError(f'{name} = {patients!r}: cannot be read (no such text file); correct the path')
     try:
@@ -194,8 +255,16 @@ def listed_patients(name: str, patients: list[int] | str | None) -> list[int] | 
 def with_parts(table: pd.DataFrame, parts: pd.DataFrame, by: str, otherwise: str = PARTS[0]) -> pd.DataFrame:
     """Add the column `part` to an id table.
 
-    Patients (or, with by='block', blocks) that `parts` does not hold, because only the autoencoder's set has them, get
-    the part `otherwise`.
+    Parameters
+    ----------
+    table : DataFrame
+        An id table.
+    parts : DataFrame
+        subject and part; with by='block', block too.
+    by : str
+        'patient' or 'block': what is kept apart.
+    otherwise : str
+        Part of patients, or blocks, that are not in `parts`, because only the autoencoder's directory has them.
     """
     keys = ['subject'] if by == 'patient' else ['subject', 'block']
     joined = table.merge(parts[[*keys, 'part']].drop_duplicates(), on=keys, how='left')
@@ -203,8 +272,9 @@ def with_parts(table: pd.DataFrame, parts: pd.DataFrame, by: str, otherwise: str
 
 
 def balance(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Keep as many spike-free training windows as there are with a spike, drawn at random; the others get the part
-    'unused'. Validation and test stay as they are.
+    """Keep as many spike-free training windows as there are with a spike.
+
+    They are drawn at random. The rest gets the part 'unused'. Validation and test do not change.
     """
     training = table['part'] == 'train'
     spike_free = np.flatnonzero(training & (table['label'] == 0))

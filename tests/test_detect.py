@@ -27,7 +27,7 @@ from recordings.data_raw import read_data_raw
 from recordings.marker_files import read_marker_file
 from recordings.pickles import read_pickle, write_pickle
 from recordings.reading import read_recording
-from reports.detection_page import seconds_of_events, seconds_of_subwindows
+from reports.recording_detections import seconds_of_events, seconds_of_subwindows
 from runs.run_directory import RunDirectory
 from utils import DataError, SettingError, write_json
 
@@ -80,8 +80,8 @@ def apply(trained, monkeypatch):
     def run(*recordings, pictures=False, run=trained.run.path, **settings):
         with monkeypatch.context() as patch:
             if not pictures:
-                patch.setattr(detect, 'write_report', lambda *arguments: None)
-                patch.setattr(detect, 'locate', lambda *arguments: (None, None, 0))
+                patch.setattr('reports.detection_files.write_report', lambda *arguments: None)
+                patch.setattr('reports.detection_files.locate', lambda detections: None)
             words = [f'{name}={value}' for name, value in settings.items()]
             detect.main([str(run), *map(str, recordings), *words])
 

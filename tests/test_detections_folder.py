@@ -51,9 +51,10 @@ def run(tmp_path, monkeypatch):
         lambda settings, *more: SimpleNamespace(settings=settings, decision=decision, window_length=300),
     )
     monkeypatch.setattr(detect, 'score_block', score)
-    monkeypatch.setattr('reports.detection_files.locate', lambda *arguments: (None, None, 0))
+    monkeypatch.setattr('reports.detection_files.locate', lambda detections: None)
     monkeypatch.setattr(
-        'reports.detection_files.write_report', lambda name, folder, *rest: (folder / 'report.html').write_text(name)
+        'reports.detection_files.write_report',
+        lambda detections, folder, *rest: (folder / 'report.html').write_text(detections.name),
     )
     monkeypatch.setattr(detect, 'set_seed', lambda seed: None)
     monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)

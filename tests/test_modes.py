@@ -318,6 +318,6 @@ def test_the_report_renders_in_a_browser(run, tmp_path):
     assert not [
         line for line in ended.stderr.splitlines() if 'CONSOLE' in line and ('Uncaught' in line or 'Error' in line)
     ]
-    for words in ('Main figures on the test set', 'precision recall', 'main_train.py auto AE1D_smaller', 'image/png'):
+    for words in ('Main metrics on the test set', 'precision recall', 'main_train.py auto AE1D_smaller', 'image/png'):
         assert words in ended.stdout
     assert Path(report).stat().st_size < 20e6

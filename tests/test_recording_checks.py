@@ -69,7 +69,7 @@ def apply(tmp_path, monkeypatch, capsys):
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': 'temperature'}
     trained = {'decision': decision, 'window_length': 300}
     monkeypatch.setattr(detect, 'load_run', lambda settings, *more: SimpleNamespace(settings=settings, **trained))
-    monkeypatch.setattr('reports.detection_files.locate', lambda *arguments: (None, None, 0))
+    monkeypatch.setattr('reports.detection_files.locate', lambda detections: None)
 
     def apply(*words, samples=(), page=False):
         def score_block(trained, meg, part_lengths):
