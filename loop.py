@@ -111,8 +111,8 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
         hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
         total = 0.0
         for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
-            errors = at_full_length(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
-            total = total + share * (errors * hidden).sum() / n_hidden
+            errors = compare(reconstruction, wanted).flatten(1, -2).mean(dim=1, keepdim=True)  # (batch, 1, time_k)
+            total = total + share * (at_full_length(errors, x.shape[-1])[:, 0] * hidden).sum() / n_hidden
         return total
 
     return loss
