@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 # Embeddings are stored divided by this: their gradients, small because a loss is a mean over all channels and samples,
 # are then as many times larger, and not lost beside the constant that Adam adds to its divisor.
@@ -47,8 +48,9 @@ class DynamicGraph(nn.Module):
         self.alpha = alpha
 
     def forward(self, content: torch.Tensor) -> torch.Tensor:
-        """Weights (batch, channels, channels) of a content (batch, channels, features); each row sums to 1, and each
-        channel is its own neighbour too.
+        """Weights (batch, channels, channels) of a content (batch, channels, features).
+
+        Each row sums to 1, and each channel is its own neighbour too.
 
         Always in float32: which neighbours are the strongest is not for the rounding of bfloat16 to decide.
         """
@@ -62,10 +64,12 @@ class DynamicGraph(nn.Module):
         source = torch.tanh(self.to_source(_EMBEDDING_GAIN * self.source * gate))
         target = torch.tanh(self.to_target(_EMBEDDING_GAIN * self.target * gate))
         product = source @ target.transpose(1, 2)  # (batch, channels, channels)
+        # The strongest arguments are the strongest weights: the tanh, which keeps their order, is for these alone.
+        strongest = torch.topk(product - product.transpose(1, 2), self.top_k, dim=-1, sorted=False)
         # Divided by the embedding's length: the tanh would be flat otherwise, and no gradient reach the embeddings.
-        argument = (product - product.transpose(1, 2)) / source.shape[-1]
-        weights = torch.relu(torch.tanh(self.alpha * argument))
-        strongest = torch.topk(weights, self.top_k, dim=-1)
-        weights = torch.zeros_like(weights).scatter(-1, strongest.indices, strongest.values)
-        weights = weights + torch.eye(weights.shape[-1], dtype=weights.dtype, device=weights.device)
-        return weights / weights.sum(dim=-1, keepdim=True)
+        weights = torch.relu(torch.tanh(self.alpha * strongest.values / source.shape[-1]))
+        itself = torch.arange(product.shape[-1], device=content.device)[:, None].expand(len(content), -1, 1)
+        neighbours = torch.cat([strongest.indices, itself], dim=-1)
+        weights = F.pad(weights, (0, 1), value=1.0)
+        # Added, because a channel without enough positive weights can be among its own strongest, with a weight of 0.
+        return torch.zeros_like(product).scatter_add(-1, neighbours, weights / weights.sum(dim=-1, keepdim=True))

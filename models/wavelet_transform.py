@@ -1,24 +1,19 @@
-"""The discrete wavelet transform along time, as PyWavelets computes it, in strided convolutions."""
+"""The discrete wavelet transform along time, as PyWavelets computes it, as a product with one matrix."""
 
 import numpy as np
 import pywt
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-# PyWavelets' name of a continuation of the signal at its ends: NumPy's name, None for zeros.
-MODES = {
-    'symmetric': 'symmetric',
-    'reflect': 'reflect',
-    'periodic': 'wrap',
-    'constant': 'edge',
-    'zero': None,
-    'periodization': 'wrap',
-}
+# PyWavelets' names of how a signal continues beyond its ends.
+MODES = ('symmetric', 'reflect', 'periodic', 'constant', 'zero', 'periodization')
 
 
 class WaveletTransform(nn.Module):
     """Multi-level wavelet transform of the last dimension and its inverse; differentiable, nothing to learn.
+
+    The transform is linear. Its matrix is what PyWavelets makes of the unit vectors, in float64, and all levels are
+    one product: for a window of some hundred samples this is faster than convolving level by level.
 
     Parameters
     ----------
@@ -41,15 +36,9 @@ class WaveletTransform(nn.Module):
         super().__init__()
         if mode not in MODES:
             raise ValueError(f'no wavelet mode {mode!r}: one of {", ".join(MODES)}')
-        filters = pywt.Wavelet(wavelet)
-        self.n_levels, self.mode, self.length = n_levels, mode, filters.dec_len
-        self._indices = {}  # see _index
-        # (2, 1, length) each: low-pass, high-pass. Convolutions of torch do not turn their kernels round, so the
-        # decomposition's are turned here; transposed convolutions do.
-        decomposition = np.array([filters.dec_lo[::-1], filters.dec_hi[::-1]])
-        reconstruction = np.array([filters.rec_lo, filters.rec_hi])
-        for name, values in (('decomposition', decomposition), ('reconstruction', reconstruction)):
-            self.register_buffer(name, torch.tensor(values[:, None], dtype=torch.float32), persistent=False)
+        self.wavelet, self.n_levels, self.mode = pywt.Wavelet(wavelet), n_levels, mode
+        self.length = self.wavelet.dec_len
+        self._matrices = {}  # see _matrix
 
     def band_lengths(self, n_times: int) -> list[int]:
         """Values per channel in each band of a signal of `n_times` samples, in the order of `forward`."""
@@ -61,57 +50,36 @@ class WaveletTransform(nn.Module):
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Bands of x (..., times): details from the finest level on, then the approximation; (..., time_k) each."""
-        bands = []
-        for _ in range(self.n_levels):
-            x, detail = self._split(x)
-            bands.append(detail)
-        return [*bands, x]
+        n_times = x.shape[-1]
+        return list((x @ self._matrix('forward', n_times, x)).split(self.band_lengths(n_times), dim=-1))
 
     def inverse(self, bands: list[torch.Tensor], n_times: int) -> torch.Tensor:
         """Signal (..., n_times) of the bands of `forward`."""
-        lengths = [n_times, *self.band_lengths(n_times)[: self.n_levels - 1]]
-        *details, x = bands
-        for detail, length in zip(reversed(details), reversed(lengths), strict=True):
-            x = self._join(x, detail)[..., :length]
+        values = torch.cat(bands, dim=-1)
+        return values @ self._matrix('inverse', n_times, values)
+
+    def _matrix(self, direction, n_times, like):
+        """Matrix of either direction for signals of `n_times`; kept on the device for the next pass."""
+        key = (direction, n_times, like.dtype, str(like.device))
+        if key not in self._matrices:
+            compute = self._split_all if direction == 'forward' else self._join_all
+            self._matrices[key] = torch.from_numpy(compute(n_times)).to(like.device, like.dtype)
+        return self._matrices[key]
+
+    def _split_all(self, n_times):
+        """Bands (n_times, values) of the unit vectors."""
+        x, bands = np.eye(n_times), []
+        for _ in range(self.n_levels):
+            # PyWavelets does not reflect a single sample; there is only one way for it to go on.
+            mode = 'constant' if x.shape[1] == 1 and self.mode == 'reflect' else self.mode
+            x, detail = pywt.dwt(x, self.wavelet, mode)
+            bands.append(detail)
+        return np.concatenate([*bands, x], axis=1)
+
+    def _join_all(self, n_times):
+        """Signals (values, n_times) of the unit vectors of all bands."""
+        lengths = self.band_lengths(n_times)
+        *details, x = np.split(np.eye(sum(lengths)), np.cumsum(lengths)[:-1], axis=1)
+        for detail, length in zip(reversed(details), reversed([n_times, *lengths[: self.n_levels - 1]]), strict=True):
+            x = pywt.idwt(x, detail, self.wavelet, self.mode)[:, :length]
         return x
-
-    def _split(self, x):
-        """One level: x (..., n) to approximation and detail."""
-        n = x.shape[-1]
-        n_whole = n
-        if self.mode == 'periodization':
-            n_whole = n + n % 2  # an odd signal repeats its last sample
-            before = after = self.length // 2 - 1
-        else:
-            n_out = (n + self.length - 1) // 2
-            before, after = self.length - 2, 2 * n_out - n
-        extension = MODES[self.mode]
-        if extension is None:
-            x = F.pad(x, (before, after))
-        elif before or after or n_whole > n:
-            x = x.index_select(-1, self._index(n, n_whole, before, after, x.device))
-        # (..., padded) to (rows, 1, padded) to (rows, 2, n_out)
-        halves = F.conv1d(x.reshape(-1, 1, x.shape[-1]), self.decomposition, stride=2)
-        halves = halves.unflatten(0, x.shape[:-1])
-        return halves[..., 0, :], halves[..., 1, :]
-
-    def _index(self, n, n_whole, before, after, device):
-        """Sample of a signal of n that each sample of its continuation shows; kept on the device for the next pass."""
-        key = (n, n_whole, before, after, str(device))
-        if key not in self._indices:
-            index = np.pad(np.arange(n_whole).clip(max=n - 1), (before, after), mode=MODES[self.mode])
-            self._indices[key] = torch.from_numpy(index).to(device)
-        return self._indices[key]
-
-    def _join(self, approximation, detail):
-        """One level back: two bands (..., n) to the signal they came from, or one sample more."""
-        n = detail.shape[-1]
-        halves = torch.stack([approximation[..., :n], detail], dim=-2)  # (..., 2, n)
-        skip = self.length - 2
-        n_out = 2 * n - skip
-        if self.mode == 'periodization':
-            around = self.length // 2  # values of the other end that reach over
-            halves = halves.index_select(-1, self._index(n, n, around, around, detail.device))
-            skip, n_out = 2 * around + self.length // 2 - 1, 2 * n
-        joined = F.conv_transpose1d(halves.flatten(0, -3), self.reconstruction, stride=2)
-        return joined[:, 0, skip : skip + n_out].unflatten(0, detail.shape[:-1])

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from models.autoencoder import Autoencoder
+from models.convolution import each_sample, from_planes, to_planes
 from models.graph import DynamicGraph
 from models.wavelet_transform import WaveletTransform
 
@@ -15,8 +16,8 @@ _PROJECTION_GAIN = 10.0
 class _Level(nn.Module):
     """Autoencoder of the band or bands of one level of the transform.
 
-    Maps are laid out (batch, channels, maps, times): one-dimensional convolutions take them as batch x channels rows,
-    and the graph as one matrix per window, without a copy.
+    Maps are laid out (batch, channels, times, maps), so that convolutions are products of long matrices with small
+    ones, and the graph is one matrix product per window, without a copy.
 
     Parameters
     ----------
@@ -30,6 +31,7 @@ class _Level(nn.Module):
 
     def __init__(self, n_channels, n_planes, n_filters, n_nodes, graph_settings):
         super().__init__()
+        # The layers hold the weights under the names of the checkpoints; `latent` and `decode` compute with them.
         activation = nn.LeakyReLU(0.2, inplace=True)
         self.encoder = nn.Sequential(nn.Conv1d(n_planes, n_filters, 5, padding=2), activation)
         self.graph = DynamicGraph(n_channels, n_filters, **graph_settings)
@@ -49,23 +51,23 @@ class _Level(nn.Module):
                 correction.bias.zero_()
 
     def latent(self, planes):
-        """(batch, n_channels, n_planes, n_times) to (batch, n_nodes, n_planes, n_times)."""
-        maps = _each_row(self.encoder, planes)  # (batch, n_channels, n_filters, n_times)
-        maps = _across(self.graph(maps.mean(dim=-1)), maps)
-        return _across(_PROJECTION_GAIN * self.pool, planes + _each_row(self.mix, maps))
+        """(batch, n_channels, n_times, n_planes) to (batch, n_nodes, n_times, n_planes)."""
+        maps = from_planes(planes, *self.encoder)  # (batch, n_channels, n_times, n_filters)
+        # Divided after the sum: the gradient of a mean would be written out for every sample.
+        maps = _across(self.graph(maps.sum(dim=2) / maps.shape[2]), maps)
+        first, activation, second = self.mix
+        correction = each_sample(each_sample(maps, first, activation), second)
+        return _across(_PROJECTION_GAIN * self.pool, planes + correction)
 
     def decode(self, latent):
-        """(batch, n_nodes, n_planes, n_times) to (batch, n_channels, n_planes, n_times)."""
-        return _across(_PROJECTION_GAIN * self.unpool, latent + _each_row(self.decoder, latent))
-
-
-def _each_row(network, planes):
-    """Apply a network of one-dimensional convolutions to every row of (batch, rows, maps, times)."""
-    return network(planes.flatten(0, 1)).unflatten(0, planes.shape[:2])
+        """(batch, n_nodes, n_times, n_planes) to (batch, n_channels, n_times, n_planes)."""
+        *first, second = self.decoder
+        correction = to_planes(from_planes(latent, *first), second)
+        return _across(_PROJECTION_GAIN * self.unpool, latent + correction)
 
 
 def _across(weights, planes):
-    """Weighted sums over the rows of (batch, rows, maps, times); weights (new rows, rows), or one such per window."""
+    """Weighted sums over the rows of (batch, rows, times, maps); weights (new rows, rows), or one such per window."""
     return (weights @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 
@@ -133,28 +135,36 @@ class Wavelets(Autoencoder):
             n_planes = 1 if level < n_levels else 2
             self.levels.append(_Level(n_channels, n_planes, n_filters, n_nodes, graph_settings))
 
-    def _planes(self, x):
-        """X (batch, 1, channels, times) to one tensor (batch, channels, planes, time_k) per level."""
-        *details, last_detail, approximation = self.transform(x[:, 0])
-        return [detail[:, :, None] for detail in details] + [torch.stack([last_detail, approximation], dim=2)]
-
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Latent maps of x (batch, 1, channels, times), one per level from the finest: (batch, nodes, planes, time_k)
-        with 1 plane, at the deepest level 2.
+        """Latent maps of x (batch, 1, channels, times), one per level from the finest.
+
+        (batch, nodes, planes, time_k) each, with 1 plane, at the deepest level 2.
         """
-        pairs = zip(self.levels, self._planes(x), strict=True)
-        with self.autocast(x):
-            return [level.latent(planes).to(x.dtype) for level, planes in pairs]
+        return [latent.transpose(2, 3) for latent in self._latent(self.transform(x[:, 0]))]
+
+    def _latent(self, bands):
+        """Latent maps (batch, nodes, time_k, planes) of the bands, each (batch, channels, time_k)."""
+        *details, last_detail, approximation = bands
+        planes = [detail[..., None] for detail in details] + [torch.stack([last_detail, approximation], dim=-1)]
+        with self.autocast(approximation):
+            maps = [level.latent(of_level) for level, of_level in zip(self.levels, planes, strict=True)]
+        return [latent.to(approximation.dtype) for latent in maps]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(reconstruction, target) pairs of x (batch, 1, channels, times): the signal (batch, channels, times), the
-        details from the finest level on and the approximation (batch, channels, time_k).
+        """(reconstruction, target) pairs of x (batch, 1, channels, times).
+
+        The signal (batch, channels, times), then the details from the finest level on and the approximation (batch,
+        channels, time_k).
         """
-        target = x if target is None else target
-        pairs = zip(self.levels, self.latent(x), strict=True)
+        seen = self.transform(x[:, 0])
+        if target is None:
+            wanted = [x[:, 0], *seen]
+        else:
+            wanted = [target[:, 0], *self.transform(target[:, 0])]
+        latents = self._latent(seen)
         with self.autocast(x):
-            decoded = [level.decode(latent).to(x.dtype) for level, latent in pairs]
+            decoded = [level.decode(latent).to(x.dtype) for level, latent in zip(self.levels, latents, strict=True)]
         # Both transforms are outside of the networks' arithmetic: what is compared is not rounded.
-        bands = [planes[:, :, i] for planes in decoded for i in range(planes.shape[2])]
+        bands = [band for planes in decoded for band in planes.unbind(dim=-1)]
         signal = self.transform.inverse(bands, x.shape[-1])
-        return list(zip([signal, *bands], [target[:, 0], *self.transform(target[:, 0])], strict=True))
+        return list(zip([signal, *bands], wanted, strict=True))

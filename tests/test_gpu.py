@@ -340,30 +340,53 @@ def test_cuda_gives_the_outputs_of_the_cpu(gpu, name):
         assert far < 2 * tolerance * expected[1].square().mean().sqrt()
 
 
+def gradients(model, name, x):
+    """Loss and gradients of one batch, with the same stretches hidden whatever the device."""
+    torch.manual_seed(5)
+    value = losses_of(name)['masked'](model.train(), x, x)
+    value.backward()
+    return value.item(), torch.cat([p.grad.flatten().cpu() for p in model.parameters()])
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # PyTorch's compiler uses what PyTorch gives up
+@pytest.mark.parametrize(('name', 'compiled'), [*((name, False) for name in NAMES), ('AE1D', True), ('wavelets', True)])
+def test_cuda_gives_the_gradients_of_the_cpu(gpu, name, compiled):
+    """On a CPU, bfloat16 is up to 12 % off in these gradients (the deepest network) and 0.5 % in the loss."""
+    x = rhythms(8)
+    expected, wanted = gradients(small(name), name, x)
+    for precision, tolerance in (('float32', 1e-3), ('bfloat16', 0.2)):
+        if choose_precision(precision if precision == 'float32' else 'auto', gpu) != precision:
+            continue
+        model = small(name, precision).to(gpu)
+        if compiled:
+            model.compile_training(x.shape)
+            assert model.compiled
+        value, found = gradients(model, name, x.to(gpu))
+        assert value == pytest.approx(expected, rel=tolerance / 10)
+        assert (found - wanted).norm() < tolerance * wanted.norm()
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_cuda_training_ends_where_the_cpu_s_does(gpu, name):
-    """In the fast path, compiled where that works; the checkpoint is one of the CPU."""
+    """In bfloat16 where the GPU has it, and the checkpoint is one of the CPU.
+
+    Few steps, and small ones: on a CPU, a thousandth of change in the weights at the start, or bfloat16, moves the
+    end by 2.5 %. With larger steps the paths part, and their ends tell nothing about the device.
+    """
     x, losses, keys = rhythms(24), {}, {}
     for device in (CPU, gpu):
         set_seed(0)
-        model = small(name, choose_precision('auto', device)).to(device)
-        if device.type == 'cuda':
-            model.compile_training((4, 1, 12, 48))
-        states = {}
-        fit(
-            model,
-            x,
-            losses_of(name)['masked'],
-            8,
-            lambda which, state, states=states: states.update({which: state}),
-            device,
-        )
-        keys[device.type] = list(states['best']['model_state_dict'])
+        model, states = small(name, choose_precision('auto', device)).to(device), {}
+        before = validate(model, batches(Pairs(x), batch_size=8), losses_of(name)['masked'], device)
+        loss = losses_of(name)['masked']
+        fit(model, x, loss, 10, lambda which, state, to=states: to.update({which: state}), device, 8, 1e-3)
+        keys[device.type] = list(states['last']['model_state_dict'])
         again = small(name)
-        again.load_state_dict({key: tensor.cpu() for key, tensor in states['best']['model_state_dict'].items()})
-        losses[device.type] = validate(again, batches(Pairs(x), batch_size=4), losses_of(name)['plain'], CPU)
+        again.load_state_dict({key: tensor.cpu() for key, tensor in states['last']['model_state_dict'].items()})
+        losses[device.type] = validate(again, batches(Pairs(x), batch_size=8), loss, CPU)
+        assert losses[device.type] < 0.95 * before
     assert keys['cuda'] == keys['cpu']
-    assert losses['cuda'] == pytest.approx(losses['cpu'], rel=0.1)
+    assert losses['cuda'] == pytest.approx(losses['cpu'], rel=0.06)
 
 
 def held_windows(n=20):
@@ -405,7 +428,7 @@ def test_cuda_holds_the_cards_of_the_classifier(gpu, tmp_path):
     """They stay on the GPU while they fit, and the classifier learns from them what it would on the CPU."""
     rng = np.random.default_rng(0)
     labels = (rng.random(60) < 0.3).astype(np.int64)
-    cards = rng.normal(size=(60, 1, 16, 16)).astype(np.float32) + labels[:, None, None, None]
+    cards = (rng.normal(size=(60, 1, 16, 16)) + labels[:, None, None, None]).astype(np.float32)
     dataset = CardDataset(cards, labels, gpu)
     found, of = dataset.__getitems__([3, 1, 3])
     assert found.is_cuda

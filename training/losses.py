@@ -41,9 +41,9 @@ def reconstruction_loss(criterion: str, weights: list[float]) -> Loss:
 
 
 def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int], margin: int = 0) -> Loss:
-    """Loss of an autoencoder that reconstructs a hidden stretch of each window from what lies around it.
+    """Loss of an autoencoder that reconstructs a masked segment of each window from what lies around it.
 
-    The criterion is taken where the input was hidden, and summed over the pairs with weights.
+    The criterion is taken where the input is masked, and summed over the pairs with weights.
 
     Parameters
     ----------
@@ -52,13 +52,13 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
     weights : list of float
         One per (reconstruction, target) pair; divided by their sum.
     shape : (border, n_subwindows, subwindow_length)
-        The sub-windows that will be judged, in samples: from `border` on, `n_subwindows` of `subwindow_length`.
+        The sub-windows that are scored, in samples: from `border` on, `n_subwindows` of `subwindow_length`.
     margin : int
-        Samples that will be hidden on either side of them, at most `border`.
+        Samples that are masked on either side of them, at most `border`.
 
     Notes
     -----
-    In training, a stretch of half to twice the judged length is hidden anywhere in the inner part of each window, from
+    In training, a segment of half to twice the scored length is masked anywhere in the inner part of each window, from
     torch's random numbers. In evaluation the windows of a batch take turns with the sub-windows.
     """
     compare = CRITERIA[criterion](reduction='none')
@@ -76,21 +76,21 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
         else:
             length = torch.full((n_windows,), masked_length)
             first = begin + torch.arange(n_windows) % n_subwindows * subwindow_length
-        n_hidden, length, first = int(length.sum()), length[mine], first[mine]
+        n_masked, length, first = int(length.sum()), length[mine], first[mine]
         first, last = to_device(torch.stack([first, first + length]), x.device)
         pairs = model(mask_segment(x, first, last), target)
         times = torch.arange(x.shape[-1], device=x.device)
-        hidden = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
+        masked = (times >= first[:, None]) & (times < last[:, None])  # (batch, times)
         total = 0.0
         for share, (reconstruction, wanted) in zip(shares, pairs, strict=True):
-            errors = upsample_to(compare(reconstruction, wanted), x.shape[-1]).mean(dim=1)
-            total = total + share * (errors * hidden).sum() / n_hidden
+            errors = compare(reconstruction, wanted).flatten(1, -2).mean(dim=1, keepdim=True)  # (batch, 1, time_k)
+            total = total + share * (upsample_to(errors, x.shape[-1])[:, 0] * masked).sum() / n_masked
         return total
 
     return loss
 
 
-def spike_loss(classifier_loss: str, positive_weight: float, focal_gamma: float):
+def spike_loss(classifier_loss: str, positive_weight: float, focal_gamma: float) -> Loss:
     """Loss of the classifier (network, cards, labels), from logits.
 
     Parameters
@@ -104,9 +104,9 @@ def spike_loss(classifier_loss: str, positive_weight: float, focal_gamma: float)
 
     def loss(network, cards, labels):
         logits = network(cards)
-        each = F.binary_cross_entropy_with_logits(logits, labels, reduction='none')
+        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction='none')
         if classifier_loss == 'focal':
-            each = each * (1 - torch.exp(-each)) ** focal_gamma
-        return (each * torch.where(labels > 0, positive_weight, 1.0)).mean()
+            losses = losses * (1 - torch.exp(-losses)) ** focal_gamma
+        return (losses * torch.where(labels > 0, positive_weight, 1.0)).mean()
 
     return loss
