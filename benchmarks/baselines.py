@@ -50,10 +50,15 @@ def baselines(cohort: Cohort, seed: int, device: torch.device):
 
 
 def with_margins(cohort: Cohort, seed: int, device: torch.device):
-    """Yield, as `baselines`, detectors that see the margins too.
+    """Detectors that see the margins too.
 
     A sub-window counts as a spike's up to the margin beyond it, which those of `baselines` do not see. These do, as
     masking does, and the ridge predictor gets the very score of the classifier `threshold`.
+
+    Yields
+    ------
+    str, dict
+        As `baselines`.
     """
     tested = ('validation', 'test')
     raw = {}
@@ -125,10 +130,9 @@ def pca_error(raw, components):
 
 
 def ridge_errors(cohort, components, margin):
-    """Foretell each sub-window, with `margin` samples on either side, of each principal component from the `CONTEXT`
-    samples before and after, by ridge regression.
+    """Predict each sub-window of each principal component from its context, by ridge regression.
 
-    Gives the errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors
+    The context are the `CONTEXT` samples before and after the sub-window with `margin` samples on either side. Gives the errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors
     of variance 1 in training, and by what they were divided (components, 1).
     """
     hidden = cohort.sub.subwindow_length + 2 * margin

@@ -153,8 +153,9 @@ def simulate_cohort(snr: float, seed: int, size: CohortSize, settings: SimpleNam
 
 
 def rescaled(cohort: Cohort, scaling: str) -> Cohort:
-    """The cohort with windows scaled by themselves ('window') or by their patient ('patient': the std of all blocks
-    about their means), not by their block; `places` stay.
+    """The cohort with windows scaled otherwise than by their block; `places` stay.
+
+    By themselves ('window'), or by their patient ('patient': the std of all blocks about their means).
     """
 
     def of(part):
@@ -260,9 +261,7 @@ def draw_fields(rng, places, n_fields):
 
 
 def resonances(rng, frequency, damping, walks, n_times):
-    """Time courses (n_sources, n_times) of std 1: resonances of a frequency per sample, and a slow random walk, which
-    has about `walks` of their std.
-    """
+    """Time courses (n_sources, n_times) of std 1: resonances, and a slow random walk of about `walks` of their std."""
     courses = []
     for f, radius in zip(frequency, damping, strict=True):
         ringing = lfilter([1], [1, -2 * radius * np.cos(2 * np.pi * f), radius**2], rng.standard_normal(n_times))
@@ -286,8 +285,10 @@ def heartbeats(rng, times):
 
 
 def draw_morphology(rng, rhythmic):
-    """How the spikes of a focus look: duration (s), number of phases, whether in pairs, height of the slow wave; and
-    which part of the duration is the rise, where the spike is not as steep on either side.
+    """How the spikes of a focus look.
+
+    Duration (s), number of phases, whether in pairs, height of the slow wave; and which part of the duration is the
+    rise, where the spike is not as steep on either side.
     """
     if rhythmic:
         slow = rng.choice([-1, 1]) * rng.uniform(0.2, 0.7)
@@ -313,8 +314,9 @@ def spike(morphology, t):
 
 
 def transient(rng, places, t, rhythmic):
-    """Field (n_channels,) and time course of a transient that is no spike: a slow wave; or a damped oscillation, or a
-    jump of one channel.
+    """Field (n_channels,) and time course of a transient that is no spike.
+
+    A slow wave; or a damped oscillation, or a jump of one channel.
     """
     if rhythmic:
         return draw_fields(rng, places, 1)[:, 0], hann(t, rng.uniform(0.2, 0.4))

@@ -1,4 +1,4 @@
-"""How fast are windows made and loaded, and how much memory does making them take?
+"""Speed of making and loading windows, and memory that making them takes.
 
     python benchmarks/data_layer.py [name=value ...]
 

@@ -108,6 +108,7 @@ def simulate():
 
 
 def write_fif(path, signal, spikes):
+    """Write a FIF recording with its spikes as annotations."""
     raw = mne.io.RawArray(signal.astype(np.float64), ctf275_info(SFREQ), verbose='error')
     raw.set_annotations(mne.Annotations(spikes, 0.0, 'spike'))
     raw.save(path, verbose='error')

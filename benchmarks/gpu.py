@@ -147,8 +147,9 @@ def matrix_product(size: Size, settings: SimpleNamespace, device: torch.device) 
 
 
 def simulate(size: Size, settings: SimpleNamespace) -> tuple[np.ndarray, np.ndarray]:
-    """Training and validation windows (n, 274, 300) of one simulated block, scaled by block; and the block of 3 minutes
-    (274, n_samples) in tesla.
+    """Training and validation windows (n, 274, 300) of one simulated block, scaled by block, and the block.
+
+    The block is 3 minutes long, (274, n_samples) in tesla.
     """
     data, _ = simulate_patient(
         subject=1, n_blocks=1, block_seconds=180, spike_rate=6.0, snr=3.0, distractor_rate=4.0, annotation_jitter=0.0,
@@ -185,6 +186,7 @@ class Plain(nn.Module):
         self.layers.load_state_dict(dict(zip(names, weights, strict=True)))
 
     def forward(self, x, target=None):
+        """(reconstruction, target) pairs, as the project's models give."""
         padded = F.pad(x, (0, -x.shape[-1] % self.reduction, 0, 0), mode='replicate')
         return [(self.layers(padded)[..., : x.shape[-1]], x if target is None else target)]
 
@@ -338,6 +340,11 @@ def measure_detection(recording: np.ndarray, settings: SimpleNamespace, device: 
     """Detection in a recording of 3 minutes that is in memory, by the default pipeline: MEGA, masking, boosted trees.
 
     Networks and trees are not taught anything, which changes no speed.
+
+    Yields
+    ------
+    dict
+        what, value, unit.
     """
     default_precision('eager', settings, device)
     model, shape = make('wavelets', 'eager', settings, device).eval(), shape_of(settings)

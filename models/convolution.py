@@ -37,13 +37,14 @@ def from_planes(planes: torch.Tensor, convolution: nn.Conv1d, activation: Callab
     matrix = shifted.permute(2, 3, 0, 1).flatten(2).flatten(0, 1).contiguous()
     padded = F.pad(planes, (0, 0, reach // 2, seen - block - reach // 2))
     around = padded.unfold(2, seen, block)  # (batch, rows, blocks, planes, seen)
-    maps = torch.addmm(convolution.bias.repeat(block), around.flatten(3).flatten(0, 2), matrix)
+    maps = torch.addmm(convolution.get_parameter('bias').repeat(block), around.flatten(3).flatten(0, 2), matrix)
     return activation(maps).view(*planes.shape[:3], -1)
 
 
 def to_planes(maps: torch.Tensor, convolution: nn.Conv1d) -> torch.Tensor:
-    """Convolution to few planes, with zeros around the maps: (batch, rows, times, maps) to (batch, rows, times,
-    planes).
+    """Convolution to few planes, with zeros around the maps.
+
+    (batch, rows, times, maps) to (batch, rows, times, planes).
     """
     weight = convolution.weight  # (planes, maps, taps)
     n_planes, _, n_taps = weight.shape
@@ -54,8 +55,9 @@ def to_planes(maps: torch.Tensor, convolution: nn.Conv1d) -> torch.Tensor:
 
 
 def each_sample(maps: torch.Tensor, convolution: nn.Conv1d, activation: Callable | None = None) -> torch.Tensor:
-    """Convolution by a kernel of one sample, and activation: (batch, rows, times, maps) to (batch, rows, times, new
-    maps).
+    """Convolution by a kernel of one sample, and activation.
+
+    (batch, rows, times, maps) to (batch, rows, times, new maps).
     """
-    mixed = torch.addmm(convolution.bias, maps.flatten(0, 2), convolution.weight[:, :, 0].T)
+    mixed = torch.addmm(convolution.get_parameter('bias'), maps.flatten(0, 2), convolution.weight[:, :, 0].T)
     return (activation(mixed) if activation else mixed).view(*maps.shape[:3], -1)

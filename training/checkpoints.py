@@ -72,8 +72,8 @@ def load_checkpoint(path: str | Path) -> dict:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch does not compare the checksums that it writes
-        if damaged:
-            raise zipfile.BadZipFile(damaged)
-        return torch.load(path, map_location='cpu', weights_only=True)
+        if not damaged:
+            return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault
+    raise DataError(f'{path}: not a checkpoint of this project any more: {damaged} in it is damaged')
