@@ -132,8 +132,13 @@ def pca_error(raw, components):
 def ridge_errors(cohort, components, margin):
     """Predict each sub-window of each principal component from its context, by ridge regression.
 
-    The context are the `CONTEXT` samples before and after the sub-window with `margin` samples on either side. Gives the errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors
-    of variance 1 in training, and by what they were divided (components, 1).
+    The context are the `CONTEXT` samples before and after the sub-window with `margin` samples on either side.
+
+    Returns
+    -------
+    dict, array
+        The errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors of
+        variance 1 in training; and by what they were divided (components, 1).
     """
     hidden = cohort.sub.subwindow_length + 2 * margin
 

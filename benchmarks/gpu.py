@@ -79,7 +79,7 @@ class Size(NamedTuple):
     product: int
 
 
-ON_GPU = Size(most=64, windows=1024, learnt=50, repeats=3, in_a_row=5, product=8192)
+ON_GPU = Size(most=64, windows=512, learnt=50, repeats=3, in_a_row=3, product=8192)
 ON_CPU = Size(most=2, windows=4, learnt=2, repeats=3, in_a_row=1, product=1024)
 
 
@@ -102,21 +102,8 @@ def main(words: list[str]) -> None:
     directory, rows = Path(settings.path_writing_data), []
     training = serve(windows[: size.windows], True, settings.augmentation, settings, device)
     validation = serve(windows[size.windows :], True, 0.0, settings, device)
-    for name in IMPORTANT:
-        flops = count_flops(name, settings, device)
-        plain = {}
-        for version in ('plain', 'eager', 'compiled')[: 3 if device.type == 'cuda' else 2]:
-            try:
-                row = measure_model(name, version, flops, peak, training, validation, size, settings, device)
-            except torch.OutOfMemoryError as fault:
-                raise SettingError(f'batch_size = {settings.batch_size}: too large for {device}: lower it') from fault
-            plain = plain or row
-            row['times plain'] = row['training windows/s'] / plain['training windows/s']
-            row['inference, times plain'] = row['inference windows/s'] / plain['inference windows/s']
-            row['validation loss / plain'] = row['validation loss'] / plain['validation loss']
-            rows.append(row)
-            print_row(rows)
-            write_table(directory / 'gpu.csv', rows)
+    for name in IMPORTANT[:3]:
+        compare_versions(name, peak, training, validation, size, settings, device, rows, directory)
     other = []
     detection = measure_detection(recording, settings, device)
     loading = measure_loading(windows[: size.windows], size, settings, device)
@@ -124,6 +111,25 @@ def main(words: list[str]) -> None:
         other.append(row)
         print_row(other)
         write_table(directory / 'gpu_other.csv', other)
+    for name in IMPORTANT[3:]:
+        compare_versions(name, peak, training, validation, size, settings, device, rows, directory)
+
+
+def compare_versions(name, peak, training, validation, size, settings, device, rows, directory) -> None:
+    """Measure the versions of a model, beside the plain one, and add them to the table."""
+    flops, plain = count_flops(name, settings, device), {}
+    for version in ('plain', 'eager', 'compiled')[: 3 if device.type == 'cuda' else 2]:
+        try:
+            row = measure_model(name, version, flops, peak, training, validation, size, settings, device)
+        except torch.OutOfMemoryError as fault:
+            raise SettingError(f'batch_size = {settings.batch_size}: too large for {device}: lower it') from fault
+        plain = plain or row
+        row['times plain'] = row['training windows/s'] / plain['training windows/s']
+        row['inference, times plain'] = row['inference windows/s'] / plain['inference windows/s']
+        row['validation loss / plain'] = row['validation loss'] / plain['validation loss']
+        rows.append(row)
+        print_row(rows)
+        write_table(directory / 'gpu.csv', rows)
 
 
 def describe(settings: SimpleNamespace, device: torch.device) -> str:
@@ -285,7 +291,7 @@ def measure_model(name, version, flops, peak, training, validation, size, settin
     x, target = next(iter(training))
     seconds = median_seconds(lambda: [one_step(x, target) for _ in range(size.in_a_row)], size.repeats, device)
     seconds /= size.in_a_row * len(x)
-    from_loader = median_seconds(lambda: [one_step(*batch) for batch in training], size.repeats, device)
+    from_loader = median_seconds(lambda: [one_step(*batch) for batch in training], 1, device, warm_up=False)
     from_loader /= len(training.dataset)
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == 'cuda' else np.nan
     model.eval()
