@@ -5,9 +5,15 @@ import os
 import signal
 from dataclasses import fields
 
+import main_train
 from data_processing import create_windows
 from recordings.simulation import simulate_patient
 from recordings.window_settings import WindowSettings
+from reports import run_results
+
+# What draws the pictures and the page of a run, for tests that do without.
+PICTURES = [(main_train, 'plot_losses'), (main_train, 'plot_windows'), (run_results, 'plot_metrics'),
+            (run_results, 'write_report')]  # fmt: skip
 
 OPTIMIZER = {
     'optimizer': 'adam',

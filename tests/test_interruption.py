@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from common import clear_patient, default_signals
+from common import PICTURES, clear_patient, default_signals
 
 import loop
 import main_train
@@ -52,8 +52,8 @@ def windows(tmp_path_factory, make_windows):
 def run(windows, tmp_path, monkeypatch):
     """Run main_train.py in a process of its own, on the windows, without pictures; `kill=(signal, k)` sends it a signal
     in the k-th batch of its training or validation. Gives its exit status."""
-    for name in ('plot_losses', 'plot_metrics', 'show_errors', 'write_report'):
-        monkeypatch.setattr(main_train, name, lambda *arguments: None)
+    for module, name in PICTURES:
+        monkeypatch.setattr(module, name, lambda *arguments: None)
     monkeypatch.setenv('SLURM_JOB_ID', '7')
     # One thread: a process forked from one that has used several may wait for the others for ever.
     threads = torch.get_num_threads()

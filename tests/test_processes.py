@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import OPTIMIZER, clear_patient
+from common import OPTIMIZER, PICTURES, clear_patient
 from torch import distributed
 
 import loop
@@ -107,7 +107,7 @@ def test_the_parts_of_all_processes_are_the_batches_of_one():
         whole = [sum(pieces, []) for pieces in zip(*parts, strict=True)]  # noqa: RUF017
         assert whole == [order[first : first + 2 * size] for first in range(0, 23, 2 * size)]
         later = Batches(order, 2, 0, size)
-        later.first = 2
+        later.first_batch = 2
         assert list(later) == parts[0][2:]
 
 
@@ -118,8 +118,8 @@ def main_together(tmp_path, make_windows, monkeypatch):
         data = clear_patient(subject)
         write_pickle(tmp_path / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(tmp_path / 'raw', tmp_path)
-    for name in ('plot_losses', 'plot_metrics', 'show_errors', 'write_report'):
-        monkeypatch.setattr(main_train, name, lambda *arguments: None)
+    for module, name in PICTURES:
+        monkeypatch.setattr(module, name, lambda *arguments: None)
 
     def run(n_processes, batch_size, kill_in_batch=None, **settings):
         with socket.socket() as free:
