@@ -1,10 +1,9 @@
 """From a trained autoencoder to probabilities: reading sub-windows, applying a trained run."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,22 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from classifiers.boosting import BoostedTrees
-from classifiers.features import append_relative_power, subtract_block_median
-from classifiers.inputs import (
-    Masking,
-    error_cards,
-    error_statistics,
-    latent_statistics,
-    masked_cards,
-    masked_features,
-    masked_peak,
-    mean_error,
-)
-from classifiers.sfcn import SfcnClassifier
+from classifiers.inputs import Masking, latent_statistics
+from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
 from classifiers.subwindows import SubwindowShape, field_peaks, subwindow_shape
-from classifiers.svm import SupportVectors
-from classifiers.threshold import MeanError
 from evaluation.events import merge_events
 from evaluation.operating_point import calibrate
 from models import build_model
@@ -39,79 +25,6 @@ from utils import DataError
 
 # Windows at once in the networks when a recording is scored: on a CPU more are no faster, a GPU takes them all.
 BATCH_SIZE = {'cpu': 8, 'cuda': 64}
-
-
-class Classifier(Protocol):
-    """What every classifier can do."""
-
-    def fit(self, train_set: 'Examples', validation_set: 'Examples', checkpoint: Callable[[str], Path]) -> list[dict]:
-        """Train, and return the history of a network's training; `checkpoint` gives the paths of 'best' and 'last'."""
-        ...
-
-    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """Score between 0 and 1 (n,) of inputs (n, ...)."""
-        ...
-
-    def save(self, path: str | Path, beside: dict) -> None:
-        """Write what it has learned, and what belongs to it, such as the decision."""
-        ...
-
-    def load(self, path: str | Path) -> 'Classifier':
-        """Take over what was saved."""
-        ...
-
-
-class ClassifierSpec(NamedTuple):
-    """A classifier: its class, what it reads of the autoencoder, and the settings it takes.
-
-    Attributes
-    ----------
-    make : callable
-        Its class.
-    inputs : callable or None
-        From errors to what it reads, as `error_cards`; None for the latent maps.
-    masked_inputs : callable or None
-        The same from masked residuals, as `masked_cards`; None where masking makes no difference.
-    relative_to_block : callable or None
-        With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
-    settings : tuple of str
-        The settings of params.py that it takes.
-    """
-
-    make: Callable[..., Classifier]
-    inputs: Callable[..., torch.Tensor] | None
-    masked_inputs: Callable[..., torch.Tensor] | None = None
-    relative_to_block: Callable[..., np.ndarray] | None = None
-    settings: tuple[str, ...] = ('seed',)
-
-    @property
-    def needs_filters(self) -> bool:
-        """Whether, with masking, it reads the spatial filters: what is compared with its block is filtered."""
-        return self.relative_to_block is not None
-
-
-_SFCN_SETTINGS = tuple(field.name for field in dataclasses.fields(SfcnClassifier))
-CLASSIFIERS = {
-    'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_SFCN_SETTINGS),
-    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power),
-    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power),
-    'latent': ClassifierSpec(BoostedTrees, None),
-    'threshold': ClassifierSpec(MeanError, mean_error, masked_peak, subtract_block_median, settings=()),
-}
-
-
-class Examples(NamedTuple):
-    """Sub-windows as a classifier sees them.
-
-    Attributes
-    ----------
-    inputs : float32 array (n, ...)
-    labels : int array (n,)
-        1 where an annotated spike is.
-    """
-
-    inputs: np.ndarray
-    labels: np.ndarray
 
 
 class SubwindowData(NamedTuple):

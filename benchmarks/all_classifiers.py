@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import pandas as pd
 
-from classification import CLASSIFIERS
+from classifiers.specs import CLASSIFIERS
 from models import AUTOENCODERS
 from runs.run_directory import RunDirectory
 from runs.settings import read_command

@@ -20,7 +20,7 @@ from training.losses import spike_loss
 from utils import set_seed
 
 N_KEPT = 20  # components of PCA
-CONTEXT = 75  # samples on either side from which the ridge predictor foretells
+CONTEXT = 75  # samples on either side from which the ridge predictor predicts
 EPOCHS, RATE, WIDTH, NETWORK_BATCH = 8, 1e-3, 8, 64  # of the networks
 
 
@@ -74,10 +74,10 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
     for name in tested:
         part = getattr(cohort, name)
         n_components, n_hidden = errors[name].shape[1:]
-        unforeseen = (
+        residual_windows = (
             errors[name].reshape(len(part.windows), cohort.sub.n_subwindows, n_components, n_hidden).swapaxes(1, 2)
         )
-        score = peak_score(components.T @ part.windows / usual, unforeseen, same, cohort.sub, cohort.margin)
+        score = peak_score(components.T @ part.windows / usual, residual_windows, same, cohort.sub, cohort.margin)
         scores[name] = subtract_block_median(score, part.block)
     yield 'ridge predictor, with margins and the score of threshold', scores
 

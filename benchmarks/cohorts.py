@@ -195,7 +195,7 @@ def other_patient(
     walks. Spikes have one to three phases, some run in pairs, half of the foci have no slow wave. Other transients are
     damped oscillations and jumps of a single channel.
 
-    The third (`rhythmic`): few strong rhythms, a third of them near 10 Hz, so regular that the context foretells much
+    The third (`rhythmic`): few strong rhythms, a third of them near 10 Hz, so regular that the context predicts much
     of them, and a heart that beats in every channel. Spikes rise steeply and fall slowly, into a slow wave of either
     sign. Other transients are slow, like blinks.
     """

@@ -22,7 +22,7 @@ import mne
 import numpy as np
 import torch
 
-from classification import CLASSIFIERS
+from classifiers.specs import CLASSIFIERS
 from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS, ctf275_info
 from recordings.simulation import simulate_patient

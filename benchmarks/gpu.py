@@ -34,9 +34,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from classification import CLASSIFIERS, Examples, SubwindowReader, TrainedRun, score_block
+from classification import SubwindowReader, TrainedRun, score_block
 from classifiers.boosting import BoostedTrees
 from classifiers.inputs import Masking, masking_margin
+from classifiers.specs import CLASSIFIERS, Examples
 from classifiers.subwindows import subwindow_shape
 from loop import make_optimizer, validate
 from models import AUTOENCODERS, build_model

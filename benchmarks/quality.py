@@ -39,7 +39,6 @@ from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
-from classification import Examples
 from classifiers.boosting import BoostedTrees
 from classifiers.features import (
     N_POWERS,
@@ -50,6 +49,7 @@ from classifiers.features import (
     subtract_block_median,
 )
 from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
+from classifiers.specs import Examples
 from evaluation.events import sensitivity_curve
 from evaluation.operating_point import best_f1_threshold
 from models import build_model
@@ -181,7 +181,7 @@ def ablation(cohort: Cohort, residuals: dict, seed: int, size: Size, device: tor
     yield 'masked errors, no block median + hgb', trees(features, cohort, seed)
     both = {name: np.concatenate([features[name], more], axis=1)
             for name, more in features_of(cohort, as_residuals(cohort)).items()}  # fmt: skip
-    yield 'masked errors and signal + hgb', trees(beside_blocks(both, cohort), cohort, seed)
+    yield 'masked errors and signal + hgb', trees(relative_to_blocks(both, cohort), cohort, seed)
     yield from with_margins(cohort, seed, device)
     for scaling in ('window', 'patient'):
         scaled = rescaled(cohort, scaling)
@@ -226,7 +226,7 @@ def batched(function, part: Part, device: torch.device) -> np.ndarray:
 
 
 def residuals_of(model, cohort, device):
-    """What the context does not foretell of the signal, by part: (n, 274, n_subwindows, n_hidden)."""
+    """What the context does not predict of the signal, by part: (n, 274, n_subwindows, n_hidden)."""
 
     def extract(x):
         return model.masked_residuals(x, cohort.sub, cohort.margin)[:, 0]
@@ -252,8 +252,8 @@ def as_residuals(cohort):
 def filters_of(cohort, residuals):
     """The spatial filters, from training windows and residuals."""
     covariance = covariance_of(cohort.train.windows[..., ::3])
-    unforeseen = covariance_of(residuals['train'].reshape(len(residuals['train']), N_CHANNELS, -1)[..., ::3])
-    return spatial_filters(covariance, unforeseen, N_FILTERS).astype(np.float32)
+    residual_windows = covariance_of(residuals['train'].reshape(len(residuals['train']), N_CHANNELS, -1)[..., ::3])
+    return spatial_filters(covariance, residual_windows, N_FILTERS).astype(np.float32)
 
 
 def features_of(cohort, residuals):
@@ -265,14 +265,14 @@ def features_of(cohort, residuals):
     }
 
 
-def beside_blocks(features, cohort):
+def relative_to_blocks(features, cohort):
     """With the features of power beside those of their block."""
     return {name: append_relative_power(values, getattr(cohort, name).block) for name, values in features.items()}
 
 
 def boosted(cohort, residuals, seed):
     """Scores by gradient-boosted trees on the features of residuals: the classifier `hgb`."""
-    return trees(beside_blocks(features_of(cohort, residuals), cohort), cohort, seed)
+    return trees(relative_to_blocks(features_of(cohort, residuals), cohort), cohort, seed)
 
 
 def trees(features, cohort, seed):

@@ -20,7 +20,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from classification import CLASSIFIERS, SubwindowReader
+from classification import SubwindowReader
+from classifiers.specs import CLASSIFIERS
 from classifiers.subwindows import SubwindowShape
 from data_processing import create_windows
 from loop import make_optimizer, train

@@ -1,4 +1,4 @@
-"""What every autoencoder shares: error cards, plain and of hidden stretches, and the family of AE1D and AE2D."""
+"""What every autoencoder shares: error cards, plain and of masked segments, and the family of AE1D and AE2D."""
 
 import torch
 from torch import nn
@@ -8,10 +8,10 @@ from models.network import Network
 
 
 def mask_segment(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
-    """Hide the samples [first, last) of each window behind a straight line between the samples on either side.
+    """Mask the samples [first, last) of each window behind a straight line between the samples on either side.
 
     Nothing of what they held is left. A line, because a network then has no jump to undo, and needs no other sign that
-    something is hidden: no signal is straight over so many samples.
+    something is masked: no signal is straight over so many samples.
 
     Parameters
     ----------
@@ -56,9 +56,9 @@ class Autoencoder(Network):
         return torch.stack([upsample_to(error, x.shape[-1]) for error in errors], dim=1)
 
     def masked_residuals(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
-        """What the context does not foretell: target minus reconstruction of every inner sub-window, hidden in turn.
+        """What the context does not predict: target minus reconstruction of every inner sub-window, masked in turn.
 
-        A sub-window and `margin` samples on either side are hidden together from the network, which reconstructs them
+        A sub-window and `margin` samples on either side are masked together, which reconstructs them
         from the rest of the window.
 
         Parameters

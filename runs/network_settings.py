@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from classification import CLASSIFIERS
+from classifiers.specs import CLASSIFIERS
 from classifiers.subwindows import SubwindowShape, subwindow_shape
 from models.sfcn import SFCN
 from utils import SettingError

@@ -11,9 +11,10 @@ from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from classification import CLASSIFIERS, Classifier, Examples, SubwindowData, SubwindowReader, levels_of
+from classification import SubwindowData, SubwindowReader, levels_of
 from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.sfcn import SfcnClassifier
+from classifiers.specs import CLASSIFIERS, Classifier, Examples
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve

@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 from torch import nn
 from torch.utils.data import Dataset
 
-from classification import CLASSIFIERS, ClassifierSpec, Examples, SubwindowReader
+from classification import SubwindowReader
 from classifiers import boosting, svm
 from classifiers.features import spatial_filters
 from classifiers.inputs import (
@@ -27,6 +27,7 @@ from classifiers.inputs import (
     window_errors,
     zscore_planes,
 )
+from classifiers.specs import CLASSIFIERS, ClassifierSpec, Examples
 from classifiers.subwindows import field_peaks, subwindow_shape, subwindow_table
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
 from models.autoencoder import Autoencoder

@@ -8,9 +8,9 @@ import torch
 from common import OPTIMIZER
 
 import loop
-from classification import Examples
 from classifiers.inputs import Masking, error_cards, error_statistics, latent_statistics, masked_cards, mean_error
 from classifiers.sfcn import CardDataset, SfcnClassifier
+from classifiers.specs import Examples
 from classifiers.subwindows import SubwindowShape, field_peaks
 from loop import make_optimizer, train, validate
 from models import AUTOENCODERS, build_model

@@ -272,7 +272,7 @@ def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin)
 
 @pytest.mark.parametrize('name', NAMES)
 def test_the_context_reaches_every_hidden_sample_of_a_default_window(name):
-    """200 ms and a margin of 8 samples hidden: no sample is so far from its context that nothing can be foretold."""
+    """200 ms and a margin of 8 samples hidden: no sample is so far from its context that nothing can be predicted."""
     settings = SMALL[name] | ({'pywt_family': 'db5', 'pywt_mode': 'periodization'} if name == 'wavelets' else {})
     model = build_model(name, 8, 300, **settings).double()
     x = noise(1, 1, 8, 300).double().requires_grad_()

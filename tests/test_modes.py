@@ -197,14 +197,14 @@ def test_nothing_of_a_sub_window_reaches_its_own_reconstruction(windows):
     other = opened._replace(windows=np.array(opened.windows))
     other.windows[:, :, 135:165] = 3 * other.windows[:, :, 165:195]  # sub-window 3
 
-    def foretold(one, zscore):
+    def predicted(one, zscore):
         x, _ = WindowDataset([one], id_table([one]), zscore=zscore).__getitems__([0, 5])
         with torch.no_grad():
             residuals = model.masked_residuals(x, (45, 7, 30), 8)[:, 0].numpy()
         return hidden_stretches(x[:, 0].numpy(), (45, 7, 30), 8) - residuals
 
     for zscore in (False, True):
-        difference = np.abs(foretold(other, zscore) - foretold(opened, zscore)).max(axis=(0, 1, 3))
+        difference = np.abs(predicted(other, zscore) - predicted(opened, zscore)).max(axis=(0, 1, 3))
         assert (difference[3] < 1e-5) != zscore
         assert (difference[[2, 4]] > 1e-4).all()
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 import main_train
-from classification import CLASSIFIERS
+from classifiers.specs import CLASSIFIERS
 from runs.settings import ORIGINAL, RULES, read_command
 from utils import ROOT, SettingError
 
