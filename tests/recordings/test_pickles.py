@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pickle_attacks import ATTACKS, CONTENT
 
 from recordings.pickles import read_pickle
-from tests.pickle_attacks import ATTACKS, CONTENT
 
-ROOT = Path(__file__).parents[1]
-OLD = sorted((Path(__file__).parent / 'data').glob('*.pkl'))
+ROOT = Path(__file__).parents[2]
+OLD = sorted((ROOT / 'tests' / 'data').glob('*.pkl'))
 
 
 def assert_same(found, wanted):
@@ -163,8 +163,9 @@ MUTATE = """
 import sys
 from pathlib import Path
 import numpy as np
+sys.path.insert(0, 'tests/recordings')
 from recordings.data_raw import annotated_spikes, content_warnings, read_data_raw
-from tests.pickle_attacks import SEEDS, mutated
+from pickle_attacks import SEEDS, mutated
 from utils import DataError
 seed, n_mutations, path = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 rng = np.random.default_rng(seed)
