@@ -28,6 +28,8 @@ from utils import DataError, SettingError
 
 HELMET = (0.01, 0.6)  # m, least and largest span of a system's sensors in each direction
 
+LARGEST_VALUE = 1e15  # of any signal in any unit; beyond, float32 overflows
+
 
 class Recording(NamedTuple):
     """A block, ready for the windows.
@@ -197,12 +199,13 @@ def read_recording(
     with open_recording(path) as raw:
         is_ctf275 = check_recording(raw, path, low_pass=low_pass, bad_channels=bad_channels)
         layout = read_layout(raw, path)
-        source = mne.pick_info(raw.info, mne.pick_types(raw.info, meg=True, ref_meg=False, exclude=[]), verbose='error')
+        picks = mne.pick_types(raw.info, meg=True, ref_meg=False, exclude=[])
+        source = mne.pick_info(raw.info, picks, verbose='error')
         names = [plain_name(name) for name in source['ch_names']]
         bad = [name for name in names if name in bad_names(raw, path, bad_channels)]
         source['bads'] = [ch for ch, name in zip(source['ch_names'], names, strict=True) if name in bad]
         spans = []
-        parts = noting_spans((read_part(raw, path, source, start, stop) for start, stop in layout.parts), spans)
+        parts = noting_spans((read_part(raw, path, picks, source['bads'], *part) for part in layout.parts), spans)
         lengths = [stop - start for start, stop in layout.parts]
         signals = list(preprocess_parts(parts, lengths, raw_sfreq=layout.sfreq, **filters))
         compensation = raw.compensation_grade
@@ -276,8 +279,8 @@ def noting_spans(parts: Iterable[np.ndarray], spans: list[np.ndarray]) -> Genera
         yield part
 
 
-def read_part(raw: mne.io.BaseRaw, path: Path, source: mne.Info, start: int, stop: int) -> np.ndarray:
-    """Read samples `start` to `stop` (excluded) of the channels of `source`.
+def read_part(raw: mne.io.BaseRaw, path: Path, picks: np.ndarray, bads: list[str], start: int, stop: int) -> np.ndarray:
+    """Read samples `start` to `stop` (excluded) of the channels `picks`.
 
     Returns
     -------
@@ -290,12 +293,13 @@ def read_part(raw: mne.io.BaseRaw, path: Path, source: mne.Info, start: int, sto
         MNE cannot read them, or a good channel is not finite.
     """
     try:
-        signal = np.asarray(raw.get_data(picks=source['ch_names'], start=start, stop=stop, verbose='error'))
+        signal = np.asarray(raw.get_data(picks=picks, start=start, stop=stop, verbose='error'))
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: MNE cannot read its samples ({type(fault).__name__}: {fault})') from fault
-    for row, name in zip(signal, source['ch_names'], strict=True):
-        if not np.isfinite(row.sum()):
-            if name not in source['bads']:
-                raise DataError(f'{path}: {name} holds NaN or infinity; name it in bad_channels')
-            row[:] = 0
+    is_signal = (signal.max(axis=1) < LARGEST_VALUE) & (signal.min(axis=1) > -LARGEST_VALUE)  # which NaN is not
+    for row in np.flatnonzero(~is_signal):
+        name = raw.ch_names[picks[row]]
+        if name not in bads:
+            raise DataError(f'{path}: {name} holds NaN, infinity or more than any signal; name it in bad_channels')
+        signal[row] = 0
     return signal
