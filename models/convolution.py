@@ -38,7 +38,7 @@ def from_planes(planes: torch.Tensor, convolution: nn.Conv1d, activation: Callab
     padded = F.pad(planes, (0, 0, reach // 2, seen - block - reach // 2))
     around = padded.unfold(2, seen, block)  # (batch, rows, blocks, planes, seen)
     maps = torch.addmm(convolution.get_parameter('bias').repeat(block), around.flatten(3).flatten(0, 2), matrix)
-    return activation(maps).view(*planes.shape[:3], -1)
+    return activation(maps).view(*planes.shape[:3], len(weight))
 
 
 def to_planes(maps: torch.Tensor, convolution: nn.Conv1d) -> torch.Tensor:
@@ -60,4 +60,4 @@ def each_sample(maps: torch.Tensor, convolution: nn.Conv1d, activation: Callable
     (batch, rows, times, maps) to (batch, rows, times, new maps).
     """
     mixed = torch.addmm(convolution.get_parameter('bias'), maps.flatten(0, 2), convolution.weight[:, :, 0].T)
-    return (activation(mixed) if activation else mixed).view(*maps.shape[:3], -1)
+    return (activation(mixed) if activation else mixed).view(*maps.shape[:3], convolution.out_channels)

@@ -74,6 +74,7 @@ def test_the_run_directory_is_complete(demo):
         'best_sfcn_1.pth',
         'last_sfcn_1.pth',
         'AE1D_1.png',
+        'losses.csv',
         'AE1D_1_cvpredictions.csv',
         'AE1D_1_cvresults.csv',
         'AE1D_1_patients.csv',

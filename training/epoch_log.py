@@ -9,7 +9,8 @@ import pandas as pd
 
 from utils import DataError, writing
 
-COLUMNS = ('network', 'epoch', 'training loss', 'validation loss', 'learning rate', 'seconds')
+# Without the seconds, so that the same settings give the same file.
+COLUMNS = ('network', 'epoch', 'training loss', 'validation loss', 'learning rate')
 
 
 def epoch_logger(folder: Path, network: str) -> Callable[[list[dict]], None]:

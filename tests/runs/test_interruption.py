@@ -15,6 +15,7 @@ from common import PICTURES, clear_patient, default_signals
 import loop
 import main_train
 from recordings.pickles import write_pickle
+from reports import run_results
 from runs.run_directory import RunDirectory, new_run_directory
 from system.interruption import asked_to_end
 from training.checkpoints import load_checkpoint
@@ -154,13 +155,15 @@ def test_a_step_is_finished_and_at_most_one_epoch_is_done_again(run, tmp_path):
 
 def test_interrupted_between_the_networks_and_while_the_results_are_written(run, tmp_path, monkeypatch):
     assert run('auto', 'AE1D_smaller', results='alone', model_nb=1) == 0
-    for name in ('measure_hidden', 'save_evaluation', 'save_summary_row', 'write_json'):
+    steps = [(run_results, name) for name in ('save_evaluation', 'save_summary_row', 'write_json')]
+    steps.insert(0, (main_train, 'make_reader'))
+    for module, name in steps:
 
         def killed(*arguments, **settings):
             os.kill(os.getpid(), signal.SIGTERM)
 
         with monkeypatch.context() as patch:
-            patch.setattr(main_train, name, killed)
+            patch.setattr(module, name, killed)
             assert run('auto', 'AE1D_smaller', model_nb=1) == 75
     assert not (tmp_path / 'results' / 'AE1D_smaller_1' / 'metrics.json').exists()
     assert run('auto', 'AE1D_smaller', model_nb=1) == 0

@@ -32,7 +32,7 @@ def test_losses_of_both_networks_are_there_after_every_epoch(tmp_path, monkeypat
             assert table['epoch'][table['network'] == network].tolist() == list(range(1, k + 1))
     assert table['network'].tolist() == ['AE1D'] * 3 + ['sfcn'] * 2
     assert table['validation loss'].tolist() == [2.0, 1.0, 2 / 3, 2.0, 1.0]
-    assert list(table) == ['network', 'epoch', 'training loss', 'validation loss', 'learning rate', 'seconds']
+    assert list(table) == ['network', 'epoch', 'training loss', 'validation loss', 'learning rate']
     epoch_logger(tmp_path, 'AE1D')(history(4))  # goes on after an interruption
     assert pd.read_csv(tmp_path / 'losses.csv')['network'].tolist() == ['sfcn'] * 2 + ['AE1D'] * 4
     assert [path.name for path in tmp_path.iterdir()] == ['losses.csv']
@@ -64,5 +64,5 @@ def test_tensorboard_gets_the_scalars_of_the_last_epoch_where_it_is_installed(tm
     log = epoch_logger(tmp_path, 'AE1D')
     log([*history(1), history(2)[1] | {'training loss': float('nan')}])
     folder = str(tmp_path / 'tensorboard' / 'AE1D')
-    values = {'validation loss': 1.0, 'learning rate': 0.1, 'seconds': 3.0}
+    values = {'validation loss': 1.0, 'learning rate': 0.1}
     assert written == [*((folder, name, value, 2) for name, value in values.items()), 'flushed']
