@@ -6,7 +6,7 @@ PY = .venv/bin/python
 DEMO_PATHS = path_raw_data=demo/raw "path_extracted_data=['demo/windows_ae', 'demo/windows_clf']" path_writing_data=demo/results
 DEMO_TRAINING = "filters=[8, 8, 8]" batch_size=16 learning_rate=2e-3 num_epochs=5
 
-.PHONY: demo test test-slurm lint clean
+.PHONY: demo test test-pages test-slurm lint clean
 demo: .venv/installed
 	rm -rf demo
 	$(PY) simulate_data_raw.py $(DEMO_PATHS)
@@ -17,6 +17,10 @@ demo: .venv/installed
 # Two files of tests at a time, with one thread each.
 test: .venv/installed lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest --numprocesses 2 --dist loadfile
+
+# The commands of README and docs/, in order, on tiny patients.
+test-pages: .venv/installed
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m pages tests/test_docs.py
 
 # The job scripts on a real Slurm of one node, which must be installed: tests/slurm/cluster.sh install (as root).
 test-slurm: .venv/installed

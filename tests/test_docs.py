@@ -172,6 +172,7 @@ def expand(command, folder):
     ]
 
 
+@pytest.mark.pages
 def test_the_scripts_on_the_pages_run_in_order(project, run, add_patients, add_recording):
     words = sorted({word for _, command in SCRIPTS for word in command if re.fullmatch(r'patient\d+/[\w*.-]+', word)})
     missing = {word for word in words if not add_recording(word.replace('*', 'run01'))}
