@@ -21,6 +21,7 @@ from recordings.bad_segments import segments_in_block
 from recordings.checks import compensation_warnings, marker_warnings, read_checked
 from recordings.data_raw import check_rate, find_data_raw, read_data_raw, read_record
 from recordings.filters import check_filters
+from recordings.identity import identify
 from recordings.pickles import read_pickle, write_pickle
 from recordings.planning import RecordingPlan, chosen_labels, plan_recordings
 from runs.settings import read_command
@@ -30,7 +31,7 @@ from utils import DataError, SettingError, run_script, write_faults, writing
 Labels = str | list[str]  # one or more patterns of labels
 
 
-def check_target(path: Path, number: int, names: list[str]) -> None:
+def check_target(path: Path, number: int, names: list[str], hashes: list[str]) -> None:
     """Refuse to replace a data_raw file that came from elsewhere or holds a re-annotation.
 
     Parameters
@@ -41,6 +42,8 @@ def check_target(path: Path, number: int, names: list[str]) -> None:
         Of the patient.
     names : list of str
         Names of the blocks to write.
+    hashes : list of str
+        Of the samples of their recordings, from `identify`: another patient's recordings may have the same names.
 
     Raises
     ------
@@ -51,7 +54,12 @@ def check_target(path: Path, number: int, names: list[str]) -> None:
         match = re.fullmatch(r'data_raw_(\d+)\.pkl', existing.name)
         if match and int(match[1]) == number:
             record = read_record(existing)
-            if [recording['file'] for recording in record.get('recordings', [])] != names:
+            earlier = record.get('recordings', [])
+            same_names = [recording['file'] for recording in earlier] == names
+            # files of earlier versions have no hashes, so that their names have to do
+            if not same_names or any(
+                block.get('sha256', new) != new for block, new in zip(earlier, hashes, strict=True)
+            ):
                 raise DataError(
                     f'{existing}: exists, and not from these recordings; move it away or take another number'
                 )
@@ -96,7 +104,8 @@ def create_data_raw(
         A label that matches a pattern of `include` and none of `exclude` marks spikes.
     """
     names = [name for plan in planned for name in plan.blocks]
-    check_target(path, number, names)
+    hashes = [digest for plan in planned for digest in [identify(plan.path)['sha256']] * len(plan.blocks)]
+    check_target(path, number, names, hashes)
     data = {'meg': [], 'events': [], 'reannot': [], 'file': []}
     records, warnings = [], []
     for plan in planned:
@@ -108,7 +117,7 @@ def create_data_raw(
             data['events'].append(np.unique(samples))
             data['reannot'].append(np.zeros(0, dtype=np.int64))
             data['file'].append(recording.name)
-            facts = recording.facts | labels | {'spikes': len(samples)}
+            facts = recording.facts | labels | {'spikes': len(samples), 'sha256': hashes[len(records)]}
             records.append(facts | {'warnings': recording.facts['warnings'] + label_warnings(labels)})
             print_facts(facts)
         name = plan.path.resolve().name
@@ -123,7 +132,7 @@ def create_data_raw(
         'reannotated': False,
     }
     with write_faults(path), locked(path):
-        check_target(path, number, names)  # again: another process may have written meanwhile
+        check_target(path, number, names, hashes)  # again: another process may have written meanwhile
         write_with_record(path, data, record, remake=True)
     print(f'{path}: {len(records)} blocks, {sum(map(len, data["events"]))} spikes')
 
@@ -215,6 +224,7 @@ def reannotate(path: Path, planned: list[RecordingPlan], labels: Labels, *, sfre
     data = read_data_raw(path)
     lengths = [(Path(name).name, signal.shape[1]) for name, signal in zip(data['file'], data['meg'], strict=True)]
     del data
+    hashes = {block['file']: block.get('sha256') for block in read_record(path).get('recordings', [])}
     n_markers = Counter()
     for plan in planned:
         n_markers.update({label: len(times) for label, times in plan.labels.items()})
@@ -224,6 +234,7 @@ def reannotate(path: Path, planned: list[RecordingPlan], labels: Labels, *, sfre
     spikes, segments, messages = {}, {}, []
     for plan in planned:
         plan_spikes, plan_messages = _corrected_spikes(plan, lengths, labels, path=path, sfreq=sfreq)
+        _check_same_samples(plan, hashes, path)
         spikes |= plan_spikes
         segments |= {name: segments_in_block(plan.segments, layout, sfreq) for name, layout in plan.blocks.items()}
         messages += plan_messages
@@ -231,6 +242,13 @@ def reannotate(path: Path, planned: list[RecordingPlan], labels: Labels, *, sfre
     counted = ', '.join(f'{label} {n_markers[label]}' for label in chosen_labels(list(n_markers), labels))
     print(*messages, f'labels that counted: {counted}', sep='\n')
     print(f'{path}: reannot of {len(spikes)} blocks written, events unchanged')
+
+
+def _check_same_samples(plan, hashes, path):
+    """Refuse a recording that only shares its name with a block; `hashes` are by name, None from earlier versions."""
+    earlier = {hashes.get(name) for name in plan.blocks} - {None}
+    if earlier and earlier != {identify(plan.path)['sha256']}:
+        raise DataError(f'{plan.path}: not the recording that {path.name} was made from; take that one')
 
 
 def _corrected_spikes(plan, lengths, labels, *, path, sfreq):

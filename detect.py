@@ -26,11 +26,12 @@ from types import SimpleNamespace
 from classification import TrainedRun, load_run, score_block
 from recordings.checks import check_split, read_checked, read_data_raw_blocks
 from recordings.data_raw import read_record
+from recordings.identity import identify
 from recordings.marker_files import MARKER_FILE, check_replaceable, write_marker_file
 from recordings.planning import plan_recordings
 from recordings.reading import Recording
 from reports.detection_files import bad_segment_warnings, print_result, recording_warnings, write_all
-from reports.detections_folder import check_is_of, identify, publishing
+from reports.detections_folder import check_is_of, publishing
 from reports.recording_detections import RecordingDetections, detections_of_recording, without_bad_segments
 from runs.applied_settings import FILTERS, OF_THE_RUN, PREPROCESSING, compensation_of_run, settings_of_run
 from runs.run_directory import RunDirectory, find_run, git_revision

@@ -71,6 +71,35 @@ def test_a_reannotation_is_found_in_the_pickle_itself(path, raw, how):
     assert names(raw) == BOTH
 
 
+@pytest.mark.parametrize('act', [run, correct], ids=['made anew', 're-annotated'])
+def test_another_patients_recording_of_the_same_name_and_length_is_refused(path, raw, make_fif, act):
+    before = contents(raw)
+    path.unlink()
+    signal = 1e-12 * np.random.default_rng(1).normal(size=(N_CHANNELS, 900))
+    other = make_fif('run01', signal, notes=[(1.0, 'spike')])
+    with pytest.raises(DataError, match=r'(not from these recordings|not the recording that data_raw_001\.pkl)'):
+        act(other, raw=raw)
+    assert contents(raw) == before
+    assert names(raw) == BOTH
+
+
+def test_a_recording_that_was_moved_is_still_the_same(path, raw, tmp_path):
+    moved = tmp_path / 'elsewhere' / path.name
+    moved.parent.mkdir()
+    path.rename(moved)
+    run(moved, 'low_pass=40', raw=raw)
+    assert json.loads((raw / 'data_raw_001.json').read_text())['settings']['low_pass'] == 40
+
+
+def test_a_record_of_an_earlier_version_has_names_alone(path, raw):
+    record = json.loads((raw / 'data_raw_001.json').read_text())
+    for block in record['recordings']:
+        del block['sha256']
+    write_json(raw / 'data_raw_001.json', record)
+    correct(path, raw)
+    assert len(read_data_raw(raw / 'data_raw_001.pkl')['reannot'][0]) == 1
+
+
 def test_a_file_that_cannot_be_searched_is_not_replaced(path, raw):
     (raw / 'data_raw_001.pkl').write_bytes(b'damaged')
     with pytest.raises(DataError, match=r'exists, and cannot be searched for a re-annotation; move it away first'):
