@@ -54,17 +54,19 @@ def _open_with_mne(path, directory):
     """Open a recording by the function of MNE for its system; `directory` is an empty folder."""
     if path.resolve().suffix == '.ds':
         check_ctf_files(path)
-        # MNE hangs on a faulty marker file and stops at an unknown bad channel: show it the other files only.
+        # MNE hangs on a faulty marker file or a pipe, and stops at an unknown bad channel: show it the others.
         links = directory / path.resolve().name
         links.mkdir()
         for file in path.resolve().iterdir():
-            if file.name not in (MARKER_FILE, 'BadChannels', 'bad.segments'):
+            if file.is_file() and file.name not in (MARKER_FILE, 'BadChannels', 'bad.segments'):
                 (links / file.name).symlink_to(file)
         return mne.io.read_raw_ctf(links, verbose='error')
     if path.is_dir() or path.name.startswith('c,rf'):
         pdf = next(path.glob('c,rf*'), path) if path.is_dir() else path
         head_shape = 'hs_file' if (pdf.parent / 'hs_file').exists() else None
         return mne.io.read_raw_bti(pdf, head_shape_fname=head_shape, verbose='error')
+    if not path.is_file():
+        raise DataError(f'{path}: is neither a file nor a folder; correct the path')
     return mne.io.read_raw(path, verbose='error')
 
 

@@ -177,7 +177,7 @@ def find_run(path_writing_data: str | Path, name: str) -> RunDirectory:
     """
     directories = [path for path in (Path(path_writing_data) / name, Path(name)) if path.is_dir()]
     if not directories:
-        raise DataError(f'{Path(path_writing_data) / name}: no such run directory')
+        raise DataError(f'{Path(path_writing_data) / name}: no such run directory; train it or correct the name')
     path = directories[0].resolve()
     top = path.parent if re.fullmatch(r'fold_\d+', path.name) else path
     if not re.fullmatch(r'.+_\d+', top.name):

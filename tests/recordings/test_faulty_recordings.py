@@ -72,6 +72,18 @@ def test_faults_of_a_ctf_recording(make_ds, tmp_path, spoil, said):
     assert not (tmp_path / 'raw').exists()
 
 
+def test_pipes_are_no_files(make_ds, tmp_path):
+    """Who reads one waits for ever."""
+    os.mkfifo(tmp_path / 'pipe_raw.fif')
+    with pytest.raises(DataError, match='is neither a file nor a folder'):
+        create_data_raw.main(['1', str(tmp_path / 'pipe_raw.fif'), f'path_raw_data={tmp_path}'])
+    path = make_ds('head', {'MLC11': np.zeros(900)})
+    (path / 'head.hc').unlink()
+    os.mkfifo(path / 'head.hc')
+    with pytest.raises(DataError, match='MNE cannot read it'), open_recording(path):
+        pass
+
+
 def sensors(n, loc):
     """MEG sensors (magnetometers) of another system, `loc` of each (12,) or its header's NaN."""
     info = mne.create_info([f'OPM{i:03d}' for i in range(n)], 300.0, 'mag')
