@@ -27,6 +27,7 @@ from recordings.data_raw import read_data_raw
 from recordings.marker_files import read_marker_file
 from recordings.pickles import read_pickle, write_pickle
 from recordings.reading import read_recording
+from reports import detection_planning
 from reports.recording_detections import seconds_of_events, seconds_of_subwindows
 from runs.run_directory import RunDirectory
 from utils import DataError, SettingError, write_json
@@ -449,7 +450,7 @@ def test_faults_of_recordings_and_folders(trained, apply, tmp_path):
 
 def test_a_folder_that_is_read_only(trained, apply, tmp_path, monkeypatch):
     """As any user but root sees it."""
-    monkeypatch.setattr(detect.os, 'access', lambda path, mode: str(path) != str(tmp_path))
+    monkeypatch.setattr(detection_planning.os, 'access', lambda path, mode: str(path) != str(tmp_path))
     with pytest.raises(DataError, match=r'cannot be written; give output= a folder of yours'):
         apply(trained.recordings[0], output=tmp_path / 'new')
     assert list(tmp_path.iterdir()) == []
