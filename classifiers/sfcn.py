@@ -1,20 +1,14 @@
 """Classifier `sfcn`: training and applying an SFCN on error cards."""
 
 import dataclasses
-import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from loop import make_optimizer, resume_optimizer, train
+from classifiers.network import NetworkClassifier
 from models.sfcn import SFCN
-from timeseries_dataset import batches, place_of_windows
-from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
-from training.epoch_log import epoch_logger
-from training.losses import spike_loss
+from timeseries_dataset import place_of_windows
 from utils import to_device
 
 
@@ -47,110 +41,26 @@ class CardDataset(Dataset):
 
 
 @dataclasses.dataclass(kw_only=True)
-class SfcnClassifier:
-    """Classifier of error cards (n, planes, channels, times) by an SFCN; the settings are those of params.py."""
+class SfcnClassifier(NetworkClassifier):
+    """Classifier of error cards (n, planes, channels, times) by an SFCN."""
 
-    device: torch.device
-    precision: str
-    seed: int
-    classifier_width: int
-    classifier_batch_size: int
-    classifier_learning_rate: float
-    classifier_num_epochs: int
-    classifier_n_epochs_stop: int
-    classifier_loss: str
-    focal_gamma: float
-    positive_weight: float | None
-    optimizer: str
-    weight_decay: float
-    scheduler: str
-    stepLR: int
-    gammaLR: float
-    plateau_patience: int
+    name = 'sfcn'
 
-    def __post_init__(self):
-        self.network: SFCN | None = None
-        self.state: dict = {}
+    def _labels(self, examples):
+        return examples.labels
 
-    def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
-        """Train on `Examples`, from a loaded state where there is one, and keep the best epoch on validation.
+    def _batch_size(self):
+        return self.classifier_batch_size
 
-        Parameters
-        ----------
-        checkpoint : callable
-            From 'best' or 'last' to the path of the checkpoint to leave. Where 'last' is there, of a training that was
-            interrupted, it goes on.
+    def _labelled(self, examples, *, training):
+        return CardDataset(*examples, self.device)
 
-        Returns
-        -------
-        list of dict
-            One per epoch, see `loop.train`.
-        """
-        labels = train_set.labels
-        n_spikes, n_others = int(labels.sum()), int((1 - labels).sum())
-        weight = n_others / n_spikes if self.positive_weight is None else self.positive_weight
-        print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
-        if self.network is None:
-            self.network = self._build(*train_set.inputs.shape[1:])
-            with torch.no_grad():
-                self.network.output.bias.fill_(math.log(n_spikes / n_others))
-        optimizer, scheduler = make_optimizer(
-            self.network,
-            optimizer=self.optimizer,
-            learning_rate=self.classifier_learning_rate,
-            weight_decay=self.weight_decay,
-            scheduler=self.scheduler,
-            stepLR=self.stepLR,
-            gammaLR=self.gammaLR,
-            plateau_patience=self.plateau_patience,
-        )
-        if self.state:
-            resume_optimizer(optimizer, self.state['optimizer_state_dict'])
-        interrupted = checkpoint('last').is_file()
-        size = self.classifier_batch_size
-        history = train(
-            self.network,
-            batches(CardDataset(*train_set, self.device), batch_size=size, shuffle=True, seed=self.seed),
-            batches(CardDataset(*validation_set, self.device), batch_size=size),
-            spike_loss(self.classifier_loss, weight, self.focal_gamma),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            num_epochs=self.classifier_num_epochs,
-            n_epochs_stop=self.classifier_n_epochs_stop,
-            device=self.device,
-            save=checkpoint_saver(checkpoint, self.description),
-            log=epoch_logger(checkpoint('last').parent, 'sfcn'),
-            validate_first=bool(self.state),
-            state=load_checkpoint(checkpoint('last')) if interrupted else None,
-        )
-        self.state = load_checkpoint(checkpoint('best'))
-        return history
+    def _batches(self, inputs):
+        for first in range(0, len(inputs), self.classifier_batch_size):
+            yield torch.from_numpy(inputs[first : first + self.classifier_batch_size])
 
-    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """Score between 0 and 1 (n,), float64, of cards (n, planes, channels, times)."""
-        network, size = self._trained(), self.classifier_batch_size
-        network.eval()
-        with torch.no_grad():
-            logits = [
-                network(torch.from_numpy(inputs[first : first + size]).to(self.device))
-                for first in range(0, len(inputs), size)
-            ]
-        return torch.sigmoid(torch.cat(logits).cpu().double()).numpy()
-
-    def save(self, path: str | Path, beside: dict) -> None:
-        """Write the best epoch's checkpoint, and what belongs to it, such as the decision (threshold, calibration)."""
-        save_checkpoint(path, self.state | beside)
-
-    def load(self, path: str | Path) -> 'SfcnClassifier':
-        """Take over the network and the optimizer's state of a checkpoint."""
-        self.state = load_checkpoint(path)
-        self.network = self._build(**self.state['network'])
-        self.network.load_state_dict(self.state['model_state_dict'])
-        return self
-
-    def _trained(self):
-        assert self.network is not None, 'neither trained nor loaded'
-        return self.network
+    def _network_for(self, train_set):
+        return self._build(*train_set.inputs.shape[1:])
 
     def _build(self, n_planes, n_channels, n_times, width=None):
         self.description = {

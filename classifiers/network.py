@@ -1,0 +1,152 @@
+"""What the classifiers that are networks share: training, applying, and their checkpoints."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from loop import make_optimizer, resume_optimizer, train
+from models.network import Network
+from timeseries_dataset import WindowSource, batches
+from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
+from training.epoch_log import epoch_logger
+from training.losses import spike_loss
+
+
+@dataclasses.dataclass(kw_only=True)
+class NetworkClassifier:
+    """A network as classifier; the settings are those of params.py.
+
+    A classifier of this kind says how it makes its network and its batches.
+    """
+
+    device: torch.device
+    precision: str
+    seed: int
+    classifier_width: int
+    classifier_batch_size: int
+    classifier_learning_rate: float
+    classifier_num_epochs: int
+    classifier_n_epochs_stop: int
+    classifier_loss: str
+    focal_gamma: float
+    positive_weight: float | None
+    optimizer: str
+    weight_decay: float
+    scheduler: str
+    stepLR: int
+    gammaLR: float
+    plateau_patience: int
+
+    name: ClassVar[str]  # of the classifier, in losses.csv
+
+    def __post_init__(self):
+        self.network: Any = None
+        self.description: dict = {}  # what builds the network again
+        self.state: dict = {}
+
+    def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
+        """Train on `Examples`, from a loaded state where there is one, and keep the best epoch on validation.
+
+        Parameters
+        ----------
+        checkpoint : callable
+            From 'best' or 'last' to the path of the checkpoint to leave. Where 'last' is there, of a training that was
+            interrupted, it goes on.
+
+        Returns
+        -------
+        list of dict
+            One per epoch, see `loop.train`.
+        """
+        labels = self._labels(train_set)
+        n_spikes, n_others = int(labels.sum()), int((1 - labels).sum())
+        weight = n_others / n_spikes if self.positive_weight is None else self.positive_weight
+        print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
+        interrupted = checkpoint('last').is_file()
+        if self.network is None:
+            self.network = self._network_for(train_set)
+            with torch.no_grad():
+                self.network.output.bias.fill_(math.log(n_spikes / n_others))
+        optimizer, scheduler = make_optimizer(
+            self.network,
+            optimizer=self.optimizer,
+            learning_rate=self.classifier_learning_rate,
+            weight_decay=self.weight_decay,
+            scheduler=self.scheduler,
+            stepLR=self.stepLR,
+            gammaLR=self.gammaLR,
+            plateau_patience=self.plateau_patience,
+        )
+        if self.state:
+            resume_optimizer(optimizer, self.state['optimizer_state_dict'])
+        size = self._batch_size()
+        history = train(
+            self.network,
+            batches(self._labelled(train_set, training=True), batch_size=size, shuffle=True, seed=self.seed),
+            batches(self._labelled(validation_set, training=False), batch_size=size),
+            spike_loss(self.classifier_loss, weight, self.focal_gamma),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            num_epochs=self.classifier_num_epochs,
+            n_epochs_stop=self.classifier_n_epochs_stop,
+            device=self.device,
+            save=checkpoint_saver(checkpoint, self.description),
+            log=epoch_logger(checkpoint('last').parent, self.name),
+            validate_first=bool(self.state),
+            state=load_checkpoint(checkpoint('last')) if interrupted else None,
+        )
+        self.state = load_checkpoint(checkpoint('best'))
+        return history
+
+    def predict_proba(self, inputs) -> np.ndarray:
+        """Score between 0 and 1 of every sub-window (n,), float64, of what the classifier reads."""
+        network = self._trained()
+        network.eval()
+        with torch.no_grad():
+            logits = [network(x.to(self.device)).flatten() for x in self._batches(inputs)]
+        return torch.sigmoid(torch.cat(logits).cpu().double()).numpy()
+
+    def save(self, path: str | Path, beside: dict) -> None:
+        """Write the best epoch's checkpoint, and what belongs to it, such as the decision (threshold, calibration)."""
+        save_checkpoint(path, self.state | beside)
+
+    def load(self, path: str | Path) -> 'NetworkClassifier':
+        """Take over the network and the optimizer's state of a checkpoint."""
+        self.state = load_checkpoint(path)
+        self.network = self._build(**self.state['network'])
+        self.network.load_state_dict(self.state['model_state_dict'])
+        return self
+
+    def _trained(self) -> Network:
+        assert self.network is not None, 'neither trained nor loaded'
+        return self.network
+
+    # ------------------------------------------------------------------------ what differs between classifiers
+    def _labels(self, examples) -> np.ndarray:
+        """Labels (n,) of the sub-windows."""
+        raise NotImplementedError
+
+    def _batch_size(self) -> int:
+        """Rows of a batch."""
+        raise NotImplementedError
+
+    def _labelled(self, examples, *, training: bool) -> WindowSource:
+        """Dataset of batches (input, labels)."""
+        raise NotImplementedError
+
+    def _batches(self, inputs):
+        """Yield the batches of what is to be scored."""
+        raise NotImplementedError
+
+    def _network_for(self, train_set) -> Network:
+        """A new network for a training set."""
+        raise NotImplementedError
+
+    def _build(self, **description) -> Network:
+        """The network of a description, on the device; keeps the description."""
+        raise NotImplementedError
