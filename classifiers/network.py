@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ class NetworkClassifier:
     name: ClassVar[str]  # of the classifier, in losses.csv
 
     def __post_init__(self):
-        self.network: Any = None
-        self.description: dict = {}  # what builds the network again
+        self.network: Network | None = None
+        self.description: dict = {}  # what builds the network, see `_build`
         self.state: dict = {}
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
@@ -69,9 +69,10 @@ class NetworkClassifier:
         print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
         interrupted = checkpoint('last').is_file()
         if self.network is None:
-            self.network = self._network_for(train_set)
+            self.description = self._describe(train_set)
+            self.network = self._build(self.description)
             with torch.no_grad():
-                self.network.output.bias.fill_(math.log(n_spikes / n_others))
+                self.network.get_parameter('output.bias').fill_(math.log(n_spikes / n_others))
         optimizer, scheduler = make_optimizer(
             self.network,
             optimizer=self.optimizer,
@@ -118,7 +119,8 @@ class NetworkClassifier:
     def load(self, path: str | Path) -> 'NetworkClassifier':
         """Take over the network and the optimizer's state of a checkpoint."""
         self.state = load_checkpoint(path)
-        self.network = self._build(**self.state['network'])
+        self.description = self.state['network']
+        self.network = self._build(self.description)
         self.network.load_state_dict(self.state['model_state_dict'])
         return self
 
@@ -143,10 +145,10 @@ class NetworkClassifier:
         """Yield the batches of what is to be scored."""
         raise NotImplementedError
 
-    def _network_for(self, train_set) -> Network:
-        """A new network for a training set."""
+    def _describe(self, train_set) -> dict:
+        """What builds a network for a training set."""
         raise NotImplementedError
 
-    def _build(self, **description) -> Network:
-        """The network of a description, on the device; keeps the description."""
+    def _build(self, description: dict) -> Network:
+        """The network of a description, on the device."""
         raise NotImplementedError

@@ -59,17 +59,13 @@ class SfcnClassifier(NetworkClassifier):
         for first in range(0, len(inputs), self.classifier_batch_size):
             yield torch.from_numpy(inputs[first : first + self.classifier_batch_size])
 
-    def _network_for(self, train_set):
-        return self._build(*train_set.inputs.shape[1:])
+    def _describe(self, train_set):
+        n_planes, n_channels, n_times = train_set.inputs.shape[1:]
+        width = self.classifier_width
+        return {'n_planes': n_planes, 'n_channels': n_channels, 'n_times': n_times, 'width': width}
 
-    def _build(self, n_planes, n_channels, n_times, width=None):
-        self.description = {
-            'n_planes': n_planes,
-            'n_channels': n_channels,
-            'n_times': n_times,
-            'width': width or self.classifier_width,
-        }
+    def _build(self, description):
         # Channels last in memory: on a CPU 1.7 times as fast forwards, 1.3 times in training.
-        network = SFCN(**self.description).to(self.device, memory_format=torch.channels_last)  # ty: ignore
+        network = SFCN(**description).to(self.device, memory_format=torch.channels_last)  # ty: ignore
         network.precision = self.precision
         return network
