@@ -47,7 +47,8 @@ def cluster(tmp_path_factory):
 def project(tmp_path_factory):
     """A copy of the project, whose folder slurm/logs is its own, and the words of its paths."""
     folder = tmp_path_factory.mktemp('project')
-    for path in [*ROOT.glob('*.py'), ROOT / 'models', ROOT / 'slurm']:
+    rooms = {path.parent for path in ROOT.glob('*/*.py')} - {ROOT / 'tests', ROOT / 'benchmarks'}
+    for path in [*ROOT.glob('*.py'), *rooms, ROOT / 'slurm']:
         copy = shutil.copytree if path.is_dir() else shutil.copy
         copy(path, folder / path.name)
     paths = [
