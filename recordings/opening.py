@@ -11,6 +11,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
+from recordings.bids import EVENTS, read_events
 from recordings.layout import Layout, Note
 from recordings.marker_files import MARKER_FILE, read_marker_file
 from utils import DataError
@@ -62,7 +63,11 @@ def _open_with_mne(path, directory):
                 (links / file.name).symlink_to(file)
         return mne.io.read_raw_ctf(links, verbose='error')
     if path.is_dir() or path.name.startswith('c,rf'):
-        pdf = next(path.glob('c,rf*'), path) if path.is_dir() else path
+        pdf = next(path.glob('c,rf*'), None) if path.is_dir() else path
+        if pdf is None:
+            inside = sorted([*path.glob('*.ds'), *path.glob('*.fif'), *path.glob('*/c,rf*')])
+            hint = f'name the recordings in it, such as {inside[0]}' if inside else 'correct the path'
+            raise DataError(f'{path}: a folder that is no recording (CTF: .ds; BTi: with a file c,rf...); {hint}')
         head_shape = 'hs_file' if (pdf.parent / 'hs_file').exists() else None
         return mne.io.read_raw_bti(pdf, head_shape_fname=head_shape, verbose='error')
     if not path.is_file():
@@ -168,7 +173,8 @@ def read_annotations(raw: mne.io.BaseRaw, layout: Layout, markers: str | Path | 
     layout : Layout
         Of all the recording.
     markers : path, optional
-        A CTF marker file or MNE annotations (-annot.fif) to read instead of the recording's own.
+        A CTF marker file, MNE annotations (-annot.fif) or events of BIDS (_events.tsv) to read instead of the
+        recording's own.
 
     Returns
     -------
@@ -208,7 +214,7 @@ def read_notes(raw: mne.io.BaseRaw, layout: Layout, path: str | Path | None = No
     layout : Layout
         Of all the recording.
     path : path, optional
-        A file of annotations (-annot.fif) to read instead of the recording's own.
+        A file of annotations (-annot.fif, or _events.tsv of BIDS) to read instead of the recording's own.
 
     Returns
     -------
@@ -219,6 +225,8 @@ def read_notes(raw: mne.io.BaseRaw, layout: Layout, path: str | Path | None = No
     DataError
         The file cannot be read, or has a date that the recording lacks.
     """
+    if path is not None and Path(path).name.endswith(EVENTS):
+        return read_events(path)
     if path is not None:
         try:
             with mne.utils.use_log_level('error'):

@@ -7,10 +7,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from recordings.bids import EVENTS
 from recordings.checks import check_split, clock_warnings, recording_segments, source_files
 from recordings.layout import Layout
 from recordings.opening import open_recording, read_annotations, read_layout
-from recordings.reading import block_layouts, check_recording
+from recordings.reading import bad_names, block_layouts, check_recording
 from utils import DataError, SettingError
 
 
@@ -33,6 +34,8 @@ class RecordingPlan(NamedTuple):
         Onset and end of the bad segments, in s from the first sample of the recording.
     files : list of Path
         The files of the recording.
+    bads : list of str
+        Its bad channels, without suffix.
     """
 
     path: Path
@@ -42,6 +45,7 @@ class RecordingPlan(NamedTuple):
     labels: dict[str, np.ndarray]
     segments: np.ndarray
     files: list[Path]
+    bads: list[str]
 
 
 def plan_recordings(
@@ -52,7 +56,8 @@ def plan_recordings(
     Parameters
     ----------
     words : list of str
-        Paths of recordings; one that ends in .mrk or -annot.fif is the annotation of the recording before it.
+        Paths of recordings; one that ends in .mrk, -annot.fif or _events.tsv is the annotation of the recording before
+        it.
     sfreq, window_size, low_pass, bad_channels, trials
         The settings of these names.
 
@@ -77,6 +82,7 @@ def plan_recordings(
             segments = recording_segments(raw, layout, markers)
             files = source_files(raw)
             cut_short = clock_warnings(raw, layout)
+            bads = sorted(bad_names(raw, path, bad_channels))
         blocks = block_layouts(path, layout, trials)
         longest = max((block.lengths(sfreq).sum() for block in blocks.values()), default=0)
         if longest < round(window_size * sfreq):
@@ -85,7 +91,7 @@ def plan_recordings(
                 f'{path}: {which} {longest / sfreq:.3g} s long, shorter than a window (window_size = {window_size})'
                 f'{"".join(f" ({warning})" for warning in cut_short)}; leave it out'
             )
-        planned.append(RecordingPlan(path, markers, layout, blocks, labels, segments, files))
+        planned.append(RecordingPlan(path, markers, layout, blocks, labels, segments, files, bads))
     check_split({plan.path: plan.files for plan in planned})
     names = [name for plan in planned for name in plan.blocks]
     for name in names:
@@ -94,11 +100,16 @@ def plan_recordings(
     return planned
 
 
+def is_annotation(word: str) -> bool:
+    """Whether a word names a file of markers and not a recording, by how it ends."""
+    return word.endswith(('.mrk', '-annot.fif', '-annot.fif.gz', EVENTS))
+
+
 def _recordings_with_markers(words):
     """Path of every recording, and of its annotation or None."""
     pairs: list[tuple[Path, Path | None]] = []
     for word in words:
-        if not word.endswith(('.mrk', '-annot.fif', '-annot.fif.gz')):
+        if not is_annotation(word):
             pairs.append((Path(word), None))
         elif pairs and pairs[-1][1] is None:
             pairs[-1] = pairs[-1][0], Path(word)

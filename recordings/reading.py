@@ -9,6 +9,7 @@ import mne
 import numpy as np
 from mne.io.constants import FIFF
 
+from recordings.bids import bad_in_sidecar
 from recordings.channels import (
     LEAST_CTF,
     LEAST_OTHER,
@@ -148,8 +149,8 @@ def check_units(raw: mne.io.BaseRaw, path: Path) -> None:
 
 
 def bad_names(raw: mne.io.BaseRaw, path: Path, bad_channels: list[str]) -> set[str]:
-    """Bad channels without suffix: those of the setting, of `info['bads']`, and of a CTF recording's BadChannels."""
-    names = [*raw.info['bads'], *bad_channels]
+    """Bad channels without suffix: of the setting, `info['bads']`, BadChannels (CTF) and _channels.tsv (BIDS)."""
+    names = [*raw.info['bads'], *bad_channels, *bad_in_sidecar(path)]
     if (path / 'BadChannels').is_file():
         names += as_text((path / 'BadChannels').read_bytes()).split()
     return {plain_name(name) for name in names}

@@ -338,6 +338,11 @@ def _parse_override(word: str) -> tuple[str, Any]:
         # Bytes of a path that are not UTF-8 come as lone surrogates, which Python reads only as escapes.
         return name, ast.literal_eval(text.encode('utf-8', 'backslashreplace').decode())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        if re.match(r'[\[(]([^\])]*$|.*[\])]$|.*,)', text):
+            raise SettingError(
+                f'{word}: a list that Python cannot read; put names in quotes, and the word in quotes of the other '
+                f"""kind, such as "{name}=['A', 'B']\""""
+            ) from None
         return name, text
 
 

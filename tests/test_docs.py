@@ -163,6 +163,20 @@ def add_recording(project, blocks, make_fif, request):
     return add
 
 
+@pytest.fixture
+def add_study(project):
+    """Give the user a table of a study, and a BIDS folder, each with a recording that they have."""
+
+    def add():
+        recording = 'patient5/run01_raw.fif'
+        (project / 'cohort.csv').write_text(f'patient,recording\n41,{recording}\n')
+        folder = project / 'my_study' / 'sub-42' / 'meg'
+        folder.mkdir(parents=True)
+        shutil.copyfile(project / recording, folder / 'sub-42_task-rest_meg.fif')
+
+    return add
+
+
 def expand(command, folder):
     """The words of a command, patterns of files replaced by the files as the shell does."""
     return [
@@ -173,10 +187,11 @@ def expand(command, folder):
 
 
 @pytest.mark.pages
-def test_the_scripts_on_the_pages_run_in_order(project, run, add_patients, add_recording):
+def test_the_scripts_on_the_pages_run_in_order(project, run, add_patients, add_recording, add_study):
     words = sorted({word for _, command in SCRIPTS for word in command if re.fullmatch(r'patient\d+/[\w*.-]+', word)})
     missing = {word for word in words if not add_recording(word.replace('*', 'run01'))}
     add_patients(PATIENTS)
+    add_study()
     done = []  # a command that stands on two pages runs once
     for page, commands in itertools.groupby(SCRIPTS, lambda found: found[0]):
         add_patients(LATER_PATIENTS.get(name_of(page), ()))
@@ -196,6 +211,7 @@ POSITIONAL = {
     'slurm/cv_array.sbatch': ('model',),
     'slurm/sweep.sbatch': ('table',),
     'slurm/windows_array.sbatch': (),
+    'slurm/data_raw_array.sbatch': ('cohort',),
 }
 
 
@@ -204,7 +220,9 @@ def check_script(script, words):
     assert (ROOT / script).is_file(), script
     positional, _ = read_command(words, n_positional=len(POSITIONAL[script]))
     for kind, word in zip(POSITIONAL[script], positional, strict=False):
-        assert {'mode': word in MODES, 'model': word in AUTOENCODERS, 'table': (ROOT / word).is_file()}[kind], word
+        right = {'mode': word in MODES, 'model': word in AUTOENCODERS, 'table': (ROOT / word).is_file()}
+        right |= {'cohort': word.endswith('.csv'), 'run': word.partition('_')[0] in AUTOENCODERS}
+        assert right[kind], word
 
 
 def check_command(command):

@@ -448,7 +448,7 @@ def test_spikes_of_several_recordings_and_what_was_found(make_fif, tmp_path, cap
     assert [events.tolist() for events in data['events']] == [[150, 375], []]
     said = capsys.readouterr().out
     assert 'labels: spike 1 (spikes), spike_R 1 (spikes), artefact 1' in said
-    assert f'warning: {two.name}: no label matches spike_labels' in said
+    assert f'warning: {two.name}: no spikes in it, because none of its labels matches spike_labels' in said
     before = (tmp_path / 'data_raw_012.pkl').read_bytes()
     run(12, one, two, raw=tmp_path)  # the same again
     assert (tmp_path / 'data_raw_012.pkl').read_bytes() == before
