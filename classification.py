@@ -19,7 +19,7 @@ from evaluation.operating_point import calibrate
 from models import build_model
 from models.autoencoder import Autoencoder
 from recordings.window_settings import window_shape
-from timeseries_dataset import RecordingWindows, batches
+from timeseries_dataset import RecordingWindows, batches, prefetched
 from training.checkpoints import load_checkpoint
 from utils import DataError
 
@@ -36,8 +36,9 @@ class SubwindowData(NamedTuple):
         What the classifier reads.
     peaks : float32 array (n, 2)
         Field power at its peak, and the peak's sample, see `field_peaks`.
-    errors : float32 array (n_windows, n_pairs, n_inner) or None
-        Squared errors of the windows' inner part, averaged over channels; None where the classifier reads none.
+    errors : float32 array (n_windows, n_levels, n_inner) or None
+        Squared errors of the windows' inner part in the pairs that are read, averaged over channels; None where the
+        classifier reads none.
     """
 
     inputs: np.ndarray
@@ -45,8 +46,13 @@ class SubwindowData(NamedTuple):
     errors: np.ndarray | None
 
 
-def levels_of(levels: str | list[int], n_pairs: int) -> list[int]:
-    """The setting `levels` as a list: 'all' is every (reconstruction, target) pair."""
+def levels_read(spec: ClassifierSpec, levels: str | list[int], n_pairs: int, masking: str | None) -> list[int]:
+    """The (reconstruction, target) pairs that a classifier reads, by the settings `levels` and `masking`.
+
+    'all' is every pair; with masking, classifiers of filtered residuals read the signal alone.
+    """
+    if masking and spec.needs_filters:
+        return [0]
     return list(range(n_pairs)) if isinstance(levels, str) else list(levels)
 
 
@@ -92,17 +98,17 @@ class SubwindowReader(NamedTuple):
 
     def _read_batch(self, model, x):
         """Inputs, field peaks and errors averaged over channels of one batch of windows."""
-        shape, levels, peaks = self.shape, self.levels, field_peaks(x, self.shape)
+        shape, peaks = self.shape, field_peaks(x, self.shape)
         if self.spec.inputs is None:
             return latent_statistics(model.latent(x), x.shape[-1], shape), peaks
         if self.masking and self.spec.masked_inputs:
-            residuals = model.masked_residuals(x, shape, self.masking.margin)
-            inputs = self.spec.masked_inputs(x, residuals, shape, levels, self.masking)
+            residuals = model.masked_residuals(x, shape, self.masking.margin, self.levels)
+            inputs = self.spec.masked_inputs(x, residuals, shape, self.masking)
             errors = residuals[..., self.masking.margin : self.masking.margin + shape.subwindow_length].square()
             return inputs, peaks, errors.mean(dim=2).flatten(-2)
-        errors = model.error_cards(x)
+        errors = model.error_cards(x, self.levels)
         inner = slice(shape.border, shape.border + shape.n_subwindows * shape.subwindow_length)
-        return self.spec.inputs(errors, shape, levels), peaks, errors[..., inner].mean(dim=2)
+        return self.spec.inputs(errors, shape), peaks, errors[..., inner].mean(dim=2)
 
 
 def gather(
@@ -132,7 +138,8 @@ def gather(
     per_window: list[int] = []  # rows for every window
     n_read = 0
     with torch.no_grad():
-        for x, _ in tqdm(loader, desc=description, leave=False, disable=None, unit='batch'):
+        shown = tqdm(prefetched(loader), desc=description, total=len(loader), leave=False, disable=None, unit='batch')
+        for x, _ in shown:
             tensors = [rows.cpu().numpy() for rows in extract(model, x.to(device, non_blocking=True))]
             if not gathered:  # all at once: putting batches together later would take the memory twice
                 per_window = [len(rows) // len(x) for rows in tensors]
@@ -207,14 +214,15 @@ def load_run(
         decision, masking = state['decision'], None
         if settings['masking']:
             filters = state['filters']
-            masking = Masking(state['margin'], None if filters is None else filters.numpy())
+            masking = Masking(state['margin'], None if filters is None else filters.to(device))
     except DataError:
         raise
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(
             f'{classifier}: not a {settings["classifier"]} of this project ({type(fault).__name__})'
         ) from fault
-    levels = levels_of(settings['levels'], 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2)
+    n_pairs = 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2
+    levels = levels_read(spec, settings['levels'], n_pairs, settings['masking'])
     return TrainedRun(settings, SubwindowReader(model, spec, shape, levels, masking, device), loaded, decision)
 
 

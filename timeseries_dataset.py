@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -527,6 +528,16 @@ def batches(
         worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # or else every epoch would take a number from the stream of the training
     )
+
+
+def prefetched(loader: DataLoader) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches of a loader; a thread reads the next one while the caller is busy with a batch."""
+    with ThreadPoolExecutor(1) as thread:
+        left = iter(loader)
+        upcoming = thread.submit(lambda: next(left, None))
+        while (batch := upcoming.result()) is not None:
+            upcoming = thread.submit(lambda: next(left, None))
+            yield batch
 
 
 def _as_it_is(batch):

@@ -77,8 +77,9 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
         residual_windows = (
             errors[name].reshape(len(part.windows), cohort.sub.n_subwindows, n_components, n_hidden).swapaxes(1, 2)
         )
-        score = peak_score(components.T @ part.windows / usual, residual_windows, same, cohort.sub, cohort.margin)
-        scores[name] = subtract_block_median(score, part.block)
+        arrays = (components.T @ part.windows / usual, residual_windows, same)
+        tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
+        scores[name] = subtract_block_median(peak_score(*tensors, cohort.sub, cohort.margin).numpy(), part.block)
     yield 'ridge predictor, with margins and the score of threshold', scores
 
 

@@ -356,7 +356,7 @@ def measure_detection(recording: np.ndarray, settings: SimpleNamespace, device: 
     default_precision('eager', settings, device)
     model, shape = make('wavelets', 'eager', settings, device).eval(), shape_of(settings)
     rng = np.random.default_rng(settings.seed)
-    filters = rng.normal(size=(60, N_CHANNELS)).astype(np.float32)
+    filters = torch.from_numpy(rng.normal(size=(60, N_CHANNELS)).astype(np.float32)).to(device)
     masking = Masking(masking_margin(shape, settings.pulse_width, settings.sfreq), filters)
     reader = SubwindowReader(model, CLASSIFIERS['hgb'], shape, [0], masking, device)
     x = rng.normal(size=(1, N_CHANNELS, N_TIMES)).astype(np.float32)

@@ -229,7 +229,7 @@ def residuals_of(model, cohort, device):
     """What the context does not predict of the signal, by part: (n, 274, n_subwindows, n_hidden)."""
 
     def extract(x):
-        return model.masked_residuals(x, cohort.sub, cohort.margin)[:, 0]
+        return model.masked_residuals(x, cohort.sub, cohort.margin, levels=[0])[:, 0]
 
     return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
 
@@ -259,10 +259,11 @@ def filters_of(cohort, residuals):
 def features_of(cohort, residuals):
     """Features at the peak of the residual, by part."""
     filters = filters_of(cohort, residuals)
-    return {
-        name: spike_features(getattr(cohort, name).windows, residuals[name], filters, cohort.sub, cohort.margin)
-        for name in PARTS
-    }
+    features = {}
+    for name in PARTS:
+        arrays = map(torch.from_numpy, (getattr(cohort, name).windows, residuals[name], filters))
+        features[name] = spike_features(*arrays, cohort.sub, cohort.margin).numpy()
+    return features
 
 
 def relative_to_blocks(features, cohort):
@@ -293,8 +294,8 @@ def peaks(cohort, residuals):
     scores = {}
     for name in ('validation', 'test'):
         part = getattr(cohort, name)
-        score = peak_score(part.windows, residuals[name], filters, cohort.sub, cohort.margin)
-        scores[name] = subtract_block_median(score, part.block)
+        arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
+        scores[name] = subtract_block_median(peak_score(*arrays, cohort.sub, cohort.margin).numpy(), part.block)
     return scores
 
 
@@ -302,7 +303,7 @@ def per_subwindow(model, cohort, inputs, device):
     """What a classifier without masking sees of the signal, by part: `inputs` as `error_cards`."""
 
     def extract(x):
-        return inputs(model.error_cards(x), cohort.sub, [0])
+        return inputs(model.error_cards(x, levels=[0]), cohort.sub)
 
     return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
 

@@ -2,11 +2,14 @@
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 # Samples around the peak at which time courses are read: at 150 Hz, 0.3 s either side, which holds the slow wave.
 _AROUND = np.arange(-45, 46, 3)
 _AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45])
-_IN_RESIDUAL = np.arange(-12, 13, 2)
+_BEYOND = 12
+_IN_RESIDUAL = np.arange(-_BEYOND, _BEYOND + 1, 2)
 N_POWERS = 5  # the first features are logs of power
 # Samples beside the peak where a spike is over, or passes through zero, and how much power there counts against it.
 _BESIDE = np.concatenate([np.arange(-15, -4), np.arange(5, 16)])  # at 150 Hz, 33 to 100 ms on either side
@@ -32,8 +35,8 @@ def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_c
 
 
 def peak_score(
-    x: np.ndarray, residuals: np.ndarray, filters: np.ndarray, shape: tuple[int, int, int], margin: int
-) -> np.ndarray:
+    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
+) -> torch.Tensor:
     """How large and how brief the residual of a sub-window is: no annotation needed.
 
     The logarithm of the largest power of the residual in the sub-window and the margins masked with it, less 0.75 times
@@ -47,18 +50,18 @@ def peak_score(
 
     Returns
     -------
-    float32 array (batch * n_subwindows,)
+    tensor (batch * n_subwindows,)
+        On the device of x.
     """
-    power = _power(_filtered(residuals, filters))  # (batch, n_subwindows, n_masked)
-    at = _in_window(power.argmax(axis=-1), shape, margin)
-    beside = _read(_field(filters @ x, shape), at[..., None] + _BESIDE).mean(axis=-1)
-    score = np.log(power.max(axis=-1) + 1e-12) - _WEIGHT_BESIDE * np.log(beside + 1e-12)
-    return score.ravel().astype(np.float32)
+    height, peak = _power(_filtered(residuals, filters)).max(dim=-1)  # (batch, n_subwindows)
+    at = _in_window(peak, shape, margin)
+    beside = _read(_field(filters @ x, shape), at[..., None] + _samples(_BESIDE, x)).mean(dim=-1)
+    return (_log(height) - _WEIGHT_BESIDE * _log(beside)).flatten()
 
 
 def spike_features(
-    x: np.ndarray, residuals: np.ndarray, filters: np.ndarray, shape: tuple[int, int, int], margin: int
-) -> np.ndarray:
+    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
+) -> torch.Tensor:
     """Features of every sub-window at the peak of its residual.
 
     The field of the residual at its peak is the pattern whose time course is followed in the signal around it. So the
@@ -66,61 +69,60 @@ def spike_features(
 
     Parameters
     ----------
-    x : array (batch, channels, times)
-    residuals : array (batch, channels, n_subwindows, subwindow_length + 2 margin)
+    x : tensor (batch, channels, times)
+    residuals : tensor (batch, channels, n_subwindows, subwindow_length + 2 margin)
         From `masked_residuals`, of the signal.
-    filters : array (n_components, channels)
-        From `spatial_filters`.
+    filters : tensor (n_components, channels)
+        From `spatial_filters`, of the same type and on the same device.
     shape : (border, n_subwindows, subwindow_length)
         The sub-windows, in samples.
     margin : int
 
     Returns
     -------
-    float32 array (batch * n_subwindows, n_features)
+    tensor (batch * n_subwindows, n_features)
+        On the device of x.
     """
-    n_subwindows, batch = shape[1], len(x)
     signal = filters @ x  # (batch, components, times)
-    masked = _filtered(residuals, filters)  # (batch, n_subwindows, components, n_masked)
-    n_components, n_masked = masked.shape[2:]
+    masked = _filtered(residuals, filters)  # (batch, components, n_subwindows, n_masked)
+    n_components, n_masked = len(filters), masked.shape[-1]
     power = _power(masked)
-    peak = power.argmax(axis=-1)  # (batch, n_subwindows)
-    height = power.max(axis=-1)
-    typical = np.median(np.square(signal).mean(axis=1), axis=1)[:, None]  # power of the window
+    height, peak = power.max(dim=-1)  # (batch, n_subwindows)
+    typical = torch.quantile(signal.square().mean(dim=1), 0.5, dim=1)[:, None]  # power of the window
     inside = power[..., margin : n_masked - margin]
 
-    pattern = np.take_along_axis(masked, peak[..., None, None], axis=-1)[..., 0]  # (batch, n_subwindows, components)
-    pattern /= np.linalg.norm(pattern, axis=-1, keepdims=True) + 1e-12
+    pattern = _at_peak(masked, peak)  # (batch, n_subwindows, components)
+    pattern = pattern / (pattern.norm(dim=-1, keepdim=True) + 1e-12)
     # Time courses (batch, n_subwindows, times) of the pattern in the whole window and in the masked segment.
-    course = pattern @ signal / np.sqrt(n_components)
-    masked_course = (pattern[:, :, None] @ masked)[:, :, 0] / np.sqrt(n_components)
-    at = _in_window(peak, shape, margin)
-    polarity = np.sign(_read(course, at[..., None]))
-    size = np.sqrt(height + 1e-12)[..., None]
-    field = np.sqrt(_field(signal, shape))
-    outside = np.pad(masked_course, ((0, 0), (0, 0), (12, 12)))
-    channels = np.abs(np.take_along_axis(residuals.swapaxes(1, 2), peak[..., None, None], axis=-1)[..., 0])
-    channels = channels / (np.linalg.norm(channels, axis=-1, keepdims=True) + 1e-12)
+    course = pattern @ signal / n_components**0.5
+    masked_course = torch.einsum('bsf,bfst->bst', pattern, masked) / n_components**0.5
+    at = _in_window(peak, shape, margin)[..., None]
+    polarity = _read(course, at).sign()
+    size = (height + 1e-12).sqrt()[..., None]
+    outside = nn.functional.pad(masked_course, (_BEYOND, _BEYOND))
+    channels = _at_peak(residuals, peak).abs()
+    channels = channels / (channels.norm(dim=-1, keepdim=True) + 1e-12)
     alone = [
-        np.log(height + 1e-12),
-        np.log((height + 1e-12) / (typical + 1e-12)),
-        np.log(power.mean(axis=-1) + 1e-12),
-        np.log(inside.mean(axis=-1) + 1e-12),
-        np.log(inside.max(axis=-1) + 1e-12),
+        _log(height),
+        _log((height + 1e-12) / (typical + 1e-12)),
+        _log(power.mean(dim=-1)),
+        _log(inside.mean(dim=-1)),
+        _log(inside.amax(dim=-1)),
         peak - margin,
-        np.abs(peak - (n_masked - 1) / 2),
+        (peak - (n_masked - 1) / 2).abs(),
         # How much of the residual the pattern holds, and how few channels the pattern.
-        np.square(masked_course).sum(axis=-1) / (np.square(masked).mean(axis=2).sum(axis=-1) + 1e-12),
-        channels.max(axis=-1),
-        (channels**4).sum(axis=-1),
+        masked_course.square().sum(dim=-1) / (masked.square().mean(dim=1).sum(dim=-1) + 1e-12),
+        channels.amax(dim=-1),
+        (channels**4).sum(dim=-1),
     ]
+    field = _read(_field(signal, shape), at + _samples(_AROUND_FIELD, x)).sqrt()
     features = [
-        np.stack(alone, axis=-1),
-        _read(course, at[..., None] + _AROUND) * polarity / size,
-        _read(outside, peak[..., None] + 12 + _IN_RESIDUAL) / size,
-        np.log(_read(field, at[..., None] + _AROUND_FIELD) / np.sqrt(typical[..., None] + 1e-12) + 1e-6),
+        torch.stack(alone, dim=-1),
+        _read(course, at + _samples(_AROUND, x)) * polarity / size,
+        _read(outside, peak[..., None] + _BEYOND + _samples(_IN_RESIDUAL, x)) / size,
+        (field / (typical[..., None] + 1e-12).sqrt() + 1e-6).log(),
     ]
-    return np.concatenate(features, axis=-1).reshape(batch * n_subwindows, -1).astype(np.float32)
+    return torch.cat(features, dim=-1).flatten(0, 1)
 
 
 def append_relative_power(features: np.ndarray, blocks: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
@@ -146,30 +148,45 @@ def subtract_block_median(values: np.ndarray, blocks: np.ndarray, reference: np.
 
 
 def _filtered(residuals, filters):
-    """Residuals (batch, channels, n_subwindows, n_masked) to (batch, n_subwindows, components, n_masked)."""
-    return np.matmul(filters, residuals.swapaxes(1, 2))
+    """Residuals (batch, channels, n_subwindows, n_masked) to (batch, components, n_subwindows, n_masked)."""
+    return (filters @ residuals.flatten(2)).unflatten(2, residuals.shape[2:])
+
+
+def _at_peak(maps, peak):
+    """Values (batch, n_subwindows, rows) of maps (batch, rows, n_subwindows, n_masked) at samples of the segments."""
+    return maps.gather(-1, peak[:, None, :, None].expand(-1, maps.shape[1], -1, 1))[..., 0].transpose(1, 2)
 
 
 def _in_window(peak, shape, margin):
     """The sample of the window, of samples (batch, n_subwindows) of what was masked."""
     border, n_subwindows, subwindow_length = shape
-    return border + subwindow_length * np.arange(n_subwindows) - margin + peak
+    return border - margin + subwindow_length * torch.arange(n_subwindows, device=peak.device) + peak
 
 
 def _field(signal, shape):
     """Mean power over the components (batch, components, times), repeated to (batch, n_subwindows, times)."""
-    return np.square(signal).mean(axis=1)[:, None].repeat(shape[1], axis=1)
+    return signal.square().mean(dim=1)[:, None].expand(-1, shape[1], -1)
 
 
 def _power(masked):
     """Mean power over the components, averaged over 3 samples.
 
-    (batch, n_subwindows, components, times) to (batch, n_subwindows, times).
+    (batch, components, n_subwindows, times) to (batch, n_subwindows, times).
     """
-    power = np.pad(np.square(masked).mean(axis=2), ((0, 0), (0, 0), (1, 1)))
+    power = nn.functional.pad(masked.square().mean(dim=1), (1, 1))
     return (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3
+
+
+def _log(power):
+    """Logarithm of a power, finite for 0."""
+    return (power + 1e-12).log()
+
+
+def _samples(offsets, like):
+    """Numbers of samples as a tensor beside another."""
+    return torch.as_tensor(offsets, device=like.device)
 
 
 def _read(courses, at):
     """Values of time courses (..., times) at samples (..., n), those beyond an end read at the end."""
-    return np.take_along_axis(courses, at.clip(0, courses.shape[-1] - 1), axis=-1)
+    return courses.gather(-1, at.clamp(0, courses.shape[-1] - 1))

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from classifiers.features import peak_score, spatial_filters, spike_features
 from classifiers.subwindows import SubwindowShape
 from models.autoencoder import Autoencoder
+from timeseries_dataset import prefetched
 
 # --------------------------------------------------------------------------- what the classifiers read
 N_FILTERS = 60  # spatial filters of the features and of the score
@@ -23,29 +24,28 @@ class Masking(NamedTuple):
     ----------
     margin : int
         Samples masked on either side of a sub-window: half a pulse, so that a spike is masked whole.
-    filters : float32 array (n_filters, channels) or None
-        Spatial filters of the training windows, where the classifier reads them.
+    filters : float32 tensor (n_filters, channels) or None
+        Spatial filters of the training windows, where the classifier reads them; on the device of the windows.
     """
 
     margin: int
-    filters: np.ndarray | None = None
+    filters: torch.Tensor | None = None
 
 
-def error_cards(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+def error_cards(errors: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
     """The original's error cards: errors cut to the inner part of the window, each plane z-scored there.
 
     Parameters
     ----------
     errors : tensor (batch, pairs, channels, times)
-    levels : list of int
-        The pairs that are read.
+        Of the pairs that are read.
 
     Returns
     -------
-    tensor (batch * n_subwindows, levels, channels, subwindow_length)
+    tensor (batch * n_subwindows, pairs, channels, subwindow_length)
     """
     inner = slice(shape.border, shape.border + shape.n_subwindows * shape.subwindow_length)
-    cards = zscore_planes(errors[:, levels, :, inner])
+    cards = zscore_planes(errors[..., inner])
     return SubwindowShape(0, shape.n_subwindows, shape.subwindow_length).cut(cards)
 
 
@@ -55,21 +55,21 @@ def zscore_planes(cards: torch.Tensor) -> torch.Tensor:
     return (cards - mean) / torch.where(std > 0, std, 1.0)
 
 
-def error_statistics(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
+def error_statistics(errors: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
     """Statistics per channel (batch * n_subwindows, n_features) of errors (batch, pairs, channels, times).
 
-    Per level: the logarithms of the mean and of the maximum over time of every channel, then deciles of both over the
+    Per pair: the logarithms of the mean and of the maximum over time of every channel, then deciles of both over the
     channels, which say the same wherever in the head a spike is.
     """
-    errors = shape.cut(errors[:, levels])  # (batch * n_subwindows, levels, channels, subwindow_length)
+    errors = shape.cut(errors)  # (batch * n_subwindows, pairs, channels, subwindow_length)
     per_channel = torch.stack([errors.mean(dim=-1), errors.amax(dim=-1)], dim=-2).clamp(min=1e-30).log()
     deciles = torch.quantile(per_channel, torch.linspace(0, 1, 11, device=errors.device), dim=-1).movedim(0, -1)
     return torch.cat([per_channel, deciles], dim=-1).flatten(1)
 
 
-def mean_error(errors: torch.Tensor, shape: SubwindowShape, levels: list[int]) -> torch.Tensor:
-    """Logarithm of the mean error over levels, channels and samples (batch * n_subwindows, 1), see `error_cards`."""
-    return shape.cut(errors[:, levels]).mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
+def mean_error(errors: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
+    """Logarithm of the mean error over pairs, channels and samples (batch * n_subwindows, 1), see `error_cards`."""
+    return shape.cut(errors).mean(dim=(1, 2, 3)).clamp(min=1e-30).log()[:, None]
 
 
 def latent_statistics(latents: list[torch.Tensor], window_length: int, shape: SubwindowShape) -> torch.Tensor:
@@ -86,36 +86,29 @@ def latent_statistics(latents: list[torch.Tensor], window_length: int, shape: Su
     return torch.cat(features, dim=1)
 
 
-def masked_cards(
-    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
-) -> torch.Tensor:
+def masked_cards(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
     """Error cards as `error_cards` gives, of masked residuals.
 
     Parameters
     ----------
     x : tensor (batch, 1, channels, times)
     residuals : tensor (batch, pairs, channels, n_subwindows, subwindow_length + 2 margin)
+        Of the pairs that are read.
     """
-    cards = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square()[:, levels].flatten(-2)
+    cards = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square().flatten(-2)
     return SubwindowShape(0, shape.n_subwindows, shape.subwindow_length).cut(zscore_planes(cards))
 
 
-def masked_features(
-    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
-) -> torch.Tensor:
-    """Features at the residual's peak (batch * n_subwindows, n_features), see `features.spike_features`."""
+def masked_features(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
+    """Features at the peak of the signal's residual (batch * n_subwindows, n_features), see `spike_features`."""
     assert masking.filters is not None
-    arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
-    return torch.from_numpy(spike_features(*arrays, masking.filters, shape, masking.margin))
+    return spike_features(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
 
 
-def masked_peak(
-    x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, levels: list[int], masking: Masking
-) -> torch.Tensor:
+def masked_peak(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
     """How large and brief the signal's residual is (batch * n_subwindows, 1), see `features.peak_score`."""
     assert masking.filters is not None
-    arrays = x[:, 0].cpu().numpy(), residuals[:, 0].cpu().numpy()
-    return torch.from_numpy(peak_score(*arrays, masking.filters, shape, masking.margin))[:, None]
+    return peak_score(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)[:, None]
 
 
 def window_errors(model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:
@@ -137,18 +130,21 @@ def masking_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> i
 
 def measure_filters(
     autoencoder: Autoencoder, loader: DataLoader, shape: SubwindowShape, margin: int, device: torch.device
-) -> np.ndarray:
+) -> torch.Tensor:
     """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`."""
     autoencoder.eval()
     signal, residual, n_windows = np.zeros(()), np.zeros(()), 0
     with torch.no_grad():
-        for x, _ in tqdm(loader, desc='filters', leave=False, disable=None, unit='batch'):
+        for x, _ in tqdm(
+            prefetched(loader), desc='filters', total=len(loader), leave=False, disable=None, unit='batch'
+        ):
             x = x.to(device, non_blocking=True)
-            residuals = autoencoder.masked_residuals(x, shape, margin)[:, 0]
+            residuals = autoencoder.masked_residuals(x, shape, margin, levels=[0])[:, 0]
             signal = signal + len(x) * _covariance(x[:, 0])
             residual = residual + len(x) * _covariance(residuals)
             n_windows += len(x)
-    return spatial_filters(signal / n_windows, residual / n_windows, N_FILTERS).astype(np.float32)
+    filters = spatial_filters(signal / n_windows, residual / n_windows, N_FILTERS)
+    return torch.from_numpy(filters.astype(np.float32)).to(device)
 
 
 def _covariance(maps):

@@ -44,7 +44,7 @@ class ClassifierSpec(NamedTuple):
     make : callable
         Its class.
     inputs : callable or None
-        From errors to what it reads, as `error_cards`; None for the latent maps.
+        From errors of the pairs that it reads to its inputs, as `error_cards`; None for the latent maps.
     masked_inputs : callable or None
         The same from masked residuals, as `masked_cards`; None where masking makes no difference.
     relative_to_block : callable or None

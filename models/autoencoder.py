@@ -37,25 +37,33 @@ def upsample_to(values: torch.Tensor, n_times: int) -> torch.Tensor:
     return values if values.shape[-1] == n_times else F.interpolate(values, size=n_times, mode='nearest')
 
 
+def _chosen(pairs, levels):
+    return pairs if levels is None else [pairs[level] for level in levels]
+
+
 class Autoencoder(Network):
     """An autoencoder whose forward gives a list of (reconstruction, target) pairs."""
 
-    def error_cards(self, x: torch.Tensor) -> torch.Tensor:
+    def error_cards(self, x: torch.Tensor, levels: list[int] | None = None) -> torch.Tensor:
         """Squared reconstruction errors.
 
         Parameters
         ----------
         x : tensor (batch, 1, channels, times)
+        levels : list of int, optional
+            The pairs that are wanted; all where not given.
 
         Returns
         -------
         tensor (batch, n_pairs, channels, times)
             Pairs of another length are brought back to `times` by nearest neighbour.
         """
-        errors = [(output - target).square() for output, target in self(x)]
+        errors = [(output - target).square() for output, target in _chosen(self(x), levels)]
         return torch.stack([upsample_to(error, x.shape[-1]) for error in errors], dim=1)
 
-    def masked_residuals(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
+    def masked_residuals(
+        self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0, levels: list[int] | None = None
+    ) -> torch.Tensor:
         """What the context does not predict: target minus reconstruction of every inner sub-window, masked in turn.
 
         A sub-window and `margin` samples on either side are masked together, which reconstructs them
@@ -68,6 +76,8 @@ class Autoencoder(Network):
             The sub-windows, in samples: from `border` on, `n_subwindows` of `subwindow_length`.
         margin : int
             At most `border`.
+        levels : list of int, optional
+            The pairs that are wanted; all where not given.
 
         Returns
         -------
@@ -75,15 +85,35 @@ class Autoencoder(Network):
             Signed. Pairs of another length are brought back to that of the window by nearest neighbour.
         """
         border, n_subwindows, subwindow_length = shape
-        stretches = []
+        residuals = []
         for k in range(n_subwindows):
             first = border + k * subwindow_length - margin
             last = first + subwindow_length + 2 * margin
             bounds = (torch.full((len(x),), bound, device=x.device) for bound in (first, last))
-            residuals = [target - output for output, target in self(mask_segment(x, *bounds), x)]
-            cut = [upsample_to(residual, x.shape[-1])[..., first:last] for residual in residuals]
-            stretches.append(torch.stack(cut, dim=1))
-        return torch.stack(stretches, dim=3)
+            of_pairs = self.residuals_within(mask_segment(x, *bounds), x, (first, last), levels)
+            residuals.append(torch.stack(of_pairs, dim=1))
+        return torch.stack(residuals, dim=3)
+
+    def residuals_within(
+        self, seen: torch.Tensor, x: torch.Tensor, span: tuple[int, int], levels: list[int] | None = None
+    ) -> list[torch.Tensor]:
+        """Target minus reconstruction of x in a span of samples, reconstructed from another input.
+
+        Parameters
+        ----------
+        seen, x : tensors (batch, 1, channels, times)
+            Input of the network, and what it should give.
+        span : (first, last)
+            In samples, the last excluded.
+        levels : list of int, optional
+            The pairs that are wanted; all where not given.
+
+        Returns
+        -------
+        list of tensor (batch, channels, last - first)
+        """
+        pairs = _chosen(self(seen, x), levels)
+        return [upsample_to(target - output, x.shape[-1])[..., slice(*span)] for output, target in pairs]
 
     def masked_error_cards(self, x: torch.Tensor, shape: tuple[int, int, int], margin: int = 0) -> torch.Tensor:
         """Squared errors of every inner sub-window, masked in turn.

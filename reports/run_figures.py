@@ -91,7 +91,7 @@ def plot_windows(
     result : TestResult
     reader : SubwindowReader
     split : SplitData
-    errors : array (n_windows, n_pairs, n_inner) or None
+    errors : array (n_windows, n_levels, n_inner) or None
         Of the test part, from `SubwindowReader.read`.
     settings : namespace
     """
@@ -101,7 +101,8 @@ def plot_windows(
         plot_error_maps(result.run, maps, channel_names(), settings.sfreq, result.decision['threshold'])
     if errors is not None:
         inner = labels_t[:, split.shape.border :][:, : errors.shape[2]]
-        plot_contrast(result.run, errors, inner.astype(bool), level_names(settings))
+        names = level_names(settings)
+        plot_contrast(result.run, errors, inner.astype(bool), [names[level] for level in reader.levels])
     plot_latent(result.run, *latent_examples(reader, split, settings))
     examples = example_events(result.evaluation, windows, settings.sfreq)
     plot_traces(result.run, examples, settings.sfreq)

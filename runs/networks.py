@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from classification import SubwindowData, SubwindowReader, levels_of
+from classification import SubwindowData, SubwindowReader, levels_read
 from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.sfcn import SfcnClassifier
 from classifiers.specs import CLASSIFIERS, Classifier, Examples
@@ -195,7 +195,7 @@ def make_reader(
             loader = filter_windows(split, settings)
             filters = measure_filters(autoencoder, loader, split.shape, masking.margin, device)
             masking = masking._replace(filters=filters)
-    levels = levels_of(settings.levels, len(loss_weights(settings)))
+    levels = levels_read(spec, settings.levels, len(loss_weights(settings)), settings.masking)
     return SubwindowReader(autoencoder, spec, split.shape, levels, masking, device)
 
 
@@ -279,6 +279,6 @@ def save_classifier(
     """Write the checkpoint of the classifier `name`: what it learned, the decision, and what masking needs."""
     content: dict[str, Any] = {'decision': decision}
     if masking:
-        filters = None if masking.filters is None else torch.from_numpy(masking.filters)
+        filters = None if masking.filters is None else masking.filters.cpu()
         content |= {'margin': masking.margin, 'filters': filters}
     classifier.save(run.checkpoint('best', name), content)

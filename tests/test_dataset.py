@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runs.splits import balance, fold_units, listed_patients, split_folds, split_units, split_windows, with_parts
-from timeseries_dataset import PARTS, WindowDataset, batches, id_table, open_directory
+from timeseries_dataset import PARTS, WindowDataset, batches, id_table, open_directory, prefetched
 from utils import DataError, SettingError
 
 MADE_WITH = {'sfreq': 150, 'window_size': 2.0, 'spike_spacing_from_border': 0.3, 'standardize': 'block'}
@@ -231,3 +231,14 @@ def test_workers_give_the_same_batches_as_none(patients):
     for alone, with_workers in zip(*seen, strict=True):
         assert torch.equal(alone, with_workers)
     assert not torch.equal(seen[0][0], seen[0][4])  # another order, other noise in the second epoch
+
+
+def test_batches_read_ahead_are_the_same_and_faults_arrive(patients):
+    _, clf = patients
+    dataset = WindowDataset(clf, id_table(clf), zscore=False)
+    loader = batches(dataset, batch_size=4)
+    for ahead, (x, _) in zip(prefetched(loader), loader, strict=True):
+        assert torch.equal(ahead[0], x)
+    dataset.window = dataset.window + 10**9
+    with pytest.raises(IndexError):
+        list(prefetched(loader))

@@ -144,6 +144,9 @@ def test_errors_of_hidden_sub_windows_where_hiding_changes_nothing():
     """The reconstruction is zero whatever is masked: cards are the plain ones, and every masked segment is itself."""
     x, masking = windows(5), Masking(margin=2)
     masked = read(x, ClassifierSpec(None, error_cards, masked_cards), masking=masking)
+    second = read(x, ClassifierSpec(None, error_cards, masked_cards), levels=[1], masking=masking)
+    np.testing.assert_array_equal(second.inputs, masked.inputs[:, 1:])
+    np.testing.assert_array_equal(second.errors, masked.errors[:, 1:])
     plain = read(x, ClassifierSpec(None, error_cards))
     np.testing.assert_array_equal(masked.inputs, plain.inputs)
     np.testing.assert_allclose(masked.errors, plain.errors, rtol=1e-6)
@@ -159,7 +162,7 @@ def test_errors_of_hidden_sub_windows_where_hiding_changes_nothing():
     stretches = [signal[..., first - 2 : first + 12] for first in (4, 14, 24)]
     each = [np.concatenate(list(part), axis=1) for part in (signal, np.concatenate(stretches, axis=2))]
     expected = spatial_filters(*(rows @ rows.T / rows.shape[1] for rows in each), 8)
-    np.testing.assert_allclose(np.abs(filters), np.abs(expected), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(filters.abs(), np.abs(expected), rtol=1e-4, atol=1e-5)
 
 
 def test_statistics_of_the_errors():

@@ -2,17 +2,21 @@
 
 import numpy as np
 import pytest
+import torch
 
-from classifiers.features import (
-    append_relative_power,
-    peak_score,
-    spatial_filters,
-    spike_features,
-    subtract_block_median,
-)
+from classifiers import features as features_module
+from classifiers.features import append_relative_power, spatial_filters, subtract_block_median
 
 SHAPE, MARGIN = (45, 7, 30), 8
 N_CHANNELS = 12
+
+
+def spike_features(x, residuals, filters):
+    return features_module.spike_features(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN).numpy()
+
+
+def peak_score(x, residuals, filters):
+    return features_module.peak_score(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN).numpy()
 
 
 @pytest.fixture
@@ -42,8 +46,8 @@ def test_filters_are_principal_components_with_a_residual_of_variance_1():
 
 def test_the_wave_is_found_where_it_is_and_followed(planted):
     x, residuals, wave = planted
-    features = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
-    score = peak_score(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
+    features = spike_features(x, residuals, np.eye(N_CHANNELS))
+    score = peak_score(x, residuals, np.eye(N_CHANNELS))
     assert features.shape[0] == len(score) == 21
     assert np.argmax(score) == np.argmax(features[:, 0]) == 3
     assert features[3, 5] == 151 - (45 + 3 * 30)  # the peak, from the sub-window's start
@@ -58,6 +62,54 @@ def test_the_wave_is_found_where_it_is_and_followed(planted):
     assert score[3] == pytest.approx(np.log(height) - 0.75 * np.log(beside), rel=1e-4)
 
 
+def features_one_by_one(signal, masked, residual, first):
+    """Features and score of one sub-window: filtered window and residual, residual (channels, n_masked), its sample."""
+    n_components, n_masked = masked.shape
+    mean_power = np.square(masked).mean(axis=0)
+    power = np.array([sum(mean_power[max(t - 1, 0) : t + 2]) / 3 for t in range(n_masked)])
+    peak = power.argmax()
+    height, at, typical = power[peak], first + peak, np.median(np.square(signal).mean(axis=0))
+    field = np.square(signal).mean(axis=0)
+    pattern = masked[:, peak] / np.linalg.norm(masked[:, peak])
+    course, of_masked = pattern @ signal / np.sqrt(n_components), pattern @ masked / np.sqrt(n_components)
+    near = [min(max(at + t, 0), len(course) - 1) for t in range(-45, 46)]  # sample 45 is the peak
+    inside = power[MARGIN : n_masked - MARGIN]
+    channels = np.abs(residual[:, peak]) / np.linalg.norm(residual[:, peak])
+    found = [*np.log([height, height / typical, power.mean(), inside.mean(), inside.max()])]
+    found += [peak - MARGIN, abs(peak - (n_masked - 1) / 2)]
+    found += [np.square(of_masked).sum() / mean_power.sum(), channels.max(), (channels**4).sum()]
+    found += [course[near[k]] * np.sign(course[at]) / np.sqrt(height) for k in range(0, 91, 3)]
+    found += [of_masked[t] / np.sqrt(height) if 0 <= t < n_masked else 0.0 for t in range(peak - 12, peak + 13, 2)]
+    around = [-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45]
+    found += [np.log(np.sqrt(field[near[45 + t]] / typical) + 1e-6) for t in around]
+    beside = field[[near[45 + t] for t in (*range(-15, -4), *range(5, 16))]].mean()
+    return found, np.log(height) - 0.75 * np.log(beside)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_features_equal_a_second_implementation(dtype):
+    """In float32, as in a run, to 1e-4; the peaks lie at either end of what is masked too."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, N_CHANNELS, 300)).cumsum(axis=2) / 5
+    filters, residuals = (
+        rng.standard_normal((9, N_CHANNELS)),
+        hidden_parts(x) + rng.standard_normal((N_CHANNELS, 7, 46)),
+    )
+    residuals[0, :, 0, 0] += 30
+    residuals[0, :, 6, 45] += 30
+    arrays = [array.astype(dtype) for array in (x, residuals, filters)]
+    tolerance = {'rtol': 1e-4, 'atol': 1e-4} if dtype == np.float32 else {'rtol': 1e-9, 'atol': 1e-9}
+    features, scores = spike_features(*arrays), peak_score(*arrays)
+    assert features.dtype == scores.dtype == dtype
+    for window in range(4):
+        for k in range(7):
+            residual = residuals[window, :, k]
+            first = SHAPE[0] + SHAPE[2] * k - MARGIN
+            expected, score = features_one_by_one(filters @ x[window], filters @ residual, residual, first)
+            np.testing.assert_allclose(features[7 * window + k], expected, **tolerance)
+            np.testing.assert_allclose(scores[7 * window + k], score, **tolerance)
+
+
 def test_of_two_waves_as_high_the_brief_one_has_the_higher_score(planted):
     x, _, _ = planted
     distance = np.abs(np.arange(300) - 150)
@@ -66,25 +118,25 @@ def test_of_two_waves_as_high_the_brief_one_has_the_higher_score(planted):
             -0.5 * (distance / width) ** 2
         )
     residuals = hidden_parts(x)
-    brief, slow, _ = peak_score(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN).reshape(3, 7)[:, 3]
-    powers = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN).reshape(3, 7, -1)[:, 3, 0]
+    brief, slow, _ = peak_score(x, residuals, np.eye(N_CHANNELS)).reshape(3, 7)[:, 3]
+    powers = spike_features(x, residuals, np.eye(N_CHANNELS)).reshape(3, 7, -1)[:, 3, 0]
     assert powers[1] >= powers[0]
     assert brief > slow + 1
 
 
 def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
     x, residuals, _ = planted
-    features = spike_features(x, residuals, np.eye(N_CHANNELS), SHAPE, MARGIN)
-    np.testing.assert_allclose(spike_features(-x, -residuals, np.eye(N_CHANNELS), SHAPE, MARGIN), features, atol=1e-5)
+    features = spike_features(x, residuals, np.eye(N_CHANNELS))
+    np.testing.assert_allclose(spike_features(-x, -residuals, np.eye(N_CHANNELS)), features, atol=1e-5)
     order = np.random.default_rng(1).permutation(N_CHANNELS)
-    moved = spike_features(x[:, order], residuals[:, order], np.eye(N_CHANNELS), SHAPE, MARGIN)
+    moved = spike_features(x[:, order], residuals[:, order], np.eye(N_CHANNELS))
     np.testing.assert_allclose(moved, features, atol=1e-5)
 
 
 def test_flat_windows_have_finite_features():
     x = np.zeros((1, N_CHANNELS, 300))
-    assert np.isfinite(spike_features(x, hidden_parts(x), np.eye(N_CHANNELS), SHAPE, MARGIN)).all()
-    assert np.isfinite(peak_score(x, hidden_parts(x), np.eye(N_CHANNELS), SHAPE, MARGIN)).all()
+    assert np.isfinite(spike_features(x, hidden_parts(x), np.eye(N_CHANNELS))).all()
+    assert np.isfinite(peak_score(x, hidden_parts(x), np.eye(N_CHANNELS))).all()
 
 
 def test_power_is_compared_within_a_block():

@@ -8,7 +8,16 @@ import torch
 from common import OPTIMIZER
 
 import loop
-from classifiers.inputs import Masking, error_cards, error_statistics, latent_statistics, masked_cards, mean_error
+from classifiers.inputs import (
+    Masking,
+    error_cards,
+    error_statistics,
+    latent_statistics,
+    masked_cards,
+    masked_features,
+    masked_peak,
+    mean_error,
+)
 from classifiers.sfcn import CardDataset, SfcnClassifier
 from classifiers.specs import Examples
 from classifiers.subwindows import SubwindowShape, field_peaks
@@ -283,14 +292,15 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_is_on_another_device_and_nothing_waits(elsewhere, name):
     """Losses, with their gradients, and what the classifiers see, as far as it is computed on the GPU."""
-    masking = Masking(2)
+    masking = Masking(2, torch.ones(5, 12, device=elsewhere))
     inputs = [
-        lambda m, x: error_cards(m.error_cards(x), SHAPE, [0]),
-        lambda m, x: error_statistics(m.error_cards(x), SHAPE, [0]),
+        lambda m, x: error_cards(m.error_cards(x), SHAPE),
+        lambda m, x: error_statistics(m.error_cards(x), SHAPE),
         lambda m, x: latent_statistics(m.latent(x), x.shape[-1], SHAPE),
-        lambda m, x: mean_error(m.error_cards(x), SHAPE, [0]),
-        lambda m, x: masked_cards(x, m.masked_residuals(x, SHAPE, 2), SHAPE, [0], masking),
-        lambda m, x: m.masked_residuals(x, SHAPE, 2),
+        lambda m, x: mean_error(m.error_cards(x), SHAPE),
+        lambda m, x: masked_cards(x, m.masked_residuals(x, SHAPE, 2), SHAPE, masking),
+        lambda m, x: masked_features(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
+        lambda m, x: masked_peak(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
         lambda m, x: field_peaks(x, SHAPE),
     ]
     model, x = small(name).to(elsewhere), rhythms(4).to(elsewhere)
