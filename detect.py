@@ -1,9 +1,12 @@
 """Apply a trained run to recordings and write detections that a reviewer can open.
 
     python detect.py RUN REC [REC ...] [name=value ...]
+    python detect.py RUN cohort.csv [name=value ...]
+    python detect.py RUN BIDS_FOLDER [name=value ...]
 
 Reads   RUN, a finished run: its name in path_writing_data (AE1D_3) or its path; and recordings: CTF folders (.ds),
-        FIF files, other files that MNE reads, or data_raw_NNN.pkl, of which every block counts as a recording.
+        FIF files, other files that MNE reads, or data_raw_NNN.pkl, of which every block counts as a recording. Of a
+        whole study, cohort.csv or BIDS_FOLDER as for create_data_raw.py.
 Writes  next to each recording, or in the folder `output`, <recording>_detections/ with
         detections.csv      onset, duration, probas, bad (1 in a segment marked bad): an event per row
         probabilities.csv   the probability of every sub-window (200 ms)
@@ -12,26 +15,38 @@ Writes  next to each recording, or in the folder `output`, <recording>_detection
         report.html         a page with pictures: surest events, their average, where it may come from
         detections.json     the run, the settings and the recording that these files were made from
         The recording does not change, unless markers_into_recording=True. Files that a person has changed in the
-        folder, or added to it, stay.
+        folder, or added to it, stay. Of a study, n_jobs patients at a time; what would be made the same again stays
+        (overwrite=True makes it), and `output` has a folder for each patient.
 """
 
+import functools
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 from classification import TrainedRun, load_run, score_block
 from recordings.checks import read_checked, read_data_raw_blocks
-from recordings.identity import identify
+from recordings.cohorts import cohort_output, is_cohort, read_cohort
 from recordings.marker_files import MARKER_FILE, write_marker_file
+from recordings.planning import input_hash, recordings_with_markers
 from recordings.reading import Recording
 from reports.detection_files import bad_segment_warnings, print_result, recording_warnings, write_all
-from reports.detection_planning import plan_folders
+from reports.detection_planning import DetectionPlan, is_made, plan_detections, seen_warnings
 from reports.detections_folder import publishing
 from reports.recording_detections import RecordingDetections, detections_of_recording, without_bad_segments
-from runs.applied_settings import OF_THE_RUN, PREPROCESSING, compensation_of_run, settings_of_run
+from runs.applied_settings import (
+    OF_DETECTIONS,
+    OF_THE_RUN,
+    PREPROCESSING,
+    compensation_of_run,
+    seen_by_run,
+    settings_of_run,
+)
+from runs.patient_jobs import MADE, SKIPPED, run_patients, share_threads
 from runs.run_directory import RunDirectory, find_run, git_revision
 from runs.settings import read_command
 from system.files import sha256
@@ -51,62 +66,121 @@ def main(words: list[str]) -> None:
     """
     positional, settings = read_command(words, n_positional=len(words))
     if len(positional) < 2:
-        raise SettingError('usage: python detect.py RUN REC [REC ...] [name=value ...]')
-    device = choose_device(settings.device)
+        raise SettingError('usage: python detect.py RUN REC [REC ...] | cohort.csv | BIDS_FOLDER [name=value ...]')
     run = find_run(settings.path_writing_data, positional[0])
     if not run.checkpoint('best').is_file() and (run.path / 'fold_1').is_dir():
         raise DataError(f'{run.path}: a cross-validation; take one of its folds, such as {run.name}/fold_1')
-    run_settings = settings_of_run(run, vars(settings))
-    checkpoints = run.checkpoint('best'), run.checkpoint('best', run_settings['classifier'])
-    trained = load_run(run_settings, *checkpoints, device, choose_precision(settings.precision, device))
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
-    run_settings['bad_channels'] = bad_channels
-    folders = plan_folders(positional[1:], run_settings, settings.output, settings.markers_into_recording)
-    made_with = describe_run(run, run_settings, checkpoints, trained.decision)
-    made_with = {'command': shlex.join(['python', 'detect.py', *words])} | made_with
-    print(f'{run.name}: threshold {trained.decision["threshold"]:.4f}, {trained.decision["policy"]}; on {device}')
+    run_settings: dict[str, Any] = settings_of_run(run, vars(settings)) | {'bad_channels': bad_channels}
+    load = functools.partial(load_applied, run, run_settings, settings, shlex.join(['python', 'detect.py', *words]))
+    applied = load()
+    decision, device = applied.trained.decision, applied.trained.reader.device
+    print(f'{run.name}: threshold {decision["threshold"]:.4f}, {decision["policy"]}; on {device}')
+    if len(positional) == 2 and is_cohort(positional[1]):
+        patients = read_cohort(positional[1], settings.patient)
+        output = settings.output or cohort_output(positional[1])
+        detect = functools.partial(detect_in_patient, load=load, output=output, settings=settings)
+        run_patients(detect, patients, settings.n_jobs)
+        return
+    recordings: list[tuple[Path, Path | None]] = [(Path(word), None) for word in positional[1:]]
+    plans = plan_detections(recordings, run_settings, settings.output, settings.markers_into_recording)
     set_seed(run_settings['seed'])
-    for path, folder in folders.items():
-        detect_in(path, folder, trained, made_with, settings)
+    for plan in plans:
+        detect_in(plan, applied, settings)
 
 
-def detect_in(path: Path, folder: Path, trained: TrainedRun, made_with: dict, settings: SimpleNamespace) -> None:
-    """Read a recording, or a data_raw file, score it and publish its detections.
+def detect_in_patient(
+    number: int, words: list[str], *, load: Callable[[], 'AppliedRun'], output: str | None, settings: SimpleNamespace
+) -> tuple[str, str]:
+    """Detect spikes in those recordings of a patient of a study that are not made yet.
 
     Parameters
     ----------
-    path, folder : path
-        The recording, and where its detections go.
-    trained : TrainedRun
-    made_with : dict
-        From `describe_run`, and the command.
+    number : int
+        Of the patient.
+    words : list of str
+        Recordings, each followed by its file of markers if it has one.
+    load : callable
+        `load_applied` with its arguments: every process loads the run.
+    output : str or None
+        Folder with a folder for each patient; None for next to each recording.
     settings : namespace
+
+    Returns
+    -------
+    result, what : str
+        Of `run_patients`.
     """
-    sfreq, window_length = trained.settings['sfreq'], trained.window_length
+    share_threads(settings.n_jobs)
+    applied, recordings = load(), recordings_with_markers(words)
+    output = output and str(Path(output) / f'{number:03d}')
+    plans = plan_detections(recordings, applied.trained.settings, output, settings.markers_into_recording)
+    new = [plan for plan in plans if settings.overwrite or not is_made(plan.folder, input_of(plan, applied, settings))]
+    if not new:
+        return SKIPPED, f'{len(plans)} recordings, made before from the same recordings, run and settings'
+    set_seed(applied.trained.settings['seed'])
+    n_events = sum(detect_in(plan, applied, settings) for plan in new)
+    kept = f'; {len(plans) - len(new)} made before' if len(new) < len(plans) else ''
+    return MADE, f'{n_events} detections in {len(new)} recordings{kept}'
+
+
+def detect_in(plan: DetectionPlan, applied: 'AppliedRun', settings: SimpleNamespace) -> int:
+    """Read a recording, or a data_raw file, score it, publish its detections and return their number."""
+    trained, made_with = applied.trained, applied.made_with
     marker = {'name': settings.marker_name, 'color': settings.marker_color}
-    started = time.perf_counter()
-    identity = identify(path)
-    for name, unit_folder, blocks in read_units(path, folder, trained.settings, window_length):
+    made_from = {'identity': plan.identity, 'input': input_of(plan, applied, settings)}
+    n_events, started = 0, time.perf_counter()
+    for name, folder, blocks in read_units(plan, trained.settings, trained.window_length):
         read = time.perf_counter()
-        by_block = [score_block(trained, block.meg, block.layout.lengths(sfreq).tolist()) for block in blocks]
+        lengths = [block.layout.lengths(trained.settings['sfreq']).tolist() for block in blocks]
+        by_block = [score_block(trained, block.meg, parts) for block, parts in zip(blocks, lengths, strict=True)]
         scored = time.perf_counter()
         detections = detections_of_recording(name, blocks, by_block)
-        warnings = recording_warnings(blocks, set(made_with['compensation of the run']), window_length)
+        warnings = seen_warnings(plan.samples, applied.seen)
+        warnings += recording_warnings(blocks, set(made_with['compensation of the run']), trained.window_length)
         warnings += bad_segment_warnings(detections, settings.drop_bad_segments)
         if settings.drop_bad_segments:
             detections = without_bad_segments(detections)
         for warning in warnings:
             print(f'warning: {name}: {warning}')
-        with publishing(unit_folder, path, identity) as staging:
-            write_all(detections, staging, made_with | {'identity': identity, 'warnings': warnings}, marker)
+        with publishing(folder, plan.path, plan.identity) as staging:
+            write_all(detections, staging, made_with | made_from | {'warnings': warnings}, marker)
         if settings.markers_into_recording and blocks[0].layout.trial:
-            write_into_recording(path / MARKER_FILE, detections, marker)
+            write_into_recording(plan.path / MARKER_FILE, detections, marker)
         written = time.perf_counter()
-        print_result(detections, unit_folder, (read - started, scored - read, written - scored))
+        print_result(detections, folder, (read - started, scored - read, written - scored))
+        n_events += len(detections.events)
         started = time.perf_counter()
+    return n_events
 
 
 # ---------------------------------------------------------------------------------------------- the run
+class AppliedRun(NamedTuple):
+    """A run that is applied to recordings.
+
+    Attributes
+    ----------
+    trained : TrainedRun
+    made_with : dict
+        What detections.json says of it, from `describe_run`, and the command.
+    seen : dict
+        Where it has seen recordings, from `seen_by_run`.
+    """
+
+    trained: TrainedRun
+    made_with: dict
+    seen: dict[str, str]
+
+
+def load_applied(run: RunDirectory, run_settings: dict, settings: SimpleNamespace, command: str) -> AppliedRun:
+    """Load a run; `run_settings` are those of the run, and `settings` those of now."""
+    device = choose_device(settings.device)
+    checkpoints = run.checkpoint('best'), run.checkpoint('best', run_settings['classifier'])
+    trained = load_run(run_settings, *checkpoints, device, choose_precision(settings.precision, device))
+    made_with = {'command': command} | describe_run(run, run_settings, checkpoints, trained.decision)
+    return AppliedRun(trained, made_with, seen_by_run(run, run_settings['path_raw_data']))
+
+
 def describe_run(run: RunDirectory, settings: dict, checkpoints: tuple[Path, Path], decision: dict) -> dict:
     """What detections.json says of the run: its code, checkpoints, settings and decision."""
     return {
@@ -122,10 +196,14 @@ def describe_run(run: RunDirectory, settings: dict, checkpoints: tuple[Path, Pat
     }
 
 
+def input_of(plan: DetectionPlan, applied: AppliedRun, settings: SimpleNamespace) -> str:
+    """SHA-256 of all that decides what the detections in a recording are: its input, the run, the settings."""
+    of_run = [applied.made_with[name] for name in ('checkpoints', 'settings', 'compensation of the run')]
+    return input_hash([], plan.input, of_run, {name: getattr(settings, name) for name in OF_DETECTIONS})
+
+
 # ------------------------------------------------------------------------------------------ recordings
-def read_units(
-    path: Path, folder: Path, settings: dict, window_length: int
-) -> Iterator[tuple[str, Path, list[Recording]]]:
+def read_units(plan: DetectionPlan, settings: dict, window_length: int) -> Iterator[tuple[str, Path, list[Recording]]]:
     """Read the units that get detections of their own: a recording, or every block of a data_raw file.
 
     Yields
@@ -135,12 +213,13 @@ def read_units(
         For the detections.
     blocks : list of Recording
     """
+    path, folder = plan.path, plan.folder
     if path.suffix == '.pkl':
         for number, block in read_data_raw_blocks(path, settings['sfreq'], window_length):
             yield f'{path.name}, block {number} ({block.name})', folder / f'block_{number:02d}', [block]
     else:
         reading = {name: settings[name] for name in (*PREPROCESSING, 'bad_channels')}
-        yield path.resolve().name, folder, read_checked(path, **reading)
+        yield path.resolve().name, folder, read_checked(path, plan.markers, **reading)
 
 
 def write_into_recording(path: Path, detections: RecordingDetections, marker: dict[str, str]) -> None:

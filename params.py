@@ -103,7 +103,7 @@ artefact_threshold = 20.0
 
 # False keeps the windows of a patient that are complete and were made with these settings from the same file. Its
 # content is compared only if its size or times have changed. True makes all windows again. The same holds for the
-# data_raw files of a study.
+# data_raw files and detections of a study.
 overwrite = False
 
 # ---------------------------------------------------------------------------------------------- split
@@ -309,8 +309,8 @@ device = 'auto'
 # and clf and detect.py use the setting of the time they run.
 precision = 'auto'
 
-# Patients of which files are made at the same time: windows, and data_raw files of a study. For windows each takes the
-# memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks of 3 minutes, so that 16 GB of memory do for 12.
+# Patients of which files are made at the same time: windows, and data_raw files and detections of a study. For windows
+# each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks of 3 minutes, so that 16 GB of memory do for 12.
 n_jobs = 1
 
 # Additional processes that read batches; 0 reads them in the main process. The batches are the same.

@@ -8,6 +8,7 @@ from recordings.layout import Note
 from utils import DataError
 
 EVENTS = '_events.tsv'
+DERIVATIVES = 'derivatives/spike_detections'  # where detect.py writes in a BIDS folder
 FORMATS = ('.ds', '.fif', '.con', '.sqd', '')  # KIT: .con and .sqd; BTi: a folder without extension
 NO_PATIENTS = ('task-noise', 'acq-crosstalk', 'acq-calibration')  # empty rooms, and files of MaxFilter
 NOT_GIVEN = ('', 'n/a')

@@ -4,7 +4,7 @@ import csv
 import re
 from pathlib import Path
 
-from recordings.bids import EVENTS, bids_patients, is_bids, sidecar
+from recordings.bids import DERIVATIVES, EVENTS, bids_patients, is_bids, sidecar
 from utils import DataError
 
 COLUMNS = ('patient', 'recording', 'markers')
@@ -49,6 +49,11 @@ def read_cohort(word: str, patient: int | list[int] | bool = False) -> dict[int,
         if number not in patients:
             raise DataError(f'{path}: has no patient {number} (setting patient)')
     return {number: patients[number] for number in sorted(set(numbers))}
+
+
+def cohort_output(word: str) -> str | None:
+    """Where the detections in a study go by default: of BIDS, a folder of derivatives; None for next to recordings."""
+    return str(Path(word) / DERIVATIVES) if is_bids(Path(word)) else None
 
 
 def _read_table(path):

@@ -1,7 +1,5 @@
 """From a patient's recordings to data_raw_NNN.pkl and its record, data_raw_NNN.json."""
 
-import hashlib
-import json
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +11,7 @@ import pandas as pd
 from recordings.checks import compensation_warnings, listed, read_checked
 from recordings.data_raw import read_data_raw, read_record
 from recordings.identity import identify
-from recordings.planning import RecordingPlan, chosen_labels
+from recordings.planning import RecordingPlan, chosen_labels, input_hash
 from system.files import json_text, locked, sync
 from utils import DataError, write_faults, writing
 
@@ -114,22 +112,6 @@ def block_names(planned: list[RecordingPlan]) -> list[str]:
 def block_hashes(planned: list[RecordingPlan]) -> list[str]:
     """SHA-256 of the samples of every block's recording, from `identify`."""
     return [digest for plan in planned for digest in [identify(plan.path)['sha256']] * len(plan.blocks)]
-
-
-def input_hash(planned: list[RecordingPlan], hashes: list[str], settings: dict[str, Any], patterns: SpikeLabels) -> str:
-    """SHA-256 of all that decides what is in a data_raw file: samples, markers, bad segments and channels, settings."""
-    recordings = [
-        {
-            'blocks': list(plan.blocks),
-            'parts': plan.layout.parts,
-            'labels': {label: times.tolist() for label, times in plan.labels.items()},
-            'segments': plan.segments.tolist(),
-            'bads': plan.bads,
-        }
-        for plan in planned
-    ]
-    content = [recordings, hashes, settings, patterns]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def is_unchanged(path: Path, planned: list[RecordingPlan], settings: dict[str, Any], patterns: SpikeLabels) -> bool:

@@ -1,9 +1,11 @@
 """The recordings of a command, all of them checked before the first is read."""
 
 import fnmatch
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -74,7 +76,7 @@ def plan_recordings(
         An annotation comes without its recording, or no channel has a name of `bad_channels`.
     """
     planned = []
-    for path, markers in _recordings_with_markers(words):
+    for path, markers in recordings_with_markers(words):
         with open_recording(path) as raw:
             check_recording(raw, path, low_pass=low_pass, bad_channels=bad_channels)
             layout = read_layout(raw, path)
@@ -105,8 +107,23 @@ def is_annotation(word: str) -> bool:
     return word.endswith(('.mrk', '-annot.fif', '-annot.fif.gz', EVENTS))
 
 
-def _recordings_with_markers(words):
-    """Path of every recording, and of its annotation or None."""
+def recordings_with_markers(words: list[str]) -> list[tuple[Path, Path | None]]:
+    """Path of every recording, and of its annotation or None.
+
+    Parameters
+    ----------
+    words : list of str
+        See `plan_recordings`.
+
+    Returns
+    -------
+    list of (Path, Path or None)
+
+    Raises
+    ------
+    SettingError
+        An annotation comes without its recording.
+    """
     pairs: list[tuple[Path, Path | None]] = []
     for word in words:
         if not is_annotation(word):
@@ -126,3 +143,29 @@ def chosen_labels(labels: list[str], include: str | list[str], exclude: str | Se
 def _matches(label, patterns):
     patterns = [patterns] if isinstance(patterns, str) else patterns
     return any(fnmatch.fnmatchcase(label.lower(), pattern.lower()) for pattern in patterns)
+
+
+def input_hash(planned: list[RecordingPlan], *others: Any) -> str:
+    """SHA-256 of what plans say of recordings (continuous parts, markers, bad segments and channels), and of others.
+
+    Parameters
+    ----------
+    planned : list of RecordingPlan
+    *others
+        What else decides the result, such as hashes of the samples and settings: all that JSON can hold.
+
+    Returns
+    -------
+    str
+    """
+    recordings = [
+        {
+            'blocks': list(plan.blocks),
+            'parts': plan.layout.parts,
+            'labels': {label: times.tolist() for label, times in plan.labels.items()},
+            'segments': plan.segments.tolist(),
+            'bads': plan.bads,
+        }
+        for plan in planned
+    ]
+    return hashlib.sha256(json.dumps([recordings, others], sort_keys=True).encode()).hexdigest()

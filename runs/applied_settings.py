@@ -13,6 +13,8 @@ FILTERS = ('sfreq', 'high_pass', 'low_pass', 'notch')
 PREPROCESSING = (*FILTERS, 'trials')
 # Settings that turn signal into sub-windows: those of the run are used, whatever params.py says.
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
+# Settings of now that decide what the files of detections are.
+OF_DETECTIONS = ('drop_bad_segments', 'marker_name', 'marker_color', 'markers_into_recording')
 
 
 def settings_of_run(run: RunDirectory, now: dict) -> dict:
@@ -69,6 +71,18 @@ def records_of_run(params: dict, path_raw_data: str) -> list[tuple[Path, dict]]:
     numbers = sorted({number for part in PARTS for number in params['split'].get(part, ())})
     paths = [Path(path_raw_data) / f'data_raw_{number:03d}.pkl' for number in numbers]
     return [(path, read_record(path)) for path in paths]
+
+
+def seen_by_run(run: RunDirectory, path_raw_data: str) -> dict[str, str]:
+    """Where a run has seen recordings: SHA-256 of their samples to data_raw file and part, as far as records say."""
+    params = load_params(run)
+    seen = {}
+    for part, word in (('validation', 'validation'), ('train', 'training')):  # who is in both was trained on
+        of_part = {'split': {part: params['split'].get(part, ())}}
+        for path, record in records_of_run(of_part, path_raw_data):
+            for recording in record.get('recordings', []):
+                seen[recording.get('sha256')] = f'{path.name}, of a patient of its {word}'
+    return seen
 
 
 def compensation_of_run(run: RunDirectory, path_raw_data: str) -> set[int]:

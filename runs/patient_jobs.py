@@ -50,6 +50,14 @@ def run_patients(
         raise DataError(f'{len(refused)} of {len(rows)} patients refused ({numbers}): the table above says why')
 
 
+def share_threads(n_jobs: int) -> None:
+    """Give this process its share of the processor's threads, where several of them compute at a time."""
+    import torch  # here, because create_data_raw.py does not need it
+
+    if n_jobs > 1:
+        torch.set_num_threads(max(1, torch.get_num_threads() // n_jobs))
+
+
 def _result(work, numbered):
     """Number, result and reason of a patient, and what the work printed."""
     number, words = numbered

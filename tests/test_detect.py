@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -323,6 +324,68 @@ def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_pat
     events = seconds_of_events(blocks, found)
     assert events['onset'].is_monotonic_increasing
     assert (events['onset'] > 8).any()
+
+
+# ------------------------------------------------------------------------------------------- a whole study
+@pytest.fixture
+def study(trained, tmp_path):
+    """A table of two patients, with two and one recordings of their own."""
+    for number in range(3):
+        shutil.copyfile(trained.recordings[number], tmp_path / f'rec{number}_raw.fif')
+    table = tmp_path / 'cohort.csv'
+    table.write_text('patient,recording\n1,rec0_raw.fif\n1,rec1_raw.fif\n5,rec2_raw.fif\n')
+    return table
+
+
+def results(printed):
+    """Number, result and reason of every patient in the table at the end."""
+    return re.findall(r'^ +(\d+)  (made|skipped|refused) +(.*)$', printed, re.MULTILINE)
+
+
+def test_a_study_is_detected_in_and_then_skipped_until_something_changes(trained, apply, study, capsys):
+    apply(study, output=study.parent / 'out')
+    first = results(capsys.readouterr().out)
+    assert [row[:2] for row in first] == [('1', 'made'), ('5', 'made')]
+    folders = [study.parent / 'out' / '001' / f'rec{i}_raw_detections' for i in (0, 1)]
+    folders.append(study.parent / 'out' / '005' / 'rec2_raw_detections')
+    n_events = [len(pd.read_csv(folder / 'detections.csv')) for folder in folders]
+    assert f'{n_events[0] + n_events[1]} detections in 2 recordings' in first[0][2]
+    alone = study.parent / 'alone'
+    apply(study.parent / 'rec2_raw.fif', output=alone)
+    for name in ('detections.csv', 'probabilities.csv'):
+        assert (alone / 'rec2_raw_detections' / name).read_bytes() == (folders[2] / name).read_bytes()
+    capsys.readouterr()
+    apply(study, output=study.parent / 'out')
+    assert [row[1] for row in results(capsys.readouterr().out)] == ['skipped', 'skipped']
+    (folders[1] / 'detections.csv').unlink()
+    apply(study, output=study.parent / 'out')
+    made, skipped = results(capsys.readouterr().out)
+    assert made[1:] == ('made', f'{n_events[1]} detections in 1 recordings; 1 made before')
+    assert skipped[1] == 'skipped'
+    for change in ({'marker_name': 'mine'}, {'marker_name': 'mine', 'overwrite': True}):
+        apply(study, output=study.parent / 'out', patient=5, **change)
+        assert [row[:2] for row in results(capsys.readouterr().out)] == [('5', 'made')]
+
+
+def test_one_faulty_patient_does_not_stop_the_detection_in_others(apply, study, capsys):
+    (study.parent / 'rec1_raw.fif').unlink()
+    with pytest.raises(DataError, match=r'1 of 2 patients refused \(1\): the table above says why'):
+        apply(study)
+    refused, made = results(capsys.readouterr().out)
+    assert 'rec1_raw.fif: no such recording' in refused[2]
+    assert made[1] == 'made'
+    assert not (study.parent / 'rec0_raw_detections').exists()
+    assert (study.parent / 'rec2_raw_detections' / 'detections.json').is_file()
+
+
+def test_a_recording_that_the_run_was_trained_on_is_said(trained, apply, tmp_path, capsys):
+    apply(trained.recordings[1], output=tmp_path)
+    warning = 'the run has seen this recording: it is in data_raw_001.pkl, of a patient of its training'
+    assert f'warning: run1_raw.fif: {warning}' in capsys.readouterr().out
+    assert warning in json.loads((tmp_path / 'run1_raw_detections' / 'detections.json').read_text())['warnings'][0]
+    write_fif(tmp_path / 'new_raw.fif', trained.meg[1][:, ::-1], [])
+    apply(tmp_path / 'new_raw.fif')
+    assert 'has seen' not in capsys.readouterr().out
 
 
 # ----------------------------------------------------------------------------------------------- bad input

@@ -212,6 +212,7 @@ POSITIONAL = {
     'slurm/sweep.sbatch': ('table',),
     'slurm/windows_array.sbatch': (),
     'slurm/data_raw_array.sbatch': ('cohort',),
+    'slurm/detect_array.sbatch': ('run', 'cohort'),
 }
 
 

@@ -8,7 +8,11 @@ import sys
 import time
 from pathlib import Path
 
+import mne
 import pytest
+
+from recordings.channels import ctf275_info
+from recordings.data_raw import read_data_raw
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = Path(__file__).with_name('cluster.sh')
@@ -65,7 +69,7 @@ def submit(cluster, project):
     """Submit a job script as a user does, and wait until no job is left. Gives its number."""
     folder, paths = project
 
-    def run(script, *words, options=(), seconds=600):
+    def run(script, *words, options=(), seconds=600, paths=paths):
         command = ['sbatch', '--parsable', '--cpus-per-task=1', *options, f'slurm/{script}', *words]
         ended = subprocess.run([*command, *paths], cwd=folder, env=cluster, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 0, ended.stderr
@@ -111,6 +115,32 @@ def test_an_array_makes_the_windows_of_all_patients(submit, project):
     other = [paths[0], f'path_extracted_data={[str(folder / "ae2"), str(folder / "clf2")]}']
     alone(folder, 'create_windows_ae.py', *other)
     assert made == {path.name: path.read_bytes() for path in (folder / 'ae2').glob('*_windows_bi')}
+
+
+def test_arrays_make_the_data_raw_files_of_a_study_and_the_detections_in_it(submit, project):
+    """Of the simulated blocks written as recordings, with a run trained on them."""
+    folder, paths = project
+    alone(folder, 'create_windows_ae.py', *paths)
+    alone(folder, 'create_windows_clf.py', *paths)
+    alone(folder, 'main_train.py', 'auto', 'AE1D_smaller', *TRAINING, *paths, 'model_nb=200')
+    rows = ['patient,recording']
+    for number in (1, 2):
+        data = read_data_raw(folder / 'raw' / f'data_raw_{number:03d}.pkl')
+        for block, (signal, spikes) in enumerate(zip(data['meg'], data['events'], strict=True)):
+            recording = mne.io.RawArray(signal.astype(float), ctf275_info(150.0), verbose='error')
+            recording.set_annotations(mne.Annotations(spikes / 150, 0.0, 'spike'))
+            recording.save(folder / f'patient{number}_{block}_raw.fif', verbose='error')
+            rows.append(f'{number},patient{number}_{block}_raw.fif')
+    (folder / 'cohort.csv').write_text('\n'.join(rows))
+    made = [f'path_raw_data={folder / "study"}', *paths[1:]]
+    submit('data_raw_array.sbatch', 'cohort.csv', options=['--array=1-2'], paths=made)
+    submit('detect_array.sbatch', 'AE1D_smaller_200', 'cohort.csv', 'device=cpu', options=['--array=1-2'], paths=made)
+    print(logs(folder)[-3000:])
+    assert sorted(path.name for path in (folder / 'study').glob('*.pkl')) == ['data_raw_001.pkl', 'data_raw_002.pkl']
+    assert len([*folder.glob('patient*_detections/detections.csv')]) == 4
+    for script, *words in (['create_data_raw.py', 'cohort.csv'], ['detect.py', 'AE1D_smaller_200', 'cohort.csv']):
+        again = alone(folder, script, *words, *made, 'device=cpu')
+        assert len(re.findall(r'^ +[12]  skipped ', again, re.MULTILINE)) == 2, again
 
 
 def test_an_array_of_folds_makes_the_tables_of_a_cross_validation(submit, project):
