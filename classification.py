@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ class SubwindowData(NamedTuple):
     Attributes
     ----------
     inputs : float32 array (n, ...)
-        What the classifier reads.
+        What the classifier reads; the dataset of windows itself, where it reads these.
     peaks : float32 array (n, 2)
         Field power at its peak, and the peak's sample, see `field_peaks`.
     errors : float32 array (n_windows, n_levels, n_inner) or None
@@ -41,7 +41,7 @@ class SubwindowData(NamedTuple):
         classifier reads none.
     """
 
-    inputs: np.ndarray
+    inputs: Any
     peaks: np.ndarray
     errors: np.ndarray | None
 
@@ -90,11 +90,18 @@ class SubwindowReader(NamedTuple):
         reference : bool array (n,), optional
             The sub-windows that they are compared with; all where not given.
         """
+        if self.spec.reads_windows:
+            [peaks] = gather(self.autoencoder, loader, self._read_peaks, self.device, 'peaks')
+            return SubwindowData(loader.dataset, peaks, None)
         inputs, peaks, *errors = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
         if self.masking and self.spec.relative_to_block:
             blocks = np.zeros(len(inputs), dtype=np.int64) if blocks is None else blocks
             inputs = self.spec.relative_to_block(inputs, blocks, reference)
         return SubwindowData(inputs, peaks, errors[0] if errors else None)
+
+    def _read_peaks(self, model, x):
+        """Field peaks alone of one batch of windows."""
+        return (field_peaks(x, self.shape),)
 
     def _read_batch(self, model, x):
         """Inputs, field peaks and errors averaged over channels of one batch of windows."""
@@ -207,7 +214,8 @@ def load_run(
     model = load_autoencoder(autoencoder, window.window_length)
     model.to(device)
     model.precision = precision
-    spec, arguments = CLASSIFIERS[settings['classifier']], settings | {'device': device, 'precision': precision}
+    spec = CLASSIFIERS[settings['classifier']]
+    arguments = settings | {'device': device, 'precision': precision, 'shape': shape, 'autoencoder': model}
     try:
         loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
         state = load_checkpoint(classifier)

@@ -104,7 +104,7 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     print(f'\nclassifier {settings.classifier}')
     reader = make_reader(autoencoder, split, settings, device)
     data = {part: reader.read(windows_of_part(split, part, settings), split.blocks(part)) for part in PARTS}
-    classifier, clf_history = train_classifier(run, split, data, context)
+    classifier, clf_history = train_classifier(run, split, autoencoder, data, context)
 
     scores = {part: classifier.predict_proba(data[part].inputs) for part in ('validation', 'test')}
     tables = {part: with_peaks(split.subwindows[part], data[part].peaks, split.shape) for part in scores}

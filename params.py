@@ -228,7 +228,16 @@ n_epochs_stop = 10
 # 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
 # 'threshold': how high and how brief the peak of the error is (without masking: the mean error); the autoencoder then
 # learns from all windows, so that training uses no annotation.
+# 'finetuned': a network on whole windows whose encoder is the trained autoencoder's; `levels` and the residual play no
+# part. 'raw': the group's network on the signal itself, no autoencoder plays a part (their published baseline).
 classifier = 'hgb'
+
+# finetuned: 'pretrained' trains the autoencoder's encoder further; 'frozen' leaves it as it is; 'scratch' starts from a
+# new one, to see what the autoencoder brings.
+encoder = 'pretrained'
+
+# finetuned: learning rate of what is new, as a multiple of classifier_learning_rate, which is the encoder's.
+head_rate = 10.0
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
 # wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With

@@ -339,16 +339,21 @@ class WindowDataset(Dataset):
         self.seed = seed
         self.epoch = 0
         self.scale = self._scale() if zscore else None
-        shape = (len(table), *self.files[0].shape[1:])
-        place = place_of_windows(4 * math.prod(shape), preload, torch.device(device))
-        self.preloaded = None if place is None else torch.empty(shape, device=place)
-        if self.preloaded is not None:
-            for first in range(0, len(table), 256):
-                indices = np.arange(first, min(first + 256, len(table)))
-                self.preloaded[first : first + 256] = torch.from_numpy(self._read(indices))
+        self.preloaded: torch.Tensor | None = None
+        self.hold(preload, torch.device(device))
 
     def __len__(self) -> int:
         return len(self.window)
+
+    def hold(self, preload: str | bool, device: torch.device) -> None:
+        """Load the windows to where the setting `preload` has them, see `place_of_windows`."""
+        shape = (len(self), *self.files[0].shape[1:])
+        place = place_of_windows(4 * math.prod(shape), preload, device)
+        self.preloaded = None if place is None else torch.empty(shape, device=place)
+        if self.preloaded is not None:
+            for first in range(0, len(self), 256):
+                indices = np.arange(first, min(first + 256, len(self)))
+                self.preloaded[first : first + 256] = torch.from_numpy(self._read(indices))
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         noisy, clean = self.__getitems__([index])

@@ -73,6 +73,7 @@ class NetworkClassifier:
             self.network = self._build(self.description)
             with torch.no_grad():
                 self.network.get_parameter('output.bias').fill_(math.log(n_spikes / n_others))
+            self._prepare(train_set)
         optimizer, scheduler = make_optimizer(
             self.network,
             optimizer=self.optimizer,
@@ -148,6 +149,9 @@ class NetworkClassifier:
     def _describe(self, train_set) -> dict:
         """What builds a network for a training set."""
         raise NotImplementedError
+
+    def _prepare(self, train_set) -> None:
+        """Do what a new network needs before it is trained."""
 
     def _build(self, description: dict) -> Network:
         """The network of a description, on the device."""

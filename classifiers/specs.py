@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from classifiers.inputs import error_cards, error_statistics, masked_cards, mask
 from classifiers.sfcn import SfcnClassifier
 from classifiers.svm import SupportVectors
 from classifiers.threshold import MeanError
+from classifiers.windows import FinetunedClassifier, RawClassifier
 
 
 class Classifier(Protocol):
@@ -23,8 +24,8 @@ class Classifier(Protocol):
         """Train, and return the history of a network's training; `checkpoint` gives the paths of 'best' and 'last'."""
         ...
 
-    def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """Score between 0 and 1 (n,) of inputs (n, ...)."""
+    def predict_proba(self, inputs: Any) -> np.ndarray:
+        """Score between 0 and 1 of every sub-window (n,), of inputs (n, ...) or of a dataset of windows."""
         ...
 
     def save(self, path: str | Path, beside: dict) -> None:
@@ -44,19 +45,24 @@ class ClassifierSpec(NamedTuple):
     make : callable
         Its class.
     inputs : callable or None
-        From errors of the pairs that it reads to its inputs, as `error_cards`; None for the latent maps.
+        From errors of the pairs that it reads to its inputs, as `error_cards`; None for the latent maps, or for whole
+        windows.
     masked_inputs : callable or None
         The same from masked residuals, as `masked_cards`; None where masking makes no difference.
     relative_to_block : callable or None
         With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
+    reads_windows : bool
+        Whether it reads whole windows as they are, instead of something of every sub-window.
     settings : tuple of str
-        The settings of params.py that it takes.
+        The settings of params.py that it takes; networks also take the `device`, those on whole windows the `shape` of
+        the sub-windows, and `finetuned` the `autoencoder`.
     """
 
     make: Callable[..., Classifier]
     inputs: Callable[..., torch.Tensor] | None
     masked_inputs: Callable[..., torch.Tensor] | None = None
     relative_to_block: Callable[..., np.ndarray] | None = None
+    reads_windows: bool = False
     settings: tuple[str, ...] = ('seed',)
 
     @property
@@ -65,13 +71,18 @@ class ClassifierSpec(NamedTuple):
         return self.relative_to_block is not None
 
 
-_SFCN_SETTINGS = tuple(field.name for field in dataclasses.fields(SfcnClassifier))
+def _fields(classifier):
+    return tuple(field.name for field in dataclasses.fields(classifier))
+
+
 CLASSIFIERS = {
-    'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_SFCN_SETTINGS),
+    'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_fields(SfcnClassifier)),
     'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power),
     'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power),
     'latent': ClassifierSpec(BoostedTrees, None),
     'threshold': ClassifierSpec(MeanError, mean_error, masked_peak, subtract_block_median, settings=()),
+    'finetuned': ClassifierSpec(FinetunedClassifier, None, reads_windows=True, settings=_fields(FinetunedClassifier)),
+    'raw': ClassifierSpec(RawClassifier, None, reads_windows=True, settings=_fields(RawClassifier)),
 }
 
 
@@ -81,9 +92,10 @@ class Examples(NamedTuple):
     Attributes
     ----------
     inputs : float32 array (n, ...)
+        Or a dataset of windows, of a classifier that reads these.
     labels : int array (n,)
-        1 where an annotated spike is.
+        1 where an annotated spike is; with whole windows, the time labels (n_windows, times).
     """
 
-    inputs: np.ndarray
+    inputs: Any
     labels: np.ndarray

@@ -23,6 +23,10 @@ class Network(nn.Module):
     precision = 'float32'
     compiled = None
 
+    def __getstate__(self) -> dict:
+        """What a copy of the network gets: not the compiled pass, which has the weights of this one."""
+        return {name: value for name, value in super().__getstate__().items() if name != 'compiled'}
+
     def autocast(self, x: torch.Tensor) -> contextlib.AbstractContextManager:
         """Context for the layers of a forward pass of `x`; what leaves it goes back to the dtype of `x`."""
         return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == 'bfloat16')

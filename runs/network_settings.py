@@ -83,10 +83,10 @@ def check_classifier(shape: SubwindowShape, inner_length: int, settings: SimpleN
             f'subwindow_size = {settings.subwindow_size} does not fit into the inner part of a window, window_size - '
             f'2 x spike_spacing_from_border = {inner_length / settings.sfreq:g} s: make one of the three fit'
         )
-    if settings.classifier == 'sfcn' and shape.subwindow_length < SFCN.least_times:
+    if settings.classifier in ('sfcn', 'raw') and shape.subwindow_length < SFCN.least_times:
         raise SettingError(
             f'subwindow_size = {settings.subwindow_size} is {shape.subwindow_length} samples at '
-            f'sfreq = {settings.sfreq}: the classifier sfcn needs at least {SFCN.least_times}'
+            f'sfreq = {settings.sfreq}: the classifier {settings.classifier} needs at least {SFCN.least_times}'
         )
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from classification import SubwindowData, SubwindowReader, levels_read
 from classifiers.inputs import Masking, masking_margin, measure_filters
-from classifiers.sfcn import SfcnClassifier
+from classifiers.network import NetworkClassifier
 from classifiers.specs import CLASSIFIERS, Classifier, Examples
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
@@ -208,12 +208,18 @@ def filter_windows(split: SplitData, settings: SimpleNamespace) -> DataLoader:
 
 
 def train_classifier(
-    run: RunDirectory, split: SplitData, data: dict[str, SubwindowData], context: RunContext
+    run: RunDirectory,
+    split: SplitData,
+    autoencoder: Autoencoder,
+    data: dict[str, SubwindowData],
+    context: RunContext,
 ) -> tuple[Classifier, list[dict]]:
     """Train the classifier of the settings on the training sub-windows; the validation ones stop a network.
 
     Parameters
     ----------
+    autoencoder : Autoencoder
+        Trained; a classifier whose encoder it is does not change it.
     data : dict of SubwindowData
         By part, 'train' and 'validation' at least.
 
@@ -225,15 +231,18 @@ def train_classifier(
     """
     settings = context.settings
     spec = CLASSIFIERS[settings.classifier]
-    arguments = vars(settings) | {'device': context.device}
+    if settings.encoder == 'scratch':
+        autoencoder = build_autoencoder(describe_autoencoder(split, settings), context._replace(source=None))
+    arguments = vars(settings) | {'device': context.device, 'shape': split.shape, 'autoencoder': autoencoder}
     classifier = spec.make(**{name: arguments[name] for name in spec.settings})
-    if context.mode == 'ft' and isinstance(classifier, SfcnClassifier):
+    if context.mode == 'ft' and isinstance(classifier, NetworkClassifier):
         assert context.source is not None  # `open_source` has opened it
         classifier.classifier_learning_rate *= settings.fine_tuning_rate
-        classifier.load(context.source.run.checkpoint('best', 'sfcn'))
+        classifier.load(context.source.run.checkpoint('best', settings.classifier))
     elif context.mode == 'ft':
         print(f'  {settings.classifier} cannot be trained further: a new one is trained on these patients')
-    examples = {part: Examples(data[part].inputs, split.labels(part)) for part in ('train', 'validation')}
+    labels = split.labels_t if spec.reads_windows else split.labels
+    examples = {part: Examples(data[part].inputs, labels(part)) for part in ('train', 'validation')}
     history = classifier.fit(
         examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
     )

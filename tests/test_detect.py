@@ -155,6 +155,24 @@ def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
         assert (tmp_path / 'data_raw_007_detections' / 'block_00' / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_network_on_whole_windows_detects_as_it_was_tested(trained, apply, tmp_path):
+    """Trained by mode clf on the autoencoder of the run."""
+    paths = {'path_extracted_data': [str(trained.folder / 'windows_ae'), str(trained.folder / 'windows_clf')],
+             'path_writing_data': trained.folder / 'results'}  # fmt: skip
+    changes = {'model_nb': 1, 'classifier': 'finetuned', 'classifier_num_epochs': 1, 'classifier_width': 4}
+    words = [f'{name}={value}' for name, value in (paths | TRAINING | changes).items()]
+    main_train.main(['clf', 'AE1D_smaller', *words])
+    run = RunDirectory(trained.folder / 'results' / 'AE1D_smaller_2')
+    predictions = pd.read_csv(run.predictions)
+    [block] = set(predictions['block'])
+    apply(trained.recordings[block], run=run.path, output=tmp_path)
+    judged = pd.read_csv(tmp_path / f'run{block}_raw_detections' / 'probabilities.csv')
+    middle = SFREQ * (judged['onset'] + judged['duration'] / 2)
+    inside = judged[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
+    assert len(inside) == len(predictions)
+    np.testing.assert_allclose(inside['proba'], predictions['proba'], rtol=1e-4)
+
+
 def test_spikes_in_the_margins_are_found(trained):
     """A spike cut to 7 samples from the beginning, then to 7 from the end, of a recording."""
     run, spikes = loaded(trained), read_data_raw(trained.folder / 'raw' / 'data_raw_001.pkl')['events'][2]

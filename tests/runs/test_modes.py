@@ -161,7 +161,10 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
         main_train.main(['compare', 'AE1D_smaller_1', 'AE1D_smaller_3', f'path_writing_data={results}'])
 
 
-@pytest.mark.parametrize(('classifier', 'masking'), [('latent', None), ('sfcn', 'context'), ('hgb', 'context')])
+@pytest.mark.parametrize(
+    ('classifier', 'masking'),
+    [('latent', None), ('sfcn', 'context'), ('hgb', 'context'), ('finetuned', 'context'), ('raw', None)],
+)
 def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier, masking):
     patients = {'patient': [1, 2, 3, SPIKE_FREE], 'test_patients': [2, SPIKE_FREE]}
     run('auto', 'wavelets', classifier=classifier, masking=masking, filters=[2, 2], num_epochs=1, latent_nodes=8,

@@ -1,0 +1,144 @@
+"""Classifiers `finetuned` and `raw`: networks that read whole windows and score all their sub-windows in one pass."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from classifiers.network import NetworkClassifier
+from classifiers.subwindows import SubwindowShape
+from models.autoencoder import Autoencoder
+from models.detector import SpikeDetector, WindowSFCN
+from models.network import Network
+from timeseries_dataset import WindowSource, batches
+
+# Windows that the components of the channels are measured on, at most, spread evenly over those of training.
+_N_MEASURED = 256
+
+
+class LabelledWindows(Dataset):
+    """Batches of (windows, labels of their sub-windows).
+
+    (batch, 1, channels, times) and (batch, n_subwindows), both float32.
+
+    Parameters
+    ----------
+    windows : WindowSource
+    labels_t : uint8 array (n_windows, times)
+        1 at the samples of a spike.
+    shape : SubwindowShape
+    """
+
+    def __init__(self, windows: WindowSource, labels_t: np.ndarray, shape: SubwindowShape):
+        self.windows, self.shape, self.epoch = windows, shape, 0
+        self.labels_t = torch.from_numpy(labels_t)
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def preloaded(self) -> torch.Tensor | None:
+        """The windows, where they are held."""
+        return getattr(self.windows, 'preloaded', None)
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole batch at once."""
+        x, _ = self.windows.__getitems__(indices)
+        return x, subwindow_labels(self.labels_t[indices], self.shape)
+
+
+def subwindow_labels(labels_t: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
+    """Labels (n_windows, n_subwindows), float32, of time labels (n_windows, times): 1 where a marked sample lies."""
+    return shape.cut(labels_t).amax(dim=-1).view(len(labels_t), -1).float()
+
+
+@dataclasses.dataclass(kw_only=True)
+class WindowClassifier(NetworkClassifier):
+    """A network on whole windows.
+
+    It reads a dataset of windows, such as `WindowDataset`, and its examples have time labels (n_windows, times).
+
+    Attributes
+    ----------
+    shape : SubwindowShape
+    preload
+        The setting of this name.
+    """
+
+    shape: SubwindowShape
+    preload: str | bool
+
+    def _labels(self, examples):
+        return subwindow_labels(torch.from_numpy(examples.labels), self.shape).numpy().ravel()
+
+    def _batch_size(self):
+        return max(2, self.classifier_batch_size // self.shape.n_subwindows)
+
+    def _labelled(self, examples, *, training):
+        examples.inputs.hold(self.preload, self.device)
+        return LabelledWindows(*examples, self.shape)
+
+    def _batches(self, inputs):
+        return (x for x, _ in batches(inputs, batch_size=self._batch_size()))
+
+    def _describe_windows(self, train_set):
+        n_channels = train_set.inputs.__getitems__([0])[0].shape[2]
+        return {'shape': tuple(self.shape), 'n_channels': n_channels, 'width': self.classifier_width}
+
+    def _on_device(self, network: Network) -> Network:
+        network.precision = self.precision
+        return network.to(self.device)
+
+
+@dataclasses.dataclass(kw_only=True)
+class RawClassifier(WindowClassifier):
+    """The group's network on the signal itself, cut into sub-windows: what a spike detector is without autoencoder."""
+
+    name = 'raw'
+
+    def _describe(self, train_set):
+        return self._describe_windows(train_set)
+
+    def _build(self, description):
+        return self._on_device(WindowSFCN(**description))
+
+
+@dataclasses.dataclass(kw_only=True)
+class FinetunedClassifier(WindowClassifier):
+    """A detector whose encoder is an autoencoder's, trained end to end.
+
+    Attributes
+    ----------
+    autoencoder : Autoencoder
+        That it starts from: trained, or new.
+    encoder : str
+        'pretrained' trains it further, 'frozen' leaves it as it is, 'scratch' trains it from where it starts.
+    head_rate : float
+        Learning rate of all that is new, as a multiple of the encoder's.
+    """
+
+    autoencoder: Autoencoder
+    encoder: str
+    head_rate: float
+
+    name = 'finetuned'
+
+    def _describe(self, train_set):
+        return self._describe_windows(train_set) | {'new_encoder': self.encoder == 'scratch'}
+
+    def _build(self, description):
+        network = SpikeDetector(copy.deepcopy(self.autoencoder), **description)
+        network.autoencoder.requires_grad_(self.encoder != 'frozen')
+        for name, parameter in network.named_parameters():
+            if self.encoder == 'scratch' or not name.startswith('autoencoder.'):
+                parameter.rate = self.head_rate  # ty: ignore[missing-attribute]
+        return self._on_device(network)
+
+    def _prepare(self, train_set):
+        assert isinstance(self.network, SpikeDetector)
+        spread = np.unique(np.linspace(0, len(train_set.inputs) - 1, _N_MEASURED).astype(int)).tolist()
+        size = self._batch_size()
+        chosen = (spread[first : first + size] for first in range(0, len(spread), size))
+        self.network.measure_components(train_set.inputs.__getitems__(rows)[0].to(self.device) for rows in chosen)

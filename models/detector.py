@@ -1,0 +1,173 @@
+"""Spike detectors on whole windows: on an autoencoder's encoder, and the group's network on every sub-window."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from models.autoencoder import Autoencoder
+from models.network import Network
+from models.sfcn import SFCN
+
+_N_COMPONENTS = 60  # strongest ones that rows, of channels or of latent maps, are reduced to
+_STEP = 2  # samples that the head sees as one: at 150 Hz, it works at 75 Hz
+_REACH = 22  # steps of the longest lag: at 150 Hz 0.3 s, which holds the slow wave
+_LEAST = 1e-6
+
+
+class WindowSFCN(SFCN):
+    """The group's network on every sub-window of a window, see `SFCN`.
+
+    Parameters
+    ----------
+    shape : (border, n_subwindows, subwindow_length)
+        The sub-windows, in samples.
+    n_channels, width : int
+    """
+
+    def __init__(self, shape: tuple[int, int, int], n_channels: int = 274, width: int = 32):
+        super().__init__(1, n_channels, shape[2], width)
+        self.shape = shape
+
+    def forward(self, cards: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, n_subwindows) of windows (batch, 1, channels, times)."""
+        border, n_subwindows, length = self.shape
+        inner = cards[..., border : border + n_subwindows * length].unflatten(-1, (n_subwindows, length))
+        return super().forward(inner.movedim(-2, 1).flatten(0, 1)).view(len(cards), n_subwindows)
+
+
+class SpikeDetector(Network):
+    """Spikes found by how the field at each time is like the fields around it.
+
+    Rows of the window, the latent maps of an autoencoder, are reduced to components. The similarity of
+    their fields at two times, `field_similarity`, is the same wherever in the head a source lies and whatever its
+    polarity: what a small head learns of it from a few patients holds for spikes elsewhere. The head is convolutions
+    along time, to one logit per step; a sub-window has the largest of its steps, softly.
+
+    Parameters
+    ----------
+    autoencoder : Autoencoder
+        Whose weights are part of the detector.
+    shape : (border, n_subwindows, subwindow_length)
+        The sub-windows, in samples.
+    n_channels : int
+    width : int
+        Maps of the head.
+    new_encoder : bool
+        Whether the autoencoder is not trained yet. One that is keeps the statistics of its batch norms.
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        shape: tuple[int, int, int],
+        n_channels: int = 274,
+        width: int = 32,
+        *,
+        new_encoder: bool = False,
+    ):
+        super().__init__()
+        self.autoencoder, self.shape, self.new_encoder = autoencoder, shape, new_encoder
+        window = torch.zeros(1, 1, n_channels, 2 * shape[0] + shape[1] * shape[2])
+        device = next(autoencoder.parameters()).device
+        autoencoder.eval()  # or else batch norm would count the zeros
+        with torch.no_grad():
+            n_rows = [rows.shape[1] for rows in self._rows(window.to(device))]
+        # Rows to components; what they are at first, see `measure_components`.
+        self.components = nn.ParameterList([torch.randn(_N_COMPONENTS, n) / n**0.5 for n in n_rows])
+        n_maps = 2 * (2 * (2 * _REACH + 1) + 2)
+        self.normalise = nn.BatchNorm1d(n_maps)
+        self.head = nn.Sequential(
+            *_layer(n_maps, width, 1), *_layer(width, width, 5), *_layer(width, width, 5, dilation=2)
+        )
+        self.output = nn.Conv1d(width, 1, 1)
+        self.sharpness = nn.Parameter(torch.zeros(()))
+
+    def train(self, mode: bool = True) -> 'SpikeDetector':
+        """Set training or evaluation mode."""
+        super().train(mode)
+        if not self.new_encoder:
+            self.autoencoder.eval()
+        return self
+
+    def measure_components(self, windows: Iterable[torch.Tensor]) -> None:
+        """Start with the strongest principal components of the rows of batches of windows, each of variance 1."""
+        covariances: list[torch.Tensor] = []
+        self.eval()
+        with torch.no_grad():
+            for x in windows:
+                rows = [of_source.double().movedim(1, 0).flatten(1) for of_source in self._rows(x)]
+                products = [r @ r.T / r.shape[1] for r in rows]
+                covariances = [a + b for a, b in zip(covariances, products, strict=True)] if covariances else products
+            for weights, covariance in zip(self.components, covariances, strict=True):
+                variances, vectors = torch.linalg.eigh(covariance)
+                strongest = slice(-len(weights), None)
+                scale = variances[strongest].clamp(min=1e-6 * variances[-1]).sqrt()
+                weights.zero_()[-len(scale) :] = (vectors[:, strongest] / scale).T.float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits (batch, n_subwindows) of windows (batch, 1, channels, times)."""
+        border, n_subwindows, length = self.shape
+        steps = self.output(self.head(self.normalise(self._maps(x))))[:, 0]  # (batch, steps)
+        # Every sample has the logit of its step.
+        inner = steps.repeat_interleave(_STEP, dim=1)[:, border : border + n_subwindows * length]
+        sharpness = F.softplus(self.sharpness)
+        pooled = torch.logsumexp(sharpness * inner.unflatten(1, (n_subwindows, length)), dim=-1)
+        return (pooled - math.log(length)) / sharpness
+
+    def _rows(self, x):
+        """Rows of x (batch, 1, channels, times) at every step: those of the latent maps, and the channels."""
+        n_steps = -(-x.shape[-1] // _STEP)
+        latents = [latent.flatten(1, -2) for latent in self.autoencoder.latent(x)]
+        latents = [
+            latent if latent.shape[-1] == n_steps else F.interpolate(latent, size=n_steps, mode='linear')
+            for latent in latents
+        ]
+        return [torch.cat(latents, dim=1), F.avg_pool1d(x[:, 0], _STEP, ceil_mode=True)]
+
+    def _maps(self, x):
+        """What the head reads (batch, maps, steps)."""
+        maps = []
+        for weights, rows in zip(self.components, self._rows(x), strict=True):
+            components = weights @ rows
+            products = field_similarity(components, components, _REACH)
+            power = products[:, _REACH : _REACH + 1] + _LEAST
+            around = F.pad(power, (_REACH, _REACH), mode='replicate').unfold(2, 2 * _REACH + 1, 1)[:, 0].transpose(1, 2)
+            typical = power.median(dim=-1, keepdim=True).values
+            # The course of the field at each time in the signal around, relative to its height and to that of the
+            # signal there; the height, and the height relative to the window.
+            maps += [(products / power).clamp(-3, 3), products / (power * around).sqrt()]
+            maps += [power.log(), (power / typical).log()]
+        return torch.cat(maps, dim=1)
+
+
+def _layer(n_in, n_out, kernel, dilation=1):
+    padding = dilation * (kernel // 2)
+    return [
+        nn.Conv1d(n_in, n_out, kernel, padding=padding, dilation=dilation),
+        nn.BatchNorm1d(n_out),
+        nn.LeakyReLU(0.1),
+        nn.Dropout(0.3),
+    ]
+
+
+def field_similarity(a: torch.Tensor, b: torch.Tensor, reach: int) -> torch.Tensor:
+    """How like the field of `a` at one time is to those of `b` around it: mean products over the components.
+
+    Parameters
+    ----------
+    a, b : tensors (batch, components, times)
+    reach : int
+        Longest lag.
+
+    Returns
+    -------
+    tensor (batch, 2 reach + 1, times)
+        Row l, column t: of `a` at t with `b` at t + l - reach; beyond an end, `b` is what it is there.
+    """
+    products = a.transpose(1, 2) @ F.pad(b, (reach, reach), mode='replicate') / a.shape[1]
+    lags = torch.arange(2 * reach + 1, device=a.device)
+    at = torch.arange(a.shape[-1], device=a.device)[:, None] + lags  # (times, lags)
+    return products.gather(2, at.expand(len(a), -1, -1)).transpose(1, 2)

@@ -1,0 +1,133 @@
+"""The classifiers that read whole windows: learning, checkpoints, going on, and what the encoder is."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+from test_classification import SETTINGS
+from torch.utils.data import Dataset
+
+from classifiers.specs import CLASSIFIERS, Examples
+from classifiers.subwindows import subwindow_shape
+from classifiers.windows import subwindow_labels
+from models import build_model
+from models.detector import SpikeDetector, field_similarity
+from training.checkpoints import load_checkpoint
+from utils import set_seed
+
+SHAPE = subwindow_shape(88, 4, 20)
+N_CHANNELS = 16
+MORE = {'shape': SHAPE, 'preload': False, 'encoder': 'pretrained', 'head_rate': 2.0}
+
+
+class Windows(Dataset):
+    """Noise with a brief field, of a random place and sign, in a third of the windows."""
+
+    epoch = 0
+
+    def __init__(self, n=60, seed=0):
+        rng = np.random.default_rng(seed)
+        self.x = rng.normal(size=(n, 1, N_CHANNELS, 88)).astype(np.float32)
+        self.labels_t = np.zeros((n, 88), dtype=np.uint8)
+        for window in range(0, n, 3):
+            sample = rng.integers(10, 78)
+            field = rng.normal(size=(N_CHANNELS, 1))
+            self.x[window, 0] += 4 * field * np.hanning(13)[np.clip(np.arange(88) - sample + 6, 0, 12)]
+            self.labels_t[window, sample - 3 : sample + 4] = 1
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, indices):
+        x = torch.from_numpy(self.x[indices])
+        return x, x
+
+    def hold(self, preload, device):
+        """Windows in memory stay there."""
+
+
+def examples(**options):
+    windows = Windows(**options)
+    return Examples(windows, windows.labels_t)
+
+
+def autoencoder(name='AE1D'):
+    set_seed(1)
+    settings = {'filters': [2, 2], 'latent_nodes': 4, 'embedding_size': 4} if name == 'wavelets' else {'width': 1}
+    return build_model(name, N_CHANNELS, 88, **settings)
+
+
+def make(name, model='AE1D', **changes):
+    spec, settings = CLASSIFIERS[name], SETTINGS | MORE | {'autoencoder': autoencoder(model)} | changes
+    return spec.make(**{key: settings[key] for key in spec.settings})
+
+
+def fitted(name, folder, **changes):
+    set_seed(0)
+    classifier = make(name, **changes)
+    history = classifier.fit(examples(), examples(seed=1), lambda which: folder / f'{which}_{name}.pth')
+    return classifier, history
+
+
+@pytest.mark.parametrize('name', ['finetuned', 'raw'])
+def test_a_network_on_windows_finds_spikes_and_survives_its_checkpoint(name, tmp_path):
+    classifier, history = fitted(name, tmp_path, classifier_num_epochs=20, classifier_n_epochs_stop=20)
+    assert len(history) == 20
+    test = examples(seed=2)
+    labels = subwindow_labels(torch.from_numpy(test.labels), SHAPE).numpy().ravel()
+    proba = classifier.predict_proba(test.inputs)
+    assert proba.shape == labels.shape == (240,)
+    assert proba.dtype == np.float64
+    assert roc_auc_score(labels, proba) > 0.85
+    classifier.save(tmp_path / 'saved.pth', {'decision': {'threshold': 0.25}})
+    again = make(name).load(tmp_path / 'saved.pth')
+    np.testing.assert_array_equal(again.predict_proba(test.inputs), proba)
+    assert load_checkpoint(tmp_path / 'saved.pth')['decision'] == {'threshold': 0.25}
+
+
+@pytest.mark.parametrize('name', ['finetuned', 'raw'])
+def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(name, tmp_path):
+    for part in ('whole', 'parts'):
+        (tmp_path / part).mkdir()
+    whole, _ = fitted(name, tmp_path / 'whole', classifier_num_epochs=3)
+    fitted(name, tmp_path / 'parts', classifier_num_epochs=1)
+    parts, history = fitted(name, tmp_path / 'parts', classifier_num_epochs=3)
+    assert [epoch['epoch'] for epoch in history] == [1, 2, 3]
+    for one, other in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize('model', ['AE1D', 'AE2D_smaller', 'wavelets'])
+@pytest.mark.parametrize('encoder', ['pretrained', 'frozen', 'scratch'])
+def test_the_encoder_is_the_autoencoders_and_learns_as_the_setting_says(model, encoder, tmp_path):
+    """The autoencoder itself stays; a frozen encoder equals it, and the others learn at their rate."""
+    started_from = autoencoder(model).state_dict()
+    classifier, _ = fitted('finetuned', tmp_path, model=model, encoder=encoder, classifier_num_epochs=1)
+    assert all(torch.equal(value, classifier.autoencoder.state_dict()[key]) for key, value in started_from.items())
+    learned = classifier.network.autoencoder.state_dict()
+    changed = {key for key, value in started_from.items() if not torch.equal(value, learned[key])}
+    assert bool(changed) == (encoder != 'frozen')
+    assert any('running' in key for key in changed) == (encoder == 'scratch' and model != 'wavelets')
+    rates = {getattr(parameter, 'rate', 1.0) for parameter in classifier.network.autoencoder.parameters()}
+    assert rates == {2.0 if encoder == 'scratch' else 1.0}
+
+
+def test_a_window_is_scored_in_one_pass_whatever_is_beside_it():
+    model = SpikeDetector(autoencoder(), tuple(SHAPE), N_CHANNELS, 4).eval()
+    x = torch.from_numpy(Windows().x[:6])
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(window[None]) for window in x])
+    assert together.shape == (6, SHAPE.n_subwindows)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_similarity_of_fields_by_loops_and_whatever_their_place():
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(2, 5, 7)) for _ in range(2))
+    found = field_similarity(torch.from_numpy(a), torch.from_numpy(b), 3).numpy()
+    for window, row, t in np.ndindex(2, 7, 7):
+        at = min(max(t + row - 3, 0), 6)
+        assert found[window, row, t] == pytest.approx(a[window, :, t] @ b[window, :, at] / 5)
+    rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
+    rotated = field_similarity(torch.from_numpy(-rotation @ a), torch.from_numpy(-rotation @ b), 3).numpy()
+    np.testing.assert_allclose(rotated, found, rtol=1e-9, atol=1e-12)
