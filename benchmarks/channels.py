@@ -145,12 +145,12 @@ def locate_focus(subject, sources, snr):
     starts = np.arange(2.0, 58.0, 1.9)
     times = np.arange(9000) / 150
     waves = sum(simulation.spike_wave(rng=rng, focus=focus, times=times - start) for start in starts)
-    field = head['cortex'][:, focus['sources']] @ simulation.band_pass(waves, 150)
+    field = head['foci'][:, focus['sources']] @ simulation.band_pass(waves, 150)
     events = np.rint(starts * 150).astype(int)
     field *= snr * background.std() / field[:, events].std(axis=0).mean()
     average, _ = average_events([(background + field, events)], 30, 30)
     source = fit_source(average, info, [], search=slice(20, 41))
-    main_source = centre + head['positions'][focus['sources'][0]]
+    main_source = centre + head['foci_positions'][focus['sources'][0]]
     return np.linalg.norm(source.position - main_source), source.goodness
 
 

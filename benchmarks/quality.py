@@ -33,7 +33,8 @@ import numpy as np
 import pandas as pd
 import torch
 from baselines import baselines, covariance_of, sfcn_on, with_margins
-from cohorts import SIMULATIONS, Cohort, CohortSize, Part, hidden_stretches, in_subwindows, rescaled, simulate_cohort
+from cohorts import Cohort, CohortSize, Part, hidden_stretches, in_subwindows, rescaled, simulate_cohort
+from kinds import present
 from scipy.stats import t as student_t
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 from threadpoolctl import threadpool_limits
@@ -134,7 +135,7 @@ def scores_of_cohort(difficulty: str, number: int, size: Size, settings: SimpleN
     seed = settings.seed + number
     set_seed(seed)
     device = choose_device(settings.device)
-    cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings)
+    cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings, present())
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
     autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
@@ -349,8 +350,8 @@ def figures_of(score: dict, settings: SimpleNamespace) -> dict:
         'sensitivity at 1 FA/min': curve.loc[within, 'sensitivity'].max(),
         'positive': test.truth.mean(),
     }
-    for number, name in enumerate(SIMULATIONS):
-        rows = test.simulation == number
+    for name in np.unique(test.kind):
+        rows = test.kind == name
         figures[f'PR-AUC, {name}'] = average_precision_score(test.truth[rows], found['test'][rows])
     return figures
 

@@ -1,11 +1,12 @@
 """Simulated patients with epilepsy, recorded with a 275-channel CTF MEG.
 
-`simulate_patient` is longer than the other functions and has eleven arguments: each is a setting, and the order of its
-random draws, which the same seed must repeat, is best read in one piece.
+A patient is a `Scene` (what a block without transients is, what spikes and other transients are), of which
+`record_patient` makes blocks. `simulate_patient` and `record_patient` have many arguments: each is a setting.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import mne
 import numpy as np
@@ -13,11 +14,41 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from recordings.channels import ctf275_info, sphere_centre
+from recordings.transients import (
+    DISTRACTORS,
+    distractor_course,
+    distractor_sources,
+    draw_morphology,
+    hann,
+    spike_course,
+)
 
 N_CORTEX = 300  # cortical dipoles of the background
+N_FOCI = 200  # dipoles that may be the source of spikes
 SPIKE_DISTANCE = 0.5  # s, least distance between the peaks of two spikes
 BORDER = 1.0  # s without spikes at both ends of a block
-PEAK_SEARCH = 0.05  # s around the sharp peak of the first source, where the peak of the whole field is looked for
+# s around the first peak of the first source, where the peak of the whole field is looked for: a spike whose second
+# peak or wave is the highest has its peak there.
+PEAK_SEARCH = 0.1
+
+
+class Scene(NamedTuple):
+    """What the blocks of a patient are made of; each function draws anew at every call.
+
+    Attributes
+    ----------
+    background : function
+        n_times -> unfiltered signal (n_channels, n_times) without spikes, in tesla.
+    foci : list of pairs
+        Fields (n_channels, n_sources) of std 1 over channels, and a function: times in s -> courses
+        (n_sources, n_times) of a spike with a height of about 1 at 0 s.
+    distractor : function
+        times in s -> field (n_channels,) and course (n_times,) of a transient around 0 s that is no spike.
+    """
+
+    background: Callable[[int], np.ndarray]
+    foci: list[tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]
+    distractor: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.ndarray]:
@@ -26,22 +57,24 @@ def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.n
     Returns
     -------
     dict of arrays
-        `positions` of the cortical dipoles, (N_CORTEX, 3), in metres from the centre of the head, and the fields of
-        `cortex`, `eyes`, `heart`, `left_muscle`, `right_muscle`, each (n_channels, n_dipoles), with a std of 1 over
-        channels.
+        `positions` of the cortical dipoles, (N_CORTEX, 3), and `foci_positions`, (N_FOCI, 3), of sources of spikes, in
+        metres from the centre of the head: superficial ones and, down to 3.5 cm from the centre, mesial ones. And the
+        fields of `cortex`, `foci`, `eyes`, `heart`, `left_muscle`, `right_muscle`, each (n_channels, n_dipoles), with
+        a std of 1 over channels.
     """
     # The head lies a few millimetres off the centre of the helmet.
     centre = sphere_centre(info) + rng.normal(0, 0.003, 3)
 
-    upwards = unit(rng.normal(size=(8 * N_CORTEX, 3)))
-    upwards = upwards[upwards[:, 2] > -0.2][:N_CORTEX]
+    upwards = unit(rng.normal(size=(8 * (N_CORTEX + N_FOCI), 3)))
+    upwards = upwards[upwards[:, 2] > -0.2][: N_CORTEX + N_FOCI]
     muscle = rng.normal([0.07, 0.01, -0.04], [0.003, 0.025, 0.01], (10, 3))
     sources = {
-        'cortex': upwards * rng.uniform(0.06, 0.08, (N_CORTEX, 1)),
+        'cortex': upwards[:N_CORTEX] * rng.uniform(0.06, 0.08, (N_CORTEX, 1)),
         'eyes': np.array([[-0.03, 0.075, -0.025], [0.03, 0.075, -0.025]]),
         'heart': np.array([[0, -0.02, -0.08]]),  # as low as the sphere allows
         'left_muscle': muscle * [-1, 1, 1],
         'right_muscle': muscle,
+        'foci': upwards[N_CORTEX:] * rng.uniform(0.035, 0.08, (N_FOCI, 1)),
     }
     positions = np.concatenate(list(sources.values()))
     orientations = rng.normal(size=positions.shape)
@@ -59,17 +92,13 @@ def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.n
     fields = np.einsum('cdx,dx->cd', leadfield, orientations)
     fields /= fields.std(axis=0)
     ends = np.cumsum([len(dipoles) for dipoles in sources.values()])[:-1]
-    return {**dict(zip(sources, np.split(fields, ends, axis=1), strict=True)), 'positions': sources['cortex']}
+    fields_of = dict(zip(sources, np.split(fields, ends, axis=1), strict=True))
+    return {**fields_of, 'positions': sources['cortex'], 'foci_positions': sources['foci']}
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Scale vectors, the rows of an array (n_vectors, n_dims), to length 1."""
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def hann(t: np.ndarray, width: float) -> np.ndarray:
-    """A smooth bump of height 1 and total `width`, centred on t = 0, both in seconds; of the shape of `t`."""
-    return np.where(np.abs(t) < width / 2, np.cos(np.pi * t / width) ** 2, 0)
 
 
 def band_pass(x: np.ndarray, sfreq: float) -> np.ndarray:
@@ -104,27 +133,31 @@ def draw_rhythms(rng: np.random.Generator) -> dict[str, Any]:
     return {
         'brain': rng.uniform(2e-13, 3.5e-13),
         'strengths': rng.lognormal(0, 0.8, N_CORTEX),  # a few strong dipoles among many weak ones
+        'waxing': rng.uniform(0.2, 0.6),  # std of the logarithm of a dipole's amplitude over seconds
         'exponent': rng.uniform(0.8, 1.4),  # of the power spectrum, 1 / f^exponent
-        'alpha': rng.uniform(5e-14, 2e-13),
+        'alpha': rng.uniform(5e-14, 3e-13),
         'alpha_frequency': rng.uniform(8.5, 11.5),  # Hz
-        'heart': rng.uniform(1e-13, 2e-13),
+        # From hardly visible to as high as spikes: it depends on how the heart lies.
+        'heart': rng.lognormal(np.log(1.5e-13), 0.6),
         'heart_rate': rng.uniform(55, 80),
         'blink': rng.uniform(4e-13, 8e-13),
         'blink_rate': rng.uniform(2, 8),
         'muscle': rng.uniform(1e-13, 3e-13),
         'muscle_rate': rng.uniform(0.5, 2),
-        'noise': rng.uniform(3e-14, 5e-14),
+        'noise': rng.uniform(3e-14, 5e-14),  # about 5 fT per root Hz
     }
 
 
 def simulate_background(
     *, rng: np.random.Generator, head: dict[str, np.ndarray], rhythms: dict[str, Any], n_times: int, sfreq: float
 ) -> np.ndarray:
-    """Simulate a block without sharp transients, unfiltered: brain, artefacts, noise; (n_channels, n_times), tesla."""
-    seconds, times = n_times / sfreq, np.arange(n_times) / sfreq
+    """Simulate a block without spikes, unfiltered: brain, artefacts, noise; (n_channels, n_times), in tesla."""
     series = {'rng': rng, 'n_times': n_times, 'sfreq': sfreq}
 
     brain = coloured_noise(n_rows=N_CORTEX, gain=lambda f: np.maximum(f, 0.3) ** (-rhythms['exponent'] / 2), **series)
+    brain *= np.exp(
+        rhythms['waxing'] * coloured_noise(n_rows=N_CORTEX, gain=lambda f: np.exp(-0.5 * (f / 0.2) ** 2), **series)
+    )
     background = rhythms['brain'] * (head['cortex'] * unit(rhythms['strengths'][None])) @ brain
 
     # Alpha comes in bursts over the back of the head, where a slow noise is positive.
@@ -134,69 +167,87 @@ def simulate_background(
     )
     bursts = coloured_noise(n_rows=1, gain=lambda f: np.exp(-0.5 * (f / 0.3) ** 2), **series).clip(0)
     background += rhythms['alpha'] / np.sqrt(len(back)) * head['cortex'][:, back] @ (alpha * bursts)
+    return background + simulate_artefacts(head=head, rhythms=rhythms, **series)
 
+
+def simulate_artefacts(
+    *, rng: np.random.Generator, head: dict[str, np.ndarray], rhythms: dict[str, Any], n_times: int, sfreq: float
+) -> np.ndarray:
+    """Simulate what in a block is not of the brain: heart, blinks, muscles, sensor noise; as `simulate_background`."""
+    seconds, times = n_times / sfreq, np.arange(n_times) / sfreq
     beats = np.cumsum(rng.normal(60 / rhythms['heart_rate'], 0.04, int(2 * seconds) + 1))
     heart = np.zeros(n_times)
     heart[(beats[beats < seconds] * sfreq).astype(int)] = 1
     t = np.arange(-0.5, 0.5, 1 / sfreq)
     qrs_and_t = hann(t, 0.05) - 0.4 * hann(t - 0.035, 0.05) + 0.2 * hann(t - 0.25, 0.16)
-    background += rhythms['heart'] * head['heart'] * np.convolve(heart, qrs_and_t)[:n_times]
+    artefacts = rhythms['heart'] * head['heart'] * np.convolve(heart, qrs_and_t)[:n_times]
 
     blinks = np.zeros(n_times)
     for blink in draw_times(rng=rng, rate=rhythms['blink_rate'], seconds=seconds, distance=0.5, border=0):
         blinks += rng.lognormal(0, 0.3) * hann(times - blink, rng.uniform(0.2, 0.4))
-    background += rhythms['blink'] * head['eyes'].mean(axis=1, keepdims=True) * blinks
+    artefacts += rhythms['blink'] * head['eyes'].mean(axis=1, keepdims=True) * blinks
 
     for muscle in (head['left_muscle'], head['right_muscle']):
         contraction = np.zeros(n_times)
         for burst in draw_times(rng=rng, rate=rhythms['muscle_rate'], seconds=seconds, distance=1, border=0):
             contraction += rng.lognormal(0, 0.5) * hann(times - burst, rng.uniform(0.3, 2))
-        fibres = coloured_noise(n_rows=muscle.shape[1], gain=lambda f: (f > 20) & (f < 50), **series)
-        background += rhythms['muscle'] / np.sqrt(len(fibres)) * muscle @ (fibres * contraction)
-
-    return background + rhythms['noise'] * rng.standard_normal(background.shape, dtype=np.float32)
+        fibres = coloured_noise(
+            rng=rng, n_rows=muscle.shape[1], gain=lambda f: (f > 20) & (f < 50), n_times=n_times, sfreq=sfreq
+        )
+        artefacts += rhythms['muscle'] / np.sqrt(len(fibres)) * muscle @ (fibres * contraction)
+    return artefacts + rhythms['noise'] * rng.standard_normal(artefacts.shape, dtype=np.float32)
 
 
 def draw_focus(*, rng: np.random.Generator, head: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Draw a focus: its two sources (indices of cortical dipoles), the second one's delay, and the shape of a wave."""
-    distances = np.linalg.norm(head['positions'][:, None] - head['positions'], axis=2)
+    """Draw a focus: its two sources (indices of `foci`), the second one's height and delay, and the spikes' shape."""
+    distances = np.linalg.norm(head['foci_positions'][:, None] - head['foci_positions'], axis=2)
     neighbours = (distances > 0.01) & (distances < 0.03)
     source = rng.choice(np.flatnonzero(neighbours.any(axis=1)))
     return {
         'sources': [source, rng.choice(np.flatnonzero(neighbours[source]))],
-        'spread': rng.uniform(0.3, 0.7),  # height of the second source's wave
-        'lag': rng.uniform(0.01, 0.03),  # s
-        'duration': rng.uniform(0.045, 0.08),  # s, of the sharp transient
-        'rise': rng.uniform(0.3, 0.5),  # share of the sharp phase before its peak
-        'opposite': rng.uniform(0.2, 0.6),  # height of the second, opposite phase,
-        'side': rng.choice([-1, 1]),  # which comes before or after the peak
-        'slow': rng.uniform(0.3, 0.7),  # height of the slow wave
-        'slow_duration': rng.uniform(0.17, 0.26),  # s
+        'spread': rng.uniform(0.3, 0.9),  # height of the second source's wave
+        'lag': rng.uniform(0.01, 0.04),  # s
+        'shape': draw_morphology(rng),
     }
 
 
 def spike_wave(*, rng: np.random.Generator, focus: dict[str, Any], times: np.ndarray) -> np.ndarray:
-    """Draw a spike and slow wave of a focus in its two sources, (2, n_times); sharp peak of the first at 0 s."""
-    duration = np.clip(focus['duration'] * rng.lognormal(0, 0.12), 0.04, 0.09)
-    slow_duration = np.clip(focus['slow_duration'] * rng.lognormal(0, 0.12), 0.15, 0.3)
-    slow = focus['slow'] * rng.lognormal(0, 0.2)
+    """Draw a spike of a focus in its two sources, (2, n_times); the first peak of the first is at 0 s.
+
+    Its height is within .4 to 2.5 of the focus's in 19 of 20 spikes: from barely visible to obvious.
+    """
     t = np.stack([times, times - focus['lag']])
-    sharp = np.exp(-0.5 * (t / (0.3 * duration * np.where(t < 0, focus['rise'], 1 - focus['rise']))) ** 2)
-    opposite = np.exp(-0.5 * ((t - 0.5 * focus['side'] * duration) / (0.12 * duration)) ** 2)
-    after = hann(t - (duration + slow_duration) / 2, slow_duration)
-    wave = sharp - focus['opposite'] * opposite - slow * after
-    return rng.lognormal(0, 0.4) * wave * [[1], [focus['spread']]]
+    return rng.lognormal(0, 0.45) * spike_course(rng, focus['shape'], t) * [[1], [focus['spread']]]
 
 
-def distractor_wave(*, rng: np.random.Generator, t: np.ndarray) -> np.ndarray:
-    """Draw a sharp transient without slow wave, peaking around t = 0 s: a narrow or broad phase, or oscillations."""
-    height = rng.lognormal(0, 0.4)
-    shape = rng.choice(['narrow', 'broad', 'oscillation'])
-    if shape == 'narrow':
-        return height * hann(t, rng.uniform(0.03, 0.08))
-    if shape == 'broad':
-        return height * hann(t, rng.uniform(0.08, 0.2))
-    return height * hann(t, rng.uniform(0.15, 0.3)) * np.cos(2 * np.pi * rng.uniform(12, 25) * t)
+def draw_foci(rng: np.random.Generator, head: dict[str, np.ndarray]) -> list[tuple[np.ndarray, Callable]]:
+    """Draw one or two foci of a patient, as a `Scene` has them."""
+    foci = [draw_focus(rng=rng, head=head) for _ in range(rng.integers(1, 3))]
+    return [
+        (head['foci'][:, focus['sources']], functools.partial(_spike_at, rng, focus)) for focus in foci
+    ]  # fmt: skip
+
+
+def _spike_at(rng, focus, times):
+    return spike_wave(rng=rng, focus=focus, times=times)
+
+
+def draw_distractors(rng: np.random.Generator, head: dict[str, np.ndarray]) -> Callable:
+    """Draw which transients a patient has, how often and from where; gives the `distractor` of a `Scene`."""
+    fields = {
+        name: head['cortex'][:, dipoles].sum(axis=1)
+        for name, dipoles in distractor_sources(rng, head['positions']).items()
+    }
+    fields['saccade'] = head['eyes'] @ [1, rng.uniform(0.5, 1)]
+    fields['twitch'] = rng.choice([*head['left_muscle'].T, *head['right_muscle'].T])
+    shares = rng.dirichlet(np.full(len(DISTRACTORS), 0.7))  # a patient has some of them often, others hardly ever
+
+    def draw(times):
+        name = rng.choice(DISTRACTORS, p=shares)
+        field = fields[name] / fields[name].std()
+        return field, rng.lognormal(0, 0.4) * distractor_course(rng, name, times)
+
+    return draw
 
 
 @threadpool_limits.wrap(limits=1)  # the last bits of a matrix product depend on the number of threads
@@ -252,9 +303,45 @@ def simulate_patient(
     rng = np.random.default_rng([seed, subject])
     head = simulate_head(rng=rng, info=ctf275_info(sfreq))
     rhythms = draw_rhythms(rng)
-    foci = [draw_focus(rng=rng, head=head) for _ in range(rng.integers(1, 3))]
-    spike_fields = head['cortex'][:, np.concatenate([focus['sources'] for focus in foci])]
-    n_spike_sources = spike_fields.shape[1]
+    scene = Scene(
+        background=lambda n_times: simulate_background(
+            rng=rng, head=head, rhythms=rhythms, n_times=n_times, sfreq=sfreq
+        ),
+        foci=draw_foci(rng, head),
+        distractor=draw_distractors(rng, head),
+    )
+    return record_patient(
+        scene,
+        rng=rng,
+        subject=subject,
+        n_blocks=n_blocks,
+        block_seconds=block_seconds,
+        spike_rate=0.0 if spike_free else spike_rate,
+        snr=snr,
+        distractor_rate=distractor_rate,
+        annotation_jitter=annotation_jitter,
+        annotation_missed=annotation_missed,
+        sfreq=sfreq,
+    )
+
+
+def record_patient(
+    scene: Scene,
+    *,
+    rng: np.random.Generator,
+    subject: int,
+    n_blocks: int,
+    block_seconds: float,
+    spike_rate: float,
+    snr: float,
+    distractor_rate: float,
+    annotation_jitter: float,
+    annotation_missed: float,
+    sfreq: float,
+) -> tuple[dict[str, list], pd.DataFrame]:
+    """Make the recordings of a patient from a scene; arguments and results are those of `simulate_patient`."""
+    spike_fields = np.concatenate([fields for fields, _ in scene.foci], axis=1)
+    rows_of = np.split(np.arange(spike_fields.shape[1]), np.cumsum([fields.shape[1] for fields, _ in scene.foci])[:-1])
     n_times = round(block_seconds * sfreq)
     times = np.arange(n_times) / sfreq
     reach = np.arange(2 * round(PEAK_SEARCH * sfreq) + 1) - round(PEAK_SEARCH * sfreq)
@@ -267,22 +354,21 @@ def simulate_patient(
 
     backgrounds, spikes, distractors, peaks, spike_std = [], [], [], [], []
     for _ in range(n_blocks):
-        background = simulate_background(rng=rng, head=head, rhythms=rhythms, n_times=n_times, sfreq=sfreq)
-        backgrounds.append(band_pass(background, sfreq).astype(np.float32))
+        backgrounds.append(band_pass(scene.background(n_times), sfreq).astype(np.float32))
 
         # Blocks differ in their number of spikes: the rate of each is drawn around `spike_rate`.
-        starts = draw_times(rate=0 if spike_free else spike_rate * rng.gamma(4, 1 / 4), **spacing)
-        sources = np.zeros((n_spike_sources, n_times))
+        starts = draw_times(rate=spike_rate * rng.gamma(4, 1 / 4), **spacing)
+        sources = np.zeros((len(spike_fields.T), n_times))
         for start in starts:
-            focus = rng.integers(len(foci))
-            sources[2 * focus : 2 * focus + 2] += spike_wave(rng=rng, focus=foci[focus], times=times - start)
-        distractor_times = draw_times(rate=distractor_rate, **spacing)
-        waves = [distractor_wave(rng=rng, t=times - start)[None] for start in distractor_times]
-        sources, waves = np.split(band_pass(np.concatenate([sources, *waves]), sfreq), [n_spike_sources])
+            focus = rng.integers(len(scene.foci))
+            sources[rows_of[focus]] += scene.foci[focus][1](times - start)
+        transients = [scene.distractor(times - start) for start in draw_times(rate=distractor_rate, **spacing)]
+        waves = [course[None] for _, course in transients]
+        sources, waves = np.split(band_pass(np.concatenate([sources, *waves]), sfreq), [len(sources)])
         spikes.append(sources)
-        distractors.append((rng.integers(N_CORTEX, size=len(distractor_times)), waves))
+        distractors.append((np.reshape([field for field, _ in transients], (-1, len(spike_fields))).T, waves))
 
-        # The second source and the filter move the peak by a few samples: look for it in the filtered field.
+        # Other sources, peaks and waves of a spike, and the filter, move the peak: look for it in the filtered field.
         near = np.round(starts * sfreq).astype(np.int64)[:, None] + reach
         std = np.tensordot(spike_fields, sources[:, near], axes=1).std(axis=0)
         peaks.append(near[np.arange(len(near)), std.argmax(axis=1)])
@@ -293,9 +379,9 @@ def simulate_patient(
 
     data = {'meg': [], 'events': [], 'reannot': [], 'file': []}
     rows = []
-    for block, (dipoles, waves) in enumerate(distractors):
+    for block, (fields, waves) in enumerate(distractors):
         field = gain * spike_fields @ spikes[block]
-        distractor_field = snr * background_std * head['cortex'][:, dipoles] @ waves
+        distractor_field = snr * background_std * fields @ waves
         noticed = peaks[block][rng.random(len(peaks[block])) >= annotation_missed]
         annotated = np.round(noticed + rng.normal(0, annotation_jitter * sfreq, len(noticed))).astype(np.int64)
         annotated = annotated[(annotated >= 0) & (annotated < n_times)]

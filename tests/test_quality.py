@@ -9,10 +9,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
+import kinds
 import quality
-from cohorts import Part, other_patient
+from cohorts import Part
+from kinds import EEG, KINDS, kind_patient, people_of, present, share_people
 
 from runs.settings import read_command
+from utils import DataError
 
 OPTIONS = {
     'subject': 2,
@@ -28,10 +31,13 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize('rhythmic', [False, True])
-def test_the_other_simulations_have_their_spikes_where_they_say(rhythmic):
-    data, truth = other_patient(**OPTIONS, rhythmic=rhythmic)
-    again, _ = other_patient(**OPTIONS, rhythmic=rhythmic)
+@pytest.mark.parametrize('kind', KINDS[1:])
+def test_every_kind_has_its_spikes_where_it_says(kind):
+    if kind not in present():
+        pytest.skip(f'no recordings for the kind {kind}')
+    eeg = share_people(EEG, 0, 150)['train'] if kind == 'eeg' else None
+    data, truth = kind_patient(kind, eeg, **OPTIONS)
+    again, _ = kind_patient(kind, eeg, **OPTIONS)
     assert len(truth) > 5
     for block, meg in enumerate(data['meg']):
         assert meg.shape == (274, 6000)
@@ -44,6 +50,27 @@ def test_the_other_simulations_have_their_spikes_where_they_say(rhythmic):
         assert np.median(power[near]) > 3 * np.median(power)
 
 
+def test_nobody_is_in_the_training_and_in_the_test(tmp_path, monkeypatch):
+    """Files of one person stay together; here, a recording is its own name."""
+    names = {'S001R01.edf', 'S001R02.EDF', 'S002R01.edf', 'S003R01.edf'}
+    for name in names:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(kinds, 'read_eeg', lambda path, sfreq: path.name)
+    assert {person: len(paths) for person, paths in people_of(tmp_path).items()} == {'S001': 2, 'S002': 1, 'S003': 1}
+    for seed in range(5):
+        shared = {part: set(recordings) for part, recordings in share_people(tmp_path, seed, 150).items()}
+        assert shared['train'] | shared['test'] == names
+        assert shared['train'] == shared['validation']
+        assert not {name[:4] for name in shared['test']} & {name[:4] for name in shared['train']}
+
+
+def test_kinds_without_recordings_are_left_out_with_a_line(tmp_path, capsys):
+    assert 'eeg' not in present(eeg=tmp_path)
+    assert f"kind 'eeg' is left out: {tmp_path} has no EDF files of two people" in capsys.readouterr().out
+    with pytest.raises(DataError, match='EDF files of 0 people'):
+        share_people(tmp_path, 0, 150)
+
+
 def scores(detectors, seed):
     """What `scores_of_cohort` gives for {name: scores of the sub-windows of three patients}."""
     rng = np.random.default_rng(seed)
@@ -52,7 +79,7 @@ def scores(detectors, seed):
     timing = np.tile(15 + 30 * np.arange(100), 3)
     places = pd.DataFrame({'subject': patient, 'block': 0, 'timing': timing, 'field': 1.0, 'peak': timing})
     spikes = places.loc[truth == 1, ['subject', 'block', 'peak']].rename(columns={'peak': 'sample'})
-    part = Part(None, None, truth, truth, patient, patient - 10, None, places, spikes)
+    part = Part(None, None, truth, truth, patient, np.array(KINDS)[patient - 10], None, places, spikes)
     key = {'validation': part, 'test': part}
     found = {name: score(truth, rng) for name, score in detectors.items()}
     return [
@@ -71,7 +98,7 @@ def test_the_table_tells_the_right_detector_from_chance():
     table = quality.summarise([score for seed in range(4) for score in scores(detectors, seed)], settings)
     table = table.set_index('detector')
     right, chance = table.loc[quality.SUPERVISED], table.loc['chance']
-    names = ['PR-AUC', 'ROC-AUC', 'F1', 'PR low', 'PR high', 'PR-AUC, second', 'PR-AUC, cohort 1']
+    names = ['PR-AUC', 'ROC-AUC', 'F1', 'PR low', 'PR high', 'PR-AUC, resonances', 'PR-AUC, cohort 1']
     np.testing.assert_allclose(right[names].to_numpy(dtype=float), 1)
     assert right['sensitivity at 1 FA/min'] == pytest.approx(1)
     assert chance['PR-AUC'] == pytest.approx(chance['positive'], abs=0.1)
