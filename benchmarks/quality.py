@@ -1,19 +1,22 @@
 """Which detector is right on patients it has never seen? The autoencoder and classifier beside the usual choices.
 
-    python benchmarks/quality.py [SIZE] [n_jobs=2] [name=value ...]
+    python benchmarks/quality.py [SIZE] [EEG] [n_jobs=2] [name=value ...]
 
-Simulates cohorts of patients at three signal-to-noise ratios, with misplaced and missing annotations; the patients of a
-cohort come from three simulations, of other spikes and other background each. Every detector is trained on the
-annotations of some patients, gets its threshold from others, and is tested on the simulated truth of those left. In the
-first cohorts at the middle ratio, variants of the autoencoder and classifier show what each part of them brings.
+Simulates cohorts of patients of five kinds (`kinds.py`: other backgrounds, spikes and transients in each; two of them
+hold recorded EEG and recorded spikes), with misplaced and missing annotations. Every detector is trained on the
+annotations of some patients, gets its threshold from others of that kind, and is tested on the simulated truth of those
+left. The table gives the mean over kinds, the worst kind, and the kinds held out: those at which nobody looked before
+a default was chosen. A second table makes each choice on all kinds but one, and reports it on that one.
 
-SIZE is `small` (the default: narrow autoencoders, an hour on two cores), `full` (for a GPU: more patients and the
-original's widths) or `tiny` (does it run?), see `SIZES`. Prints the table and writes quality.csv and quality.png into
-path_writing_data. `n_jobs` cohorts are taken at a time, with one thread each.
+SIZE is `small` (the default: narrow autoencoders, within 40 minutes on two cores), `full` (for a GPU: more patients and
+the original's widths) or `tiny` (does it run?), see `SIZES`. EEG is a folder of EDF files, of two people or more, for
+the kind 'eeg'. Writes quality.csv, quality_cohorts.csv, quality_choices.csv and quality.png into path_writing_data.
+`n_jobs` cohorts are taken at a time, with one thread each.
 """
 
 import contextlib
 import io
+import itertools
 import multiprocessing
 import sys
 import time
@@ -24,19 +27,20 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import matplotlib as mpl
-
-mpl.use('Agg')
-
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from baselines import baselines, covariance_of, sfcn_on, with_margins
 from cohorts import Cohort, CohortSize, Part, hidden_stretches, in_subwindows, rescaled, simulate_cohort
-from kinds import present
-from scipy.stats import t as student_t
-from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+from kinds import EEG, KINDS, present
+from quality_table import (
+    SUPERVISED,
+    UNSUPERVISED,
+    figures_by_cohort,
+    leave_one_kind_out,
+    plot,
+    pr_auc,
+    summarise,
+)
 from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -51,8 +55,6 @@ from classifiers.features import (
 )
 from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
 from classifiers.specs import Examples
-from evaluation.events import sensitivity_curve
-from evaluation.operating_point import best_f1_threshold
 from models import build_model
 from recordings.channels import N_CHANNELS
 from runs.settings import read_command
@@ -68,10 +70,10 @@ class Size(NamedTuple):
 
     Attributes
     ----------
-    cohorts : int
-        At each signal-to-noise ratio.
+    cohorts : dict
+        How many of each kind, by signal-to-noise ratio, see `SNR`.
     ablated : int
-        Of the middle ratio, cohorts on which variants are tried.
+        How many of each kind, at the middle ratio, on which variants are tried that train another autoencoder.
     patients : CohortSize
     model : dict
         The autoencoder: its name, and settings of params.py where they are not the original's.
@@ -81,7 +83,7 @@ class Size(NamedTuple):
         Its largest learning rate.
     """
 
-    cohorts: int
+    cohorts: dict[str, int]
     ablated: int
     patients: CohortSize
     model: dict
@@ -91,35 +93,46 @@ class Size(NamedTuple):
 
 NARROW = {'name': 'AE1D', 'width': 2}
 SIZES = {
-    'tiny': Size(2, 1, CohortSize(3, 3, 3, 1, 40), NARROW, epochs=2, rate=2e-3),
-    'small': Size(5, 3, CohortSize(6, 3, 6, 2, 60), NARROW, epochs=5, rate=2e-3),
-    'full': Size(6, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3),
+    'tiny': Size({'medium': 1}, 1, CohortSize(2, 2, 2, 1, 40), NARROW, epochs=2, rate=2e-3),
+    'small': Size({'medium': 2, 'easy': 1}, 0, CohortSize(6, 2, 4, 2, 60), NARROW, epochs=5, rate=2e-3),
+    'full': Size(
+        {'medium': 6, 'easy': 6, 'hard': 6}, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3
+    ),
 }
 BATCH = 16
-# The detectors of this project in the table; what the others are compared with.
-SUPERVISED, UNSUPERVISED = 'masked errors + hgb', 'masked errors + threshold (no annotation)'
 
 
 def main(words: list[str]) -> None:
     """Run every detector on every cohort, and write the table and the picture."""
-    positional, settings = read_command(words, n_positional=1)
-    size = SIZES.get(*positional or ['small'])
+    positional, settings = read_command(words, n_positional=2)
+    name, eeg = positional + ['small', str(EEG)][len(positional) :]
+    size = SIZES.get(name)
     if size is None:
-        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
-    # Those at medium, which take longest, first.
-    difficulties = sorted(SNR, key=lambda difficulty: difficulty != 'medium')
-    jobs = [(difficulty, cohort, size, settings) for difficulty in difficulties for cohort in range(size.cohorts)]
+        raise SettingError(f'unknown size {name!r}: one of {", ".join(SIZES)}')
+    kinds = present(eeg=eeg)
+    jobs = [
+        (difficulty, kind, number, size, eeg, settings)
+        for difficulty, n_cohorts in size.cohorts.items()
+        for number in range(n_cohorts)
+        for kind in kinds
+    ]
     if settings.n_jobs > 1:
         with ProcessPoolExecutor(settings.n_jobs, multiprocessing.get_context('spawn')) as pool:
             results = list(pool.map(on_one_thread, jobs))
     else:
         results = [scores_of_cohort(*job) for job in jobs]
-    table = summarise([score for scores in results for score in scores], settings)
-    print(table.to_string(index=False, float_format='{:.3f}'.format))
+    figures = figures_by_cohort([score for scores in results for score in scores], settings)
     directory = Path(settings.path_writing_data)
-    with writing(directory / 'quality.csv') as temporary:
-        table.to_csv(temporary, index=False)
-    plot(table, directory / 'quality.png')
+    for name, table in (
+        ('quality_cohorts', figures),
+        ('quality', summarise(figures)),
+        ('quality_choices', leave_one_kind_out(figures)),
+    ):
+        if name != 'quality_cohorts':
+            print(table.to_string(index=False, float_format='{:.3f}'.format))
+        with writing(directory / f'{name}.csv') as temporary:
+            table.to_csv(temporary, index=False)
+    plot(figures, directory / 'quality.png', list(size.cohorts))
 
 
 def on_one_thread(job: tuple) -> list:
@@ -129,24 +142,27 @@ def on_one_thread(job: tuple) -> list:
         return scores_of_cohort(*job)
 
 
-def scores_of_cohort(difficulty: str, number: int, size: Size, settings: SimpleNamespace) -> list[dict]:
+def scores_of_cohort(
+    difficulty: str, kind: str, number: int, size: Size, eeg: str | Path, settings: SimpleNamespace
+) -> list[dict]:
     """The scores of every detector on a cohort, with what they are measured by."""
     started = time.perf_counter()
-    seed = settings.seed + number
+    seed = settings.seed + 1000 * KINDS.index(kind) + number
     set_seed(seed)
     device = choose_device(settings.device)
-    cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings, present())
+    cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings, kind, eeg)
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
-    autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
-    residuals = residuals_of(autoencoder, cohort, device)
-    scores = []
-    for name, found in detect(cohort, residuals, seed, device):
-        scores.append({'difficulty': difficulty, 'seed': seed, 'detector': name, 'found': found, 'key': key})
-        print_score(difficulty, seed, name, found, key, started)
+    residuals = residuals_of(train_autoencoder(cohort, size.model, size, seed, device), cohort, device)
+    tried = [detect(cohort, residuals, seed, device)]
     if difficulty == 'medium' and number < size.ablated:
-        for name, found in ablation(cohort, residuals, seed, size, device):
-            scores.append({'difficulty': 'ablation', 'seed': seed, 'detector': name, 'found': found, 'key': key})
-            print_score('ablation', seed, name, found, key, started)
+        tried.append(retrained(cohort, size, seed, device))
+    scores = []
+    for name, found in itertools.chain(*tried):
+        scores.append(
+            {'difficulty': difficulty, 'kind': kind, 'seed': seed, 'detector': name, 'found': found, 'key': key}
+        )
+        seconds = time.perf_counter() - started
+        print(f'{difficulty:8s} {kind:10s} {seed} {name:56s} {pr_auc(found, key):.3f} {seconds:6.0f} s', flush=True)
     return scores
 
 
@@ -154,16 +170,25 @@ def scores_of_cohort(difficulty: str, number: int, size: Size, settings: SimpleN
 def detect(cohort: Cohort, residuals: dict, seed: int, device: torch.device):
     """Yield the name and {part: scores} of every detector; the parts are validation and test."""
     yield from baselines(cohort, seed, device)
+    yield from with_margins(cohort, seed, device)
     # The same of the signal itself: what the autoencoder adds is seen beside it.
     signal = as_residuals(cohort)
-    yield 'no autoencoder: signal + hgb', boosted(cohort, signal, seed)
+    signal_features, features = features_of(cohort, signal), features_of(cohort, residuals)
+    yield 'no autoencoder: signal + hgb', trees(relative_to_blocks(signal_features, cohort), cohort, seed)
     yield 'no autoencoder: signal + threshold', peaks(cohort, signal)
-    yield SUPERVISED, boosted(cohort, residuals, seed)
+    yield SUPERVISED, trees(relative_to_blocks(features, cohort), cohort, seed)
     yield UNSUPERVISED, peaks(cohort, residuals)
+    power = {name: values[:, :N_POWERS] for name, values in features.items()}
+    yield 'masked errors, power alone + hgb', trees(power, cohort, seed)
+    yield 'masked errors, no block median + hgb', trees(features, cohort, seed)
+    both = {name: np.concatenate([features[name], signal_features[name]], axis=1) for name in PARTS}
+    yield 'masked errors and signal + hgb', trees(relative_to_blocks(both, cohort), cohort, seed)
+    cards = cards_of_residuals(cohort, residuals)
+    yield 'masked errors, error cards + SFCN', sfcn_on(cards, cohort, seed, device, flip=False)
 
 
-def ablation(cohort: Cohort, residuals: dict, seed: int, size: Size, device: torch.device):
-    """Yield the name and {part: scores} of variants of the autoencoder and the classifier."""
+def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
+    """Yield the name and {part: scores} of variants that need another autoencoder."""
     plain = train_autoencoder(cohort, size.model, size, seed, device, masked=False)
     cards = {name: values[:, 0] for name, values in per_subwindow(plain, cohort, error_cards, device).items()}
     yield 'plain errors, error cards + SFCN', sfcn_on(cards, cohort, seed, device, flip=False)
@@ -174,16 +199,6 @@ def ablation(cohort: Cohort, residuals: dict, seed: int, size: Size, device: tor
     unreconstructed = plain_residuals_of(plain, cohort, device)
     yield 'plain errors + hgb', boosted(cohort, unreconstructed, seed)
     yield 'plain errors + threshold', peaks(cohort, unreconstructed)
-    cards = cards_of_residuals(cohort, residuals)
-    yield 'masked errors, error cards + SFCN', sfcn_on(cards, cohort, seed, device, flip=False)
-    features = features_of(cohort, residuals)
-    power = {name: values[:, :N_POWERS] for name, values in features.items()}
-    yield 'masked errors, power alone + hgb', trees(power, cohort, seed)
-    yield 'masked errors, no block median + hgb', trees(features, cohort, seed)
-    both = {name: np.concatenate([features[name], more], axis=1)
-            for name, more in features_of(cohort, as_residuals(cohort)).items()}  # fmt: skip
-    yield 'masked errors and signal + hgb', trees(relative_to_blocks(both, cohort), cohort, seed)
-    yield from with_margins(cohort, seed, device)
     for scaling in ('window', 'patient'):
         scaled = rescaled(cohort, scaling)
         residuals = residuals_of(train_autoencoder(scaled, size.model, size, seed, device), scaled, device)
@@ -317,92 +332,6 @@ def cards_of_residuals(cohort, residuals):
         whole = zscore_planes(torch.from_numpy(values[..., inside]).square().flatten(-2)[:, None])[:, 0]
         cards[name] = in_subwindows(whole.numpy(), cohort.sub._replace(border=0))
     return cards
-
-
-# ----------------------------------------------------------------------------------------------- the table
-def print_score(difficulty, seed, name, found, key, started):
-    """A line on a detector as soon as it is known, with the seconds since the cohort's start."""
-    seconds = time.perf_counter() - started
-    print(f'{difficulty:8s} {seed} {name:56s} {pr_auc(found, key):.3f} {seconds:6.0f} s', flush=True)
-
-
-def pr_auc(found, key):
-    """Area under the precision-recall curve on the truth of the test patients."""
-    return average_precision_score(key['test'].truth, found['test'])
-
-
-def figures_of(score: dict, settings: SimpleNamespace) -> dict:
-    """The figures of a detector on the test patients of a cohort, and on those of either simulation."""
-    found, key = score['found'], score['key']
-    test = key['test']
-    threshold = best_f1_threshold(key['validation'].annotated, found['validation'])
-    # Ranks, because the curve wants distinct values between 0 and 1.
-    proba = pd.Series(found['test']).rank(method='max').to_numpy() / (len(test.truth) + 1)
-    tolerance = settings.tolerance * settings.sfreq
-    n_times = round(settings.subwindow_size * settings.sfreq)
-    curve = sensitivity_curve(test.places.assign(proba=proba), test.spikes, n_times, tolerance, settings.sfreq)
-    # Far below, events grow together and false alarms seem to fall.
-    within = ~(curve['false alarms/min'] > 1).cummax()
-    figures = {
-        'PR-AUC': pr_auc(found, key),
-        'ROC-AUC': roc_auc_score(test.truth, found['test']),
-        'F1': f1_score(test.truth, found['test'] >= threshold),
-        'sensitivity at 1 FA/min': curve.loc[within, 'sensitivity'].max(),
-        'positive': test.truth.mean(),
-    }
-    for name in np.unique(test.kind):
-        rows = test.kind == name
-        figures[f'PR-AUC, {name}'] = average_precision_score(test.truth[rows], found['test'][rows])
-    return figures
-
-
-def summarise(scores: list[dict], settings: SimpleNamespace) -> pd.DataFrame:
-    """One row per difficulty and detector: means over cohorts, and 95 % intervals of PR-AUC.
-
-    Cohorts are independent: other patients, other random numbers in every training. So the intervals are Student's t
-    over cohorts, and hold what both contribute. The differences are those of the two detectors of this project minus
-    the row's, in the same cohorts.
-    """
-    figures = pd.DataFrame(
-        [{name: score[name] for name in ('difficulty', 'seed', 'detector')} | figures_of(score, settings)
-         for score in scores]
-    )  # fmt: skip
-    pr_aucs = figures.pivot(index=['difficulty', 'detector'], columns='seed', values='PR-AUC')
-    rows = []
-    for (difficulty, detector), group in figures.groupby(['difficulty', 'detector'], sort=False):
-        values = pr_aucs.loc[(difficulty, detector)]
-        row = {'difficulty': difficulty, 'detector': detector, 'cohorts': len(group)}
-        row |= group.drop(columns=['difficulty', 'detector', 'seed']).mean().to_dict()
-        _, row['PR low'], row['PR high'] = mean_and_interval(values)
-        for key, name in (('hgb', SUPERVISED), ('threshold', UNSUPERVISED)):
-            ours = pr_aucs.loc[('medium' if difficulty == 'ablation' else difficulty, name)]
-            names = (f'{key} - this', f'{key} - this low', f'{key} - this high')
-            row |= dict(zip(names, mean_and_interval(ours - values), strict=True))
-        rows.append(row | {f'PR-AUC, cohort {seed}': value for seed, value in values.items()})
-    return pd.DataFrame(rows)
-
-
-def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
-    """Mean of the values that are there, and the ends of its 95 % interval (Student's t)."""
-    values = values.dropna()
-    half = student_t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values)) if len(values) > 1 else np.nan
-    return values.mean(), values.mean() - half, values.mean() + half
-
-
-def plot(table: pd.DataFrame, path: Path) -> None:
-    """PR-AUC of every detector with its interval, a panel per difficulty and one of the variants."""
-    figure, axes = plt.subplots(2, 2, figsize=(15, 10), layout='constrained')
-    for axis, (difficulty, rows) in zip(axes.flat, table.groupby('difficulty', sort=False), strict=True):
-        whiskers = [rows['PR-AUC'] - rows['PR low'], rows['PR high'] - rows['PR-AUC']]
-        colours = ['#0072B2' if name in (SUPERVISED, UNSUPERVISED) else '#999999' for name in rows['detector']]
-        axis.barh(rows['detector'], rows['PR-AUC'], xerr=np.clip(whiskers, 0, None), color=colours)
-        axis.axvline(rows['positive'].mean(), color='black', linestyle=':')
-        title = f'{difficulty}: signal-to-noise {SNR[difficulty]:g}' if difficulty in SNR else 'variants, at medium'
-        axis.set(title=title, xlabel='PR-AUC (dotted: chance)', xlim=(0, 1))
-        axis.invert_yaxis()
-    with writing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-    plt.close(figure)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
 import kinds
-import quality
+import quality_table
 from cohorts import Part
 from kinds import EEG, KINDS, kind_patient, people_of, present, share_people
 
@@ -71,7 +71,7 @@ def test_kinds_without_recordings_are_left_out_with_a_line(tmp_path, capsys):
         share_people(tmp_path, 0, 150)
 
 
-def scores(detectors, seed):
+def scores(detectors, kind, seed):
     """What `scores_of_cohort` gives for {name: scores of the sub-windows of three patients}."""
     rng = np.random.default_rng(seed)
     truth = (np.arange(300) % 10 == 3).astype(int)  # apart, since neighbours make one event
@@ -79,12 +79,11 @@ def scores(detectors, seed):
     timing = np.tile(15 + 30 * np.arange(100), 3)
     places = pd.DataFrame({'subject': patient, 'block': 0, 'timing': timing, 'field': 1.0, 'peak': timing})
     spikes = places.loc[truth == 1, ['subject', 'block', 'peak']].rename(columns={'peak': 'sample'})
-    part = Part(None, None, truth, truth, patient, np.array(KINDS)[patient - 10], None, places, spikes)
+    part = Part(None, None, truth, truth, patient, np.full(300, kind), None, places, spikes)
     key = {'validation': part, 'test': part}
-    found = {name: score(truth, rng) for name, score in detectors.items()}
+    cohort = {'difficulty': 'medium', 'kind': kind, 'seed': seed, 'key': key}
     return [
-        {'difficulty': 'medium', 'seed': seed, 'detector': name, 'key': key, 'found': dict.fromkeys(key, values)}
-        for name, values in found.items()
+        cohort | {'detector': name, 'found': dict.fromkeys(key, score(truth, rng))} for name, score in detectors.items()
     ]
 
 
@@ -92,26 +91,63 @@ def test_the_table_tells_the_right_detector_from_chance():
     _, settings = read_command([])
     detectors = {
         'chance': lambda truth, rng: rng.random(len(truth)),
-        quality.SUPERVISED: lambda truth, rng: truth + rng.random(len(truth)) / 2,
-        quality.UNSUPERVISED: lambda truth, rng: -(truth + rng.random(len(truth)) / 2),
+        quality_table.SUPERVISED: lambda truth, rng: truth + rng.random(len(truth)) / 2,
+        quality_table.UNSUPERVISED: lambda truth, rng: -(truth + rng.random(len(truth)) / 2),
     }
-    table = quality.summarise([score for seed in range(4) for score in scores(detectors, seed)], settings)
-    table = table.set_index('detector')
-    right, chance = table.loc[quality.SUPERVISED], table.loc['chance']
-    names = ['PR-AUC', 'ROC-AUC', 'F1', 'PR low', 'PR high', 'PR-AUC, resonances', 'PR-AUC, cohort 1']
+    cohorts = [scores(detectors, kind, seed) for seed, kind in enumerate(('resonances', 'eeg', 'recorded'))]
+    figures = quality_table.figures_by_cohort([score for cohort in cohorts for score in cohort], settings)
+    table = quality_table.summarise(figures).set_index('detector')
+    right, chance = table.loc[quality_table.SUPERVISED], table.loc['chance']
+    names = ['PR-AUC', 'ROC-AUC', 'F1', 'PR low', 'PR high', 'worst', 'held out', 'PR-AUC, resonances']
     np.testing.assert_allclose(right[names].to_numpy(dtype=float), 1)
     assert right['sensitivity at 1 FA/min'] == pytest.approx(1)
     assert chance['PR-AUC'] == pytest.approx(chance['positive'], abs=0.1)
     assert chance['hgb - this low'] > 0.5 > right['hgb - this high'] == right['hgb - this low'] == 0
-    assert table.loc[quality.UNSUPERVISED, 'ROC-AUC'] == 0
+    assert table.loc[quality_table.UNSUPERVISED, 'ROC-AUC'] == 0
 
 
-def test_intervals_are_students_t_over_the_cohorts_that_are_there():
+def test_every_kind_counts_alike_and_the_worst_is_named():
+    """`recorded` has two cohorts, the others one; a table by hand."""
+    rows = [('eeg', 0.2), ('dipoles', 0.8), ('recorded', 0.4), ('recorded', 0.6)]
+    figures = pd.DataFrame(
+        [
+            {'difficulty': 'medium', 'kind': kind, 'seed': seed, 'detector': detector, 'PR-AUC': value - less}
+            for seed, (kind, value) in enumerate(rows)
+            for detector, less in (
+                (quality_table.SUPERVISED, 0.0), (quality_table.UNSUPERVISED, 0.1), ('no autoencoder', 0.05)
+            )
+        ]
+    )  # fmt: skip
+    row = quality_table.summarise(figures).set_index('detector').loc[quality_table.SUPERVISED]
+    np.testing.assert_allclose(row[['PR-AUC', 'worst', 'held out']].to_numpy(dtype=float), [0.5, 0.2, 0.35])
+    assert row['worst kind'] == 'eeg'
+    np.testing.assert_allclose(row[['threshold - this', 'threshold - this low']].to_numpy(dtype=float), -0.1)
+
+
+def test_a_choice_is_reported_on_the_kind_that_nobody_looked_at():
+    """One way is best on two kinds of three: left out, either of these is given to the other way."""
+    ours, other = quality_table.CHOICES['what `hgb` sees'][:2]
+    values = {ours: [0.7, 0.7, 0.1], other: [0.6, 0.6, 0.5]}
+    figures = pd.DataFrame(
+        [
+            {'difficulty': 'medium', 'kind': kind, 'seed': 0, 'detector': way, 'PR-AUC': value}
+            for way in values
+            for kind, value in zip(KINDS, values[way], strict=False)
+        ]
+    )
+    table = quality_table.leave_one_kind_out(figures)
+    table = table[table['choice'] == 'what `hgb` sees'].set_index('held out')
+    assert table['chosen on the others'].to_dict() == {'dipoles': other, 'resonances': other, 'rhythms': ours}
+    assert table['PR-AUC'].to_dict() == {'dipoles': 0.6, 'resonances': 0.6, 'rhythms': 0.1}
+    assert table['its PR-AUC'].to_dict() == {'dipoles': 0.7, 'resonances': 0.7, 'rhythms': 0.5}
+
+
+def test_intervals_are_students_t_over_the_values_that_are_there():
     values = pd.Series([0.5, 0.7, np.nan, 0.6])
-    mean, low, high = quality.mean_and_interval(values)
+    mean, low, high = quality_table.mean_and_interval(values)
     half = 4.302652729911275 * 0.1 / np.sqrt(3)  # two degrees of freedom
     np.testing.assert_allclose([mean, low, high], [0.6, 0.6 - half, 0.6 + half])
-    mean, low, high = quality.mean_and_interval(pd.Series([0.5]))
+    mean, low, high = quality_table.mean_and_interval(pd.Series([0.5]))
     assert mean == 0.5
     assert np.isnan([low, high]).all()
 

@@ -1,0 +1,171 @@
+"""The tables of benchmarks/quality.py: figures of every detector by kind of cohort, and choices made without a kind."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib as mpl
+
+mpl.use('Agg')
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from kinds import KINDS
+from scipy.stats import t as student_t
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
+
+from evaluation.events import sensitivity_curve
+from evaluation.operating_point import best_f1_threshold
+from utils import writing
+
+# The detectors of this project in the table; what the others are compared with.
+SUPERVISED, UNSUPERVISED = 'masked errors + hgb', 'masked errors + threshold (no annotation)'
+# Kinds at which nobody looked before a feature, a score, a number of components or another default was chosen.
+HELD_OUT = ('eeg', 'recorded')
+# Ways between which a look at figures may choose. The first of each is this project's.
+CHOICES = {
+    'what `hgb` sees': (
+        SUPERVISED,
+        'no autoencoder: signal + hgb',
+        'masked errors and signal + hgb',
+        'masked errors, power alone + hgb',
+        'masked errors, no block median + hgb',
+    ),
+    'whose peak `threshold` scores': (
+        UNSUPERVISED,
+        'no autoencoder: signal + threshold',
+        'ridge predictor, with margins and the score of threshold',
+    ),
+    'without annotation, how to score': (
+        UNSUPERVISED,
+        'field power, peak over median',
+        'field power, with margins',
+        'ridge predictor, mean',
+        'ridge predictor, peak',
+        'PCA reconstruction error',
+        'isolation forest',
+    ),
+    'with annotation, all detectors': (
+        SUPERVISED,
+        'feature network',
+        'SFCN on raw windows',
+        'SFCN on raw windows, with margins',
+        'EMS-Net on raw windows',
+    ),
+}
+
+
+def pr_auc(found: dict, key: dict) -> float:
+    """Area under the precision-recall curve on the truth of the test patients."""
+    return average_precision_score(key['test'].truth, found['test'])
+
+
+def figures_of(score: dict, settings: SimpleNamespace) -> dict:
+    """The figures of a detector on the test patients of a cohort."""
+    found, key = score['found'], score['key']
+    test = key['test']
+    threshold = best_f1_threshold(key['validation'].annotated, found['validation'])
+    # Ranks, because the curve wants distinct values between 0 and 1.
+    proba = pd.Series(found['test']).rank(method='max').to_numpy() / (len(test.truth) + 1)
+    tolerance = settings.tolerance * settings.sfreq
+    n_times = round(settings.subwindow_size * settings.sfreq)
+    curve = sensitivity_curve(test.places.assign(proba=proba), test.spikes, n_times, tolerance, settings.sfreq)
+    # Far below, events grow together and false alarms seem to fall.
+    within = ~(curve['false alarms/min'] > 1).cummax()
+    return {
+        'PR-AUC': pr_auc(found, key),
+        'ROC-AUC': roc_auc_score(test.truth, found['test']),
+        'F1': f1_score(test.truth, found['test'] >= threshold),
+        'sensitivity at 1 FA/min': curve.loc[within, 'sensitivity'].max(),
+        'positive': test.truth.mean(),
+    }
+
+
+def figures_by_cohort(scores: list[dict], settings: SimpleNamespace) -> pd.DataFrame:
+    """One row per cohort and detector: difficulty, kind, seed, detector, and the figures of `figures_of`."""
+    names = ('difficulty', 'kind', 'seed', 'detector')
+    return pd.DataFrame([{name: score[name] for name in names} | figures_of(score, settings) for score in scores])
+
+
+def summarise(figures: pd.DataFrame) -> pd.DataFrame:
+    """One row per difficulty and detector: means over kinds, the worst kind, and 95 % intervals of PR-AUC.
+
+    Parameters
+    ----------
+    figures : DataFrame
+        Of `figures_by_cohort`.
+
+    Returns
+    -------
+    DataFrame
+        Every kind counts alike, whatever its number of cohorts. The intervals are Student's t over the kinds: they say
+        what may be expected of another kind of recordings. `held out` is the mean of the kinds of `HELD_OUT`. The
+        differences are those of the two detectors of this project minus the row's, in the same cohorts.
+    """
+    pr_aucs = figures.pivot_table('PR-AUC', ['difficulty', 'detector'], 'kind', 'mean')
+    rows = []
+    for (difficulty, detector), group in figures.groupby(['difficulty', 'detector'], sort=False):
+        values = pr_aucs.loc[(difficulty, detector)].dropna()
+        row = {'difficulty': difficulty, 'detector': detector, 'cohorts': len(group)}
+        row |= group.groupby('kind')[list(figures)[4:]].mean().mean().to_dict()
+        _, row['PR low'], row['PR high'] = mean_and_interval(values)
+        row |= {'worst': values.min(), 'worst kind': values.idxmin()}
+        row['held out'] = values.reindex(HELD_OUT).mean()
+        for key, name in (('hgb', SUPERVISED), ('threshold', UNSUPERVISED)):
+            names = (f'{key} - this', f'{key} - this low', f'{key} - this high')
+            row |= dict(zip(names, mean_and_interval(pr_aucs.loc[(difficulty, name)] - values), strict=True))
+        rows.append(row | {f'PR-AUC, {kind}': values[kind] for kind in KINDS if kind in values})
+    return pd.DataFrame(rows)
+
+
+def mean_and_interval(values: pd.Series) -> tuple[float, float, float]:
+    """Mean of the values that are there, and the ends of its 95 % interval (Student's t)."""
+    values = values.dropna()
+    half = student_t.ppf(0.975, len(values) - 1) * values.std() / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return values.mean(), values.mean() - half, values.mean() + half
+
+
+def leave_one_kind_out(figures: pd.DataFrame) -> pd.DataFrame:
+    """What a choice is worth where nobody looked: made on all kinds but one, and reported on that one.
+
+    Returns
+    -------
+    DataFrame
+        One row per difficulty, choice of `CHOICES` and kind: `chosen`, which has the highest mean PR-AUC on the other
+        kinds; its PR-AUC on the kind `held out`; that of this project's way there; and the `best` one there, which only
+        a look could have found.
+    """
+    rows = []
+    for difficulty, group in figures.groupby('difficulty', sort=False):
+        pr_aucs = group.pivot_table('PR-AUC', 'detector', 'kind', 'mean')
+        for choice, ways in CHOICES.items():
+            table = pr_aucs.reindex([way for way in ways if way in pr_aucs.index])
+            if len(table) < 2 or len(table.columns) < 2:
+                continue
+            for kind in (kind for kind in KINDS if kind in table):
+                chosen = table.drop(columns=kind).mean(axis=1).idxmax()
+                rows.append(
+                    {'difficulty': difficulty, 'choice': choice, 'held out': kind, 'chosen on the others': chosen}
+                    | {'PR-AUC': table.loc[chosen, kind], "this project's": table.loc[ways[0], kind]}
+                    | {'best there': table[kind].idxmax(), 'its PR-AUC': table[kind].max()}
+                )
+    return pd.DataFrame(rows)
+
+
+def plot(figures: pd.DataFrame, path: Path, order: Sequence[str]) -> None:
+    """PR-AUC of every detector on every kind, a panel per difficulty; a dot is a kind, the line the mean over them."""
+    figure, axes = plt.subplots(1, len(order), figsize=(8 * len(order), 8), layout='constrained', squeeze=False)
+    for axis, difficulty in zip(axes.flat, order, strict=True):
+        pr_aucs = figures[figures['difficulty'] == difficulty].pivot_table('PR-AUC', 'detector', 'kind', 'mean')
+        pr_aucs = pr_aucs.loc[pr_aucs.mean(axis=1).sort_values().index]
+        for number, kind in enumerate(kind for kind in KINDS if kind in pr_aucs):
+            marker = 'D' if kind in HELD_OUT else 'o'
+            axis.plot(pr_aucs[kind], pr_aucs.index, marker, color=f'C{number}', label=kind, alpha=0.8)
+        axis.plot(pr_aucs.mean(axis=1), pr_aucs.index, '|', color='black', markersize=20, label='mean')
+        axis.set(title=difficulty, xlabel='PR-AUC (diamonds: kinds held out)', xlim=(0, 1))
+        axis.grid(axis='y', alpha=0.3)
+    axes[0, 0].legend()
+    with writing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)
