@@ -2,9 +2,12 @@
 
 Reads   path_raw_data/data_raw_NNN.pkl
 Writes  path_extracted_data[1]/data_raw_NNN_b<nb_best_blocks>_*, the five files windows_bi, labels.pkl, blocks.pkl,
-        timing.pkl and labels_t.pkl, all windows that touch no bad segment.
+        timing.pkl and labels_t.pkl, all windows that touch no bad segment: for training.
+        The same five of every patient, with b<nb_best_blocks_test>: for validation and test.
 Run     python create_windows_clf.py [name=value ...]
 """
+
+import dataclasses
 
 from data_processing import create_windows
 from recordings.window_settings import WindowSettings
@@ -15,15 +18,19 @@ from utils import run_script
 def main(words: list[str]) -> None:
     """Make the windows as params.py and the command line say."""
     _, settings = read_command(words)
-    create_windows(
-        settings.path_raw_data,
-        settings.path_extracted_data[1],
-        WindowSettings.of_run(settings, normal_only=False),
-        patient=settings.patient,
-        include_spike_free=settings.include_spike_free,
-        n_jobs=settings.n_jobs,
-        overwrite=settings.overwrite,
-    )
+    training = WindowSettings.of_run(settings, normal_only=False)
+    testing = dataclasses.replace(training, nb_best_blocks=settings.nb_best_blocks_test)
+    # A patient without spikes shows false alarms. One set for both purposes is made as for training.
+    for made_with, include_spike_free in {testing: True, training: settings.include_spike_free}.items():
+        create_windows(
+            settings.path_raw_data,
+            settings.path_extracted_data[1],
+            made_with,
+            patient=settings.patient,
+            include_spike_free=include_spike_free,
+            n_jobs=settings.n_jobs,
+            overwrite=settings.overwrite,
+        )
 
 
 if __name__ == '__main__':

@@ -53,13 +53,13 @@ class PatientWindows(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------- the window files
-def find_windows(directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool = False) -> list[int]:
-    """Numbers of the patients with windows of suffix b<nb_best_blocks> in a directory.
+def window_paths(directory: str | Path) -> dict[int, dict[int, Path]]:
+    """Files of windows in a directory, by the number of blocks in their suffix b<nb_best_blocks> and by patient.
 
     Raises
     ------
     DataError
-        No such directory, no such windows in it, or a patient asked for has none.
+        No such directory.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -69,6 +69,18 @@ def find_windows(directory: str | Path, nb_best_blocks: int, patient: int | list
         name = re.fullmatch(r'data_raw_(\d+)_b(\d+)_windows_bi', path.name)
         if name:
             found.setdefault(int(name[2]), {})[int(name[1])] = path
+    return found
+
+
+def find_windows(directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool = False) -> list[int]:
+    """Numbers of the patients with windows of suffix b<nb_best_blocks> in a directory.
+
+    Raises
+    ------
+    DataError
+        No such directory, no such windows in it, or a patient asked for has none.
+    """
+    directory, found = Path(directory), window_paths(directory)
     if nb_best_blocks not in found:
         others = f'; found nb_best_blocks = {", ".join(map(str, sorted(found)))}' if found else ''
         raise DataError(

@@ -51,6 +51,7 @@ class Evaluation:
                 'events': len(events),
                 'hits': int(events['hit'].sum()),
                 'minutes': len(of_patient) * subwindow_length / sfreq / 60,
+                'blocks': of_patient['block'].nunique(),
             }
             rows.append(
                 {
@@ -62,11 +63,11 @@ class Evaluation:
             )
         self.patients = pd.DataFrame(rows)
         self.result = subwindow_metrics(predictions, batch_size)
-        totals = self.patients[['spikes', 'events', 'hits', 'minutes']].sum()
+        totals = self.patients[['spikes', 'events', 'hits', 'minutes', 'blocks']].sum()
         errors = 1000 * self.events['error'].dropna() / sfreq
         low, middle, high = errors.quantile([0.25, 0.5, 0.75])
         self.result |= {
-            **{name: int(totals[name]) for name in ('spikes', 'events', 'hits')},
+            **{name: int(totals[name]) for name in ('spikes', 'events', 'hits', 'blocks')},
             'minutes': float(totals['minutes']),
             **_plain(event_shares(totals)),
             'timing error median (ms)': float(middle),

@@ -69,7 +69,7 @@ def write_report(
     report.add_html(html_table(pd.Series(described.facts).to_frame('')), title='Summary')
     report.add_html(html_table(main_metrics(metrics, evaluation)), title='Main metrics on the test set')
     report.add_html(html_table(pd.DataFrame(rows).T), title='All metrics')
-    shown = ['subject', 'spikes', 'minutes', *MAIN_METRICS]
+    shown = ['subject', 'spikes', 'blocks', 'minutes', *MAIN_METRICS]
     report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
     add_pictures(report, run)
     settings = pd.Series(described.settings, dtype=object).map(repr)

@@ -66,6 +66,8 @@ def write_results(result: TestResult, rows: list[dict], context: RunContext, *, 
     metrics = {
         'tested on': result.tested_on,
         'test patients': evaluation.patients['subject'].tolist(),
+        'test blocks': describe_blocks(settings.nb_best_blocks_test),
+        'chosen by annotations': chosen_by_annotations(settings),
         'threshold': result.decision['threshold'],
         'threshold policy': result.decision['policy'],
         'reached on validation': result.decision['reached'],
@@ -84,7 +86,7 @@ def write_results(result: TestResult, rows: list[dict], context: RunContext, *, 
     if summary:
         save_summary_row(settings.path_writing_data, summary_row(result, context.mode, settings))
     write_json(run.metrics, metrics)  # last: a run with this file is finished
-    print_metrics(result, interval, facts['threshold'])
+    print_metrics(result, interval, facts)
 
 
 def describe_test(result: TestResult, settings: SimpleNamespace) -> dict[str, str]:
@@ -95,18 +97,44 @@ def describe_test(result: TestResult, settings: SimpleNamespace) -> dict[str, st
     return {
         'classifier': f'{settings.classifier}, {settings.subwindow_size:g} s sub-windows',
         'tested on': f'{result.tested_on}: {subjects}',
+        'recordings': describe_recordings(result.evaluation.result, settings),
+        'chosen by annotations': chosen_by_annotations(settings),
         'threshold': f'{result.decision["policy"]}: {value}; reached there: {result.decision["reached"]}',
         'events': f'neighbouring positive sub-windows, at the peak of the field power; found within '
         f'{settings.tolerance:g} s of an annotated spike, one to one',
     }
 
 
-def print_metrics(result: TestResult, interval: dict, threshold: str) -> None:
+def describe_recordings(values: dict, settings: SimpleNamespace) -> str:
+    """Blocks and minutes of a test, whose metrics are in `values`."""
+    blocks = describe_blocks(settings.nb_best_blocks_test)
+    return f'{values["blocks"]} blocks, {values["minutes"]:.1f} min: {blocks} of each patient'
+
+
+def describe_blocks(nb_best_blocks: int) -> str:
+    """Which blocks of a patient a set of windows has."""
+    return f'the {nb_best_blocks} blocks with the most annotated spikes' if nb_best_blocks else 'all blocks'
+
+
+def chosen_by_annotations(settings: SimpleNamespace) -> str:
+    """What the annotations chose before any training."""
+    if settings.nb_best_blocks_test:
+        return (
+            f'{describe_blocks(settings.nb_best_blocks_test)} of validation and test patients: recordings as a whole '
+            'have fewer spikes, so that precision is lower there (nb_best_blocks_test=0 tests on all)'
+        )
+    if settings.nb_best_blocks:
+        return f'{describe_blocks(settings.nb_best_blocks)} of training patients; nothing of the others'
+    return 'nothing'
+
+
+def print_metrics(result: TestResult, interval: dict, facts: dict[str, str]) -> None:
     """Print the main metrics of a test with their intervals."""
     values = result.evaluation.result
     print(f'\ntest on {result.tested_on}: {values["spike sub-windows"]} of {values["sub-windows"]} sub-windows with a '
-          f'spike, {values["spikes"]} spikes in {values["minutes"]:.1f} min')  # fmt: skip
-    print(f'  threshold: {threshold}')
+          f'spike, {values["spikes"]} spikes')  # fmt: skip
+    print(f'  in {facts["recordings"]}')
+    print(f'  threshold: {facts["threshold"]}')
     chance = {'PR-AUC': values['PR-AUC of chance'], 'ROC-AUC': 0.5}
     for name in MAIN_METRICS:
         by_chance = f'   chance {chance[name]:.3f}' if name in chance else ''
@@ -128,7 +156,7 @@ def describe_training(mode: str, split: dict, settings: SimpleNamespace) -> dict
     elif settings.classifier != 'threshold':
         training = 'on all windows, without annotations; the classifier was trained on annotations'
     else:
-        blocks = f' the {settings.nb_best_blocks} blocks of each patient,' if settings.nb_best_blocks else ''
+        blocks = f' the {settings.nb_best_blocks} blocks of each training patient,' if settings.nb_best_blocks else ''
         training = (
             'on all windows. No spike annotation was used in training: the size of the error is compared with a '
             f'threshold. Annotations chose{blocks} who is trained, validated and tested on (unless listed), and, on '

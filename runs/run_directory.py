@@ -18,6 +18,8 @@ import torch
 from runs.settings import RULES
 from utils import ROOT, DataError, SettingError, write_json
 
+# Settings that runs of earlier versions do not say, and the setting that had their part.
+FORMERLY = {'nb_best_blocks_test': 'nb_best_blocks'}
 SPLIT_LISTS = ('train', 'validation', 'test', 'seen before')  # of params.json, that hold patients
 PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'lightgbm', 'pandas', 'matplotlib')
 
@@ -227,6 +229,9 @@ def load_params(run: RunDirectory) -> dict:
         needed |= {name: params.get(name) for name in ('command', 'mode', 'threads', 'processes', 'job')}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
         raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
+    needed['settings'] = {
+        name: needed['settings'][former] for name, former in FORMERLY.items() if former in needed['settings']
+    } | needed['settings']
     for name, value in needed['settings'].items():
         if name in RULES and not RULES[name].accepts(value):
             raise DataError(f'{run.params}: {name} = {value!r}: must be {RULES[name].words}; restore the file')

@@ -130,6 +130,7 @@ RULES = {
     'path_writing_data': _PATH,
     'patient': _PATIENTS,
     'nb_best_blocks': _integer(0),
+    'nb_best_blocks_test': _integer(0),
     'include_spike_free': _choice(True, False),
     'high_pass': _number(0.01),
     'low_pass': _number(above=0),

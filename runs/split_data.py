@@ -19,9 +19,32 @@ from timeseries_dataset import (
     batches,
     id_table,
     open_directory,
+    window_paths,
     zscored,
 )
 from utils import DataError, SettingError
+
+
+class WindowSets(NamedTuple):
+    """The windows of a run, before they are split.
+
+    Attributes
+    ----------
+    autoencoder : list of PatientWindows
+        What the autoencoder learns from.
+    training, testing : list of PatientWindows
+        Of the classifier: the blocks that it learns from, and those that it is validated and tested on. The same list
+        where the settings keep the same blocks for both.
+    """
+
+    autoencoder: list[PatientWindows]
+    training: list[PatientWindows]
+    testing: list[PatientWindows]
+
+    @property
+    def classifier(self) -> list[PatientWindows]:
+        """All of the classifier; patients may come twice, first with their blocks for training."""
+        return self.training if self.testing is self.training else [*self.training, *self.testing]
 
 
 class SplitData(NamedTuple):
@@ -30,9 +53,9 @@ class SplitData(NamedTuple):
     Attributes
     ----------
     ae_patients, clf_patients : list of PatientWindows
-        From the autoencoder's and the classifier's directory.
+        See `WindowSets.autoencoder` and `WindowSets.classifier`.
     ae_table, clf_table : DataFrame
-        Their id tables with the column `part`.
+        Their id tables with the column `part`; of the classifier's, the rows that have one.
     split_by : str
         'patient' or 'block': what is kept apart.
     tested_on : str
@@ -82,35 +105,86 @@ def _labels_t(patients: list[PatientWindows], rows: pd.DataFrame) -> np.ndarray:
     return np.stack([patients[patient].labels_t[window] for patient, window in indices])
 
 
-def open_window_sets(settings: SimpleNamespace) -> tuple[list[PatientWindows], list[PatientWindows]]:
+def open_window_sets(settings: SimpleNamespace) -> WindowSets:
     """Open the windows of the autoencoder and of the classifier.
 
     The unsupervised classifier may not use annotations. Its autoencoder therefore learns from the classifier's
     windows, which are all windows of the patients.
 
-    Returns
-    -------
-    ae_patients, clf_patients : list of PatientWindows
-
     Raises
     ------
     DataError
-        A window of the autoencoder has a spike.
+        A patient lacks windows, or a window of the autoencoder has a spike.
     """
     made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
     ae_directory, clf_directory = settings.path_extracted_data
-    clf_patients = open_directory(clf_directory, settings.nb_best_blocks, settings.patient, made_with)
-    warn_of_pulses(clf_patients, settings)
+    learned_from = patients_learned_from(clf_directory, settings)
+    training = open_directory(clf_directory, settings.nb_best_blocks, learned_from, made_with)
+    testing = training
+    if settings.nb_best_blocks_test != settings.nb_best_blocks:
+        testing = open_directory(clf_directory, settings.nb_best_blocks_test, settings.patient, made_with)
+        check_learned_from(training, testing, settings)
+    warn_of_pulses(testing, settings)
     if settings.classifier == 'threshold':
-        return clf_patients, clf_patients
-    ae_patients = open_directory(ae_directory, settings.nb_best_blocks, settings.patient, made_with)
+        return WindowSets(training, training, testing)
+    ae_patients = open_directory(ae_directory, settings.nb_best_blocks, learned_from, made_with)
     for patient_windows in ae_patients:
         if patient_windows.labels_t.any():
             raise DataError(
                 f'{patient_windows.path}: holds windows with spikes, which the autoencoder must not learn: '
                 'path_extracted_data[0] is for the windows of create_windows_ae.py'
             )
-    return ae_patients, clf_patients
+    return WindowSets(ae_patients, training, testing)
+
+
+def patients_learned_from(directory: str, settings: SimpleNamespace) -> int | list[int] | bool:
+    """The setting `patient`, without those who have windows for validation and test alone.
+
+    Raises
+    ------
+    DataError
+        Patients lack the windows for validation and test.
+    """
+    nb_best_blocks, nb_test = settings.nb_best_blocks, settings.nb_best_blocks_test
+    if nb_test == nb_best_blocks:
+        return settings.patient
+    found = {number: list(paths) for number, paths in window_paths(directory).items()}
+    for_training, for_test = found.get(nb_best_blocks, []), found.get(nb_test, [])
+    listed = [settings.patient] if type(settings.patient) is int else settings.patient
+    lacking = [number for number in for_training if number not in for_test and (not listed or number in listed)]
+    if lacking:
+        raise DataError(
+            f'{directory}: no data_raw_NNN_b{nb_test}_windows_bi of patients {", ".join(map(str, lacking))}, for '
+            f'validation and test: python create_windows_clf.py nb_best_blocks_test={nb_test} makes them '
+            f'(nb_best_blocks_test={nb_best_blocks} would test on their blocks with the most spikes)'
+        )
+    if not listed:
+        return False
+    return [number for number in listed if number in for_training or number not in for_test] or listed
+
+
+def check_learned_from(
+    training: list[PatientWindows], testing: list[PatientWindows], settings: SimpleNamespace
+) -> None:
+    """Check that every patient with spikes can be learned from; print a warning of those who cannot, without spikes.
+
+    Raises
+    ------
+    DataError
+        One cannot.
+    """
+    numbers = {patient_windows.subject for patient_windows in training}
+    others = [patient_windows for patient_windows in testing if patient_windows.subject not in numbers]
+    for patient_windows in others:
+        if patient_windows.labels.any():
+            stem = f'data_raw_{patient_windows.subject:03d}_b{settings.nb_best_blocks}'
+            raise DataError(
+                f'{patient_windows.path.parent}: no {stem}_windows_bi, for training: python create_windows_clf.py '
+                f'nb_best_blocks={settings.nb_best_blocks} makes them'
+            )
+    if others:
+        subjects = ', '.join(str(patient_windows.subject) for patient_windows in others)
+        print(f'patients without spikes, only for validation and test (include_spike_free = False): {subjects}')
 
 
 def expected_pulse(settings: SimpleNamespace) -> int:
@@ -141,7 +215,7 @@ def warn_of_pulses(patients: list[PatientWindows], settings: SimpleNamespace) ->
 
 
 def split_data(
-    opened: tuple[list[PatientWindows], list[PatientWindows]],
+    opened: WindowSets,
     mode: str,
     source: Source | None,
     settings: SimpleNamespace,
@@ -151,7 +225,7 @@ def split_data(
 
     Parameters
     ----------
-    opened : (list of PatientWindows, list of PatientWindows)
+    opened : WindowSets
         From `open_window_sets`.
     mode : str
     source : Source or None
@@ -169,37 +243,52 @@ def split_data(
     DataError
         A part lacks the patients, windows or spikes that it needs.
     """
-    ae_patients, clf_patients = opened
-    ae_ids, clf_ids = id_table(ae_patients), id_table(clf_patients)
-    fixed, closed = fixed_parts(clf_ids, mode, source, settings)
-    parts_by_fold, split_by = parts_of_folds(clf_ids, mode, fixed, closed, settings)
-    tested_on = describe_test_set(clf_ids, split_by, fixed, source)
+    ae_patients, clf_patients = opened.autoencoder, opened.classifier
+    ae_ids, training_ids, test_ids = (id_table(patients) for patients in opened)
+    fixed, closed = fixed_parts(test_ids, mode, source, settings)
+    parts_by_fold, split_by = parts_of_folds((training_ids, test_ids), mode, fixed, closed, settings)
+    tested_on = describe_test_set(test_ids, split_by, fixed, source)
     otherwise = 'unused' if len(closed) == len(PARTS) else 'train'
     splits = []
     for parts in parts_by_fold:
         if source:
             check_source_leaves_patients(clf_patients, parts, source)
         ae_table = with_parts(ae_ids, parts, split_by, otherwise)
-        clf_table = with_parts(clf_ids, parts, split_by)
+        clf_table = classifier_table(opened, parts, split_by)
         if settings.balanced:
             clf_table = balance(clf_table, settings.seed)
         check_autoencoder_parts(ae_patients, ae_table)
         subwindows, spikes = label_parts(clf_patients, clf_table, settings, shape)
-        splits.append(SplitData(*opened, ae_table, clf_table, split_by, tested_on, subwindows, spikes, shape))
+        splits.append(
+            SplitData(ae_patients, clf_patients, ae_table, clf_table, split_by, tested_on, subwindows, spikes, shape)
+        )
     for split in splits:
         print_split(split)
     return splits
 
 
+def classifier_table(opened: WindowSets, parts: pd.DataFrame, split_by: str) -> pd.DataFrame:
+    """Id table of `WindowSets.classifier` with the column `part`: each part with the windows that are meant for it."""
+    table = with_parts(id_table(opened.classifier), parts, split_by)
+    if opened.testing is opened.training:
+        return table
+    for_training = table['patient'] < len(opened.training)
+    return table[for_training == (table['part'] == 'train')].reset_index(drop=True)
+
+
 def parts_of_folds(
-    table: pd.DataFrame, mode: str, fixed: dict, closed: tuple[str, ...], settings: SimpleNamespace
+    tables: tuple[pd.DataFrame, pd.DataFrame],
+    mode: str,
+    fixed: dict,
+    closed: tuple[str, ...],
+    settings: SimpleNamespace,
 ) -> tuple[list[pd.DataFrame], str]:
     """Parts of the patients or blocks of every fold, one outside mode cv, and what is kept apart.
 
     Parameters
     ----------
-    table : DataFrame
-        The classifier's id table.
+    tables : (DataFrame, DataFrame)
+        Id tables of the windows for training, and of those for validation and test.
     fixed, closed
         From `fixed_parts`.
 
@@ -212,9 +301,15 @@ def parts_of_folds(
     """
     fractions = {'validation_fraction': settings.validation_fraction, 'seed': settings.seed}
     if mode == 'cv':
-        return split_folds(table, n_splits=settings.n_splits, **fractions), 'patient'
+        return split_folds(tables[1], n_splits=settings.n_splits, **fractions), 'patient'
     parts, split_by = split_windows(
-        table, split=settings.split, test_fraction=settings.test_fraction, fixed=fixed, closed=closed, **fractions
+        tables[1],
+        split=settings.split,
+        test_fraction=settings.test_fraction,
+        fixed=fixed,
+        closed=closed,
+        trainable=set(tables[0][['subject', 'block']].itertuples(index=False, name=None)),
+        **fractions,
     )
     return [parts], split_by
 

@@ -12,7 +12,8 @@ from utils import DataError
 def split_units(units: list, n_spikes: list[int], shares: dict[str, float], seed: int) -> dict:
     """Split units (patients, or blocks) into parts, at least one unit with spikes in each part.
 
-    Units with spikes and units without are split separately, so that every part gets its share of both.
+    Units with spikes and units without are split separately, so that every part gets its share of both. Of few units
+    without spikes, the last part gets the first one, then the part before it: they show false alarms.
 
     Parameters
     ----------
@@ -34,11 +35,10 @@ def split_units(units: list, n_spikes: list[int], shares: dict[str, float], seed
     for spiking in (True, False):
         group = [unit for unit, n in zip(units, n_spikes, strict=True) if (n > 0) == spiking]
         order = [group[i] for i in rng.permutation(len(group))]
-        least = int(spiking)
         for number, part in enumerate(reversed(fraction_parts)):
             # One unit with spikes is reserved for each of the parts that come after this one.
-            available = len(order) - least * (len(fraction_parts) - number)
-            n_units = min(max(round(shares[part] * len(group)), least), max(available, 0))
+            available = len(order) - spiking * (len(fraction_parts) - number)
+            n_units = min(max(round(shares[part] * len(group)), 1), max(available, 0))
             parts |= dict.fromkeys(order[len(order) - n_units :], part)
             order = order[: len(order) - n_units]
         parts |= dict.fromkeys(order, remainder_part)
@@ -117,19 +117,22 @@ def split_windows(
     seed: int,
     fixed: dict[int | tuple[int, int], str],
     closed: tuple[str, ...] = (),
+    trainable: set[tuple[int, int]] | None = None,
 ) -> tuple[pd.DataFrame, str]:
     """Split the blocks of the classifier's id table into training, validation and test.
 
     Parameters
     ----------
     table : DataFrame
-        The classifier's id table.
+        The classifier's id table, of the windows to validate and test on.
     split, validation_fraction, test_fraction, seed
         The settings of these names.
     fixed : dict
         To the part that is given: patients, for a split by patient, or (subject, block) pairs, for a split by block.
     closed : tuple of str
         Parts that get no patients but those in `fixed`. Where all three are closed, the patients left are 'unused'.
+    trainable : set, optional
+        The (subject, block) pairs that have windows to train on; all of the table where not given.
 
     Returns
     -------
@@ -160,7 +163,7 @@ def split_windows(
         shares = {part: share for part, share in fractions.items() if part not in closed}
         blocks['part'] = blocks['subject'].map(split_patients(counts, shares, seed, fixed_patients))
     else:
-        blocks['part'] = split_blocks(blocks, fractions, seed, fixed)
+        blocks['part'] = split_blocks(blocks, fractions, seed, fixed, trainable)
     return blocks[['subject', 'block', 'part']], split_by
 
 
@@ -198,8 +201,12 @@ def split_patients(counts: pd.Series, shares: dict[str, float], seed: int, fixed
     return split_units(list(free.index), list(free), shares, seed) | fixed
 
 
-def split_blocks(blocks: pd.DataFrame, fractions: dict[str, float], seed: int, fixed: dict) -> list[str]:
+def split_blocks(
+    blocks: pd.DataFrame, fractions: dict[str, float], seed: int, fixed: dict, trainable: set[tuple[int, int]] | None
+) -> list[str]:
     """Split blocks into parts.
+
+    Blocks that are not trained on are shared between the other parts, so that all blocks for training are split alike.
 
     Parameters
     ----------
@@ -209,6 +216,8 @@ def split_blocks(blocks: pd.DataFrame, fractions: dict[str, float], seed: int, f
         Part to its fraction.
     fixed : dict
         (subject, block) pairs to the part that is given.
+    trainable : set or None
+        The pairs that have windows to train on; None for all.
 
     Returns
     -------
@@ -220,16 +229,22 @@ def split_blocks(blocks: pd.DataFrame, fractions: dict[str, float], seed: int, f
     DataError
         Too few blocks with spikes for one in each part.
     """
-    if (blocks['label'] > 0).sum() < len(PARTS):
+    columns = blocks[['subject', 'block', 'label']]
+    n_spikes = {(subject, block): n for subject, block, n in columns.itertuples(index=False)}
+    trainable = set(n_spikes) if trainable is None else trainable
+    n_spiking = sum(n_spikes[pair] > 0 for pair in n_spikes if pair in trainable)
+    if n_spiking < len(PARTS):
         raise DataError(
-            f'path_extracted_data: {(blocks["label"] > 0).sum()} blocks with spikes: three are needed, one '
+            f'path_extracted_data: {n_spiking} blocks with spikes: three are needed, one '
             'each for training, validation and test; use more patients, or a larger nb_best_blocks'
         )
-    pairs = list(blocks[['subject', 'block']].itertuples(index=False, name=None))
-    free = [pair not in fixed for pair in pairs]
-    units = [pair for pair, is_free in zip(pairs, free, strict=True) if is_free]
-    parts = split_units(units, list(blocks.loc[free, 'label']), fractions, seed) | fixed
-    return [parts[pair] for pair in pairs]
+    parts = fixed
+    for shares in (fractions, {part: fractions[part] for part in PARTS[1:]}):
+        units = [pair for pair in n_spikes if pair not in fixed and (pair in trainable) == ('train' in shares)]
+        whole = sum(shares.values())
+        shares = {part: share / whole for part, share in shares.items()}
+        parts = parts | split_units(units, [n_spikes[pair] for pair in units], shares, seed)
+    return [parts[pair] for pair in n_spikes]
 
 
 def listed_patients(name: str, patients: list[int] | str | None) -> list[int] | None:

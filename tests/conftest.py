@@ -92,11 +92,14 @@ WINDOWS = {
 
 @pytest.fixture(scope='session')
 def make_windows():
-    """Make the windows of a directory of data_raw files, both sets, as the scripts do by default."""
+    """Make the windows of a directory of data_raw files, all sets, as the scripts do by default."""
 
     def make(raw_directory, directory, **changes):
         for name, normal_only in (('windows_ae', True), ('windows_clf', False)):
             make_window_files(raw_directory, directory / name, normal_only=normal_only, **WINDOWS | changes)
+        if (WINDOWS | changes)['nb_best_blocks']:
+            testing = {'nb_best_blocks': 0, 'include_spike_free': True, 'normal_only': False}
+            make_window_files(raw_directory, directory / 'windows_clf', **WINDOWS | changes | testing)
 
     return make
 
