@@ -20,8 +20,9 @@ def main(words: list[str]) -> None:
     _, settings = read_command(words)
     training = WindowSettings.of_run(settings, normal_only=False)
     testing = dataclasses.replace(training, nb_best_blocks=settings.nb_best_blocks_test)
-    # A patient without spikes shows false alarms. One set for both purposes is made as for training.
-    for made_with, include_spike_free in {testing: True, training: settings.include_spike_free}.items():
+    sets = {training: settings.include_spike_free}
+    sets.setdefault(testing, True)  # patients without spikes show false alarms
+    for made_with, include_spike_free in sets.items():
         create_windows(
             settings.path_raw_data,
             settings.path_extracted_data[1],

@@ -225,8 +225,7 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
     other = tmp_path / 'other'
     shutil.copytree(windows / 'windows_clf', other / 'windows_clf')
     for subject in (1, 2, 3):
-        for name in ('labels', 'labels_t'):
-            path = other / 'windows_clf' / f'data_raw_{subject:03d}_b3_{name}.pkl'
+        for path in (other / 'windows_clf').glob(f'data_raw_{subject:03d}_b*_labels*.pkl'):
             write_pickle(path, read_pickle(path)[::-1].copy())
     run('auto', 'AE1D_smaller', classifier='threshold', folder=other, **patients)  # and needs no windows_ae
     first, second = (RunDirectory(tmp_path / 'results' / f'AE1D_smaller_{nb}') for nb in (1, 2))
@@ -235,7 +234,7 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
     report = first.report.read_text()
     assert 'No spike annotation was used in training' in report
-    assert 'Annotations chose the 3 blocks of each patient, who is trained' in report
+    assert 'Annotations chose the 3 blocks of each training patient, who is trained' in report
 
 
 def source(folder, **split):
