@@ -116,18 +116,21 @@ def test_the_predictions_are_of_unseen_patients_in_recording_order_and_agree_wit
     assert predictions.equals(predictions.sort_values(['subject', 'block', 'timing']))
     metrics = json.loads((run / 'metrics.json').read_text())
     assert set(predictions['subject']) == set(metrics['test patients'])
-    assert len(metrics['test patients']) == 1
+    assert len(metrics['test patients']) == 2  # the second is patient 5, who has no spike
+    assert metrics['test patients'][1] == 5
     assert metrics['tested on'] == 'patients not seen in training'
     assert ((predictions['test'] == predictions['pred']) == predictions['true'].astype(bool)).all()
     assert ((predictions['proba'] >= metrics['threshold']) == predictions['pred'].astype(bool)).all()
 
     # Sub-windows tile the block from 45 samples on; a label is a spike's pulse of 8 samples either side.
-    subject = int(predictions['subject'][0])
-    events = read_data_raw(folder / 'raw' / f'data_raw_{subject:03d}.pkl')['events']
-    for block, rows in predictions.groupby('block'):
+    events = {
+        subject: read_data_raw(folder / 'raw' / f'data_raw_{subject:03d}.pkl')['events']
+        for subject in metrics['test patients']
+    }
+    for (subject, block), rows in predictions.groupby(['subject', 'block']):
         assert rows['timing'].tolist() == [60.0 + 30 * k for k in range(len(rows))]
         first = rows['timing'].to_numpy()[:, None] - 15
-        near = (events[block] >= first - 8) & (events[block] <= first + 29 + 8)
+        near = (events[subject][block] >= first - 8) & (events[subject][block] <= first + 29 + 8)
         np.testing.assert_array_equal(rows['test'], near.any(axis=1))
 
     results = pd.read_csv(run / 'AE1D_1_cvresults.csv')
