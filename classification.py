@@ -11,7 +11,9 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from classifiers.features import fingerprints
 from classifiers.inputs import Masking, latent_statistics
+from classifiers.second_look import Recordings, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
 from classifiers.subwindows import SubwindowShape, field_peaks, subwindow_shape
 from evaluation.events import merge_events
@@ -39,11 +41,25 @@ class SubwindowData(NamedTuple):
     errors : float32 array (n_windows, n_levels, n_inner) or None
         Squared errors of the windows' inner part in the pairs that are read, averaged over channels; None where the
         classifier reads none.
+    fingerprints : float32 array (n, ...) or None
+        What sub-windows are alike by, see `features.fingerprints`; None without filters.
+    blocks : array (n,)
+        What tells their blocks apart.
+    reference : bool array (n,)
+        Those that the others of their block are compared with.
     """
 
     inputs: Any
     peaks: np.ndarray
     errors: np.ndarray | None
+    fingerprints: np.ndarray | None
+    blocks: np.ndarray
+    reference: np.ndarray
+
+    def recordings(self, timing: np.ndarray) -> Recordings:
+        """What the second look knows of the sub-windows, whose centres are given in sub-windows."""
+        assert self.fingerprints is not None
+        return Recordings(self.fingerprints, self.blocks, timing, self.reference)
 
 
 def levels_read(spec: ClassifierSpec, levels: str | list[int], n_pairs: int, masking: str | None) -> list[int]:
@@ -91,20 +107,23 @@ class SubwindowReader(NamedTuple):
             The sub-windows that they are compared with; all where not given.
         """
         if self.spec.reads_windows:
+            inputs, more = loader.dataset, []
             [peaks] = gather(self.autoencoder, loader, self._read_peaks, self.device, 'peaks')
-            return SubwindowData(loader.dataset, peaks, None)
-        inputs, peaks, *errors = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
+        else:
+            inputs, peaks, *more = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
+        errors, prints = (*more, None, None)[:2]
+        blocks = np.zeros(len(peaks), dtype=np.int64) if blocks is None else blocks
+        reference = np.ones(len(peaks), dtype=bool) if reference is None else reference
         if self.masking and self.spec.relative_to_block:
-            blocks = np.zeros(len(inputs), dtype=np.int64) if blocks is None else blocks
             inputs = self.spec.relative_to_block(inputs, blocks, reference)
-        return SubwindowData(inputs, peaks, errors[0] if errors else None)
+        return SubwindowData(inputs, peaks, errors, prints, blocks, reference)
 
     def _read_peaks(self, model, x):
         """Field peaks alone of one batch of windows."""
         return (field_peaks(x, self.shape),)
 
     def _read_batch(self, model, x):
-        """Inputs, field peaks and errors averaged over channels of one batch of windows."""
+        """Inputs, field peaks, errors averaged over channels, and fingerprints of one batch of windows."""
         shape, peaks = self.shape, field_peaks(x, self.shape)
         if self.spec.inputs is None:
             return latent_statistics(model.latent(x), x.shape[-1], shape), peaks
@@ -112,7 +131,10 @@ class SubwindowReader(NamedTuple):
             residuals = model.masked_residuals(x, shape, self.masking.margin, self.levels)
             inputs = self.spec.masked_inputs(x, residuals, shape, self.masking)
             errors = residuals[..., self.masking.margin : self.masking.margin + shape.subwindow_length].square()
-            return inputs, peaks, errors.mean(dim=2).flatten(-2)
+            found = inputs, peaks, errors.mean(dim=2).flatten(-2)
+            if self.masking.filters is None:
+                return found
+            return *found, fingerprints(x[:, 0], residuals[:, 0], self.masking.filters, shape, self.masking.margin)
         errors = model.error_cards(x, self.levels)
         inner = slice(shape.border, shape.border + shape.n_subwindows * shape.subwindow_length)
         return self.spec.inputs(errors, shape), peaks, errors[..., inner].mean(dim=2)
@@ -184,9 +206,20 @@ class TrainedRun(NamedTuple):
         """Samples of a window."""
         return round(self.settings['window_size'] * self.settings['sfreq'])
 
-    def score(self, data: SubwindowData) -> np.ndarray:
-        """Calibrated probabilities (n,) of sub-windows."""
-        return calibrate(self.decision['calibration'], self.classifier.predict_proba(data.inputs))
+    def score(self, data: SubwindowData, timing: np.ndarray | None = None) -> np.ndarray:
+        """Calibrated probabilities (n,) of sub-windows.
+
+        Parameters
+        ----------
+        data : SubwindowData
+        timing : array (n,), optional
+            Their centres for the second look, see `second_look.Recordings`; without gaps and in order where not given.
+        """
+        scores = self.classifier.predict_proba(data.inputs)
+        if self.decision.get('second look'):
+            timing = np.arange(len(scores)) if timing is None else timing
+            scores = second_look(self.decision['second look'], scores, data.recordings(timing))
+        return calibrate(self.decision['calibration'], scores)
 
 
 def load_run(
@@ -348,7 +381,7 @@ def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -
     reference = table['reference'].to_numpy() | (not table['reference'].any())
     loader = batches(RecordingWindows(meg, samples, standardize), batch_size=BATCH_SIZE[device.type])
     data = reader.read(loader, reference=reference)
-    proba = trained.score(data)
+    proba = trained.score(data, ((table['onset'] + table['end']) / 2 / shape.subwindow_length).to_numpy())
     field, peak = data.peaks.T
     window, number = np.divmod(np.arange(len(table)), shape.n_subwindows)
     # A peak in a mirror image is that of the sample it shows.

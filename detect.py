@@ -193,6 +193,7 @@ def describe_run(run: RunDirectory, settings: dict, checkpoints: tuple[Path, Pat
         'settings': {name: settings[name] for name in (*OF_THE_RUN, 'bad_channels')},
         'compensation of the run': sorted(compensation_of_run(run, settings['path_raw_data'])),
         **{name: decision[name] for name in ('threshold', 'policy', 'calibration')},
+        'second look': decision.get('second look'),
     }
 
 

@@ -38,7 +38,7 @@ from reports.run_figures import plot_windows
 from reports.run_results import TestResult, evaluate, write_comparison, write_results
 from runs.context import RunContext
 from runs.network_settings import subwindow_shape_of
-from runs.networks import choose_decision, make_reader, save_classifier, train_autoencoder, train_classifier
+from runs.networks import choose_decision, look_again, make_reader, save_classifier, train_autoencoder, train_classifier
 from runs.resume import UnfinishedRun, check_begun, unfinished_run
 from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
@@ -107,8 +107,12 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     classifier, clf_history = train_classifier(run, split, autoencoder, data, context)
 
     scores = {part: classifier.predict_proba(data[part].inputs) for part in ('validation', 'test')}
+    look = None
+    if settings.second_look and data['test'].fingerprints is not None:
+        scores, look = look_again(scores, data, split)
     tables = {part: with_peaks(split.subwindows[part], data[part].peaks, split.shape) for part in scores}
     decision = choose_decision(scores['validation'], tables['validation'], split, settings)
+    decision['second look'] = look
     save_classifier(run, classifier, decision, reader.masking, settings.classifier)
 
     proba = calibrate(decision['calibration'], scores['test'])

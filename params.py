@@ -72,11 +72,11 @@ reannot_labels = None
 
 # -------------------------------------------------------------------------------------------- recipe
 # 'current' uses the settings of this file. 'original' replaces some by the original's choices: standardize =
-# 'window', masking = None, classifier = 'sfcn', levels = 'all', window_size = 2.0, spike_spacing_from_border = 0.3,
-# subwindow_size = 0.2, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0, augmentation = 0.2, criterion = 'mse',
-# classifier_loss = 'bce' and positive_weight = 35.0. Every script prints which it changed; windows must be made with
-# recipe = 'original' too. Sizes of networks and batches, learning rates and epochs stay settings, whose defaults are
-# the original's.
+# 'window', masking = None, classifier = 'sfcn', second_look = False, levels = 'all', window_size = 2.0,
+# spike_spacing_from_border = 0.3, subwindow_size = 0.2, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0, augmentation =
+# 0.2, criterion = 'mse', classifier_loss = 'bce' and positive_weight = 35.0. Every script prints which it changed;
+# windows must be made with recipe = 'original' too. Sizes of networks and batches, learning rates and epochs stay
+# settings, whose defaults are the original's.
 recipe = 'current'
 
 # -------------------------------------------------------------------------------------------- windows
@@ -243,6 +243,11 @@ encoder = 'pretrained'
 
 # finetuned: learning rate of what is new, as a multiple of classifier_learning_rate, which is the encoder's.
 head_rate = 10.0
+
+# True looks a second time, with masking, at what hgb, svm and threshold have scored: a sub-window counts for more if
+# its recording has others that are probable too and have the same field and time course. How much more is fitted on the
+# annotations of validation. False takes every sub-window by itself.
+second_look = True
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
 # wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With

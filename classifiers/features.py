@@ -11,6 +11,7 @@ _AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 
 _BEYOND = 12
 _IN_RESIDUAL = np.arange(-_BEYOND, _BEYOND + 1, 2)
 N_POWERS = 5  # the first features are logs of power
+N_COURSE = len(_AROUND)  # samples of a time course
 # Samples beside the peak where a spike is over, or passes through zero, and how much power there counts against it.
 _BESIDE = np.concatenate([np.arange(-15, -4), np.arange(5, 16)])  # at 150 Hz, 33 to 100 ms on either side
 _WEIGHT_BESIDE = 0.75
@@ -123,6 +124,31 @@ def spike_features(
         (field / (typical[..., None] + 1e-12).sqrt() + 1e-6).log(),
     ]
     return torch.cat(features, dim=-1).flatten(0, 1)
+
+
+def fingerprints(
+    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
+) -> torch.Tensor:
+    """What tells whether two sub-windows look alike: field at the residual's peak, and its course in the signal around.
+
+    Parameters
+    ----------
+    x, residuals, filters, shape, margin
+        As `spike_features` takes them.
+
+    Returns
+    -------
+    tensor (batch * n_subwindows, n_components + N_COURSE)
+        Filtered field, of the sign that the signal has at the peak, and its course, positive there; each of length 1.
+    """
+    masked = _filtered(residuals, filters)
+    peak = _power(masked).argmax(dim=-1)
+    pattern = _at_peak(masked, peak)  # (batch, n_subwindows, components)
+    course = pattern @ (filters @ x)
+    at = _in_window(peak, shape, margin)[..., None]
+    both = [pattern, _read(course, at + _samples(_AROUND, x))]
+    both = [part / (part.norm(dim=-1, keepdim=True) + 1e-12) for part in both]
+    return (torch.cat(both, dim=-1) * _read(course, at).sign()).flatten(0, 1)
 
 
 def append_relative_power(features: np.ndarray, blocks: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:

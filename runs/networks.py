@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from classification import SubwindowData, SubwindowReader, levels_read
 from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.network import NetworkClassifier
+from classifiers.second_look import fit_second_look, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, Examples
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
@@ -247,6 +248,26 @@ def train_classifier(
         examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
     )
     return classifier, history
+
+
+def look_again(
+    scores: dict[str, np.ndarray], data: dict[str, SubwindowData], split: SplitData
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Scores of validation and test that know what recurs in a recording, and what was fitted on validation for it.
+
+    Parameters
+    ----------
+    scores : dict of arrays (n,)
+        The classifier's output, for 'validation' and 'test'.
+    data : dict of SubwindowData
+        With fingerprints.
+    """
+    timing = {part: split.subwindows[part]['timing'].to_numpy() / split.shape.subwindow_length for part in scores}
+    recordings = {part: data[part].recordings(timing[part]) for part in scores}
+    look = fit_second_look(scores['validation'], recordings['validation'], split.labels('validation'))
+    score, best, alike = look['weights']
+    print(f'  second look: log odds x {score:.2f} + best companion x {best:.2f} + ten most alike x {alike:.2f}')
+    return {part: second_look(look, scores[part], recordings[part]) for part in scores}, look
 
 
 def choose_decision(scores: np.ndarray, table: pd.DataFrame, split: SplitData, settings: SimpleNamespace) -> dict:
