@@ -121,21 +121,36 @@ def merge_events(predictions: pd.DataFrame, subwindow_length: int) -> pd.DataFra
         subject, block, onset and end (samples, end excluded), sample (the highest field peak), proba (the highest).
     """
     positive = predictions[predictions['pred'] == 1]
-    new = (positive[['subject', 'block']].diff() != 0).any(axis=1) | (
-        positive['timing'].diff() > subwindow_length + 0.5
-    )
-    groups = positive.groupby(new.cumsum().to_numpy(), sort=False)
-    highest = positive.loc[groups['field'].idxmax()]
+    block = positive.groupby(['subject', 'block']).ngroup().to_numpy()
+    timing, proba = positive['timing'].to_numpy(), positive['proba'].to_numpy()
+    starts = _first_of_events(block, timing, subwindow_length)
+    highest = positive.iloc[_first_highest(positive['field'].to_numpy(), starts)]
+    last = np.append(starts[1:], len(positive)) - 1 if len(starts) else starts
     return pd.DataFrame(
         {
             'subject': highest['subject'].to_numpy(),
             'block': highest['block'].to_numpy(),
-            'onset': np.round(groups['timing'].min().to_numpy() - subwindow_length / 2).astype(np.int64),
-            'end': np.round(groups['timing'].max().to_numpy() + subwindow_length / 2).astype(np.int64),
+            'onset': np.round(timing[starts] - subwindow_length / 2).astype(np.int64),
+            'end': np.round(timing[last] + subwindow_length / 2).astype(np.int64),
             'sample': highest['peak'].to_numpy().astype(np.int64),
-            'proba': groups['proba'].max().to_numpy(),
+            'proba': np.maximum.reduceat(proba, starts) if len(starts) else proba,
         }
     )
+
+
+def _first_of_events(block, timing, subwindow_length):
+    """Indices at which events begin, of positive sub-windows in recording order; `block` tells their blocks apart."""
+    new = (np.diff(block, prepend=-1) != 0) | (np.diff(timing, prepend=-np.inf) > subwindow_length + 0.5)
+    return np.flatnonzero(new)
+
+
+def _first_highest(field, starts):
+    """Index of the highest value, the first of equal ones, in every stretch of `field` that begins at `starts`."""
+    if not len(starts):
+        return starts
+    stretch = np.repeat(np.arange(len(starts)), np.diff(starts, append=len(field)))
+    highest = np.flatnonzero(field == np.maximum.reduceat(field, starts)[stretch])
+    return highest[np.flatnonzero(np.diff(stretch[highest], prepend=-1))]
 
 
 def match(detected: np.ndarray, annotated: np.ndarray, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -221,9 +236,43 @@ def sensitivity_curve(
     # Close together at the top, where operating points lie.
     chosen = np.unique(np.round(np.geomspace(1, len(levels), 100)).astype(int)) - 1
     minutes, rows = len(predictions) * subwindow_length / sfreq / 60, []
+    block, peaks, spikes_on_axis = _on_one_axis(predictions, spikes, tolerance)
+    timing, field = predictions['timing'].to_numpy(), predictions['field'].to_numpy()
     for threshold in [np.nextafter(levels[0], 2), *levels[chosen]]:
-        events = merge_events(predictions.assign(pred=(proba >= threshold).astype(int)), subwindow_length)
-        events, _ = match_events(events, spikes, tolerance)
-        hits = events['hit'].sum()
-        rows.append((threshold, ratio(hits, len(spikes)), (len(events) - hits) / minutes))
+        positive = np.flatnonzero(proba >= threshold)
+        starts = _first_of_events(block[positive], timing[positive], subwindow_length)
+        detected = peaks[positive[_first_highest(field[positive], starts)]]
+        hits = count_hits(detected, spikes_on_axis, tolerance)
+        rows.append((threshold, ratio(hits, len(spikes)), (len(detected) - hits) / minutes))
     return pd.DataFrame(rows, columns=['threshold', 'sensitivity', 'false alarms/min'])
+
+
+def _on_one_axis(predictions, spikes, tolerance):
+    """Number of the block of every sub-window, and peaks and spikes (in order) on one axis of samples.
+
+    Blocks are so far apart on it that nothing of one matches anything of another.
+    """
+    names = ['subject', 'block']
+    keys = pd.concat([predictions[names], spikes[names]])
+    block = keys.groupby(names).ngroup().to_numpy()
+    samples = np.concatenate([predictions['peak'], spikes['sample']]).astype(np.int64)
+    axis = samples + block * (np.ptp(samples) + int(tolerance) + 1)
+    n = len(predictions)
+    return block[:n], axis[:n], np.sort(axis[n:])
+
+
+def count_hits(detected: np.ndarray, annotated: np.ndarray, tolerance: float) -> int:
+    """Number of pairs that `match` makes, of two sorted int arrays of samples.
+
+    Every detection in turn takes the earliest annotation that is left: of points on a line, as many pairs as can be.
+    """
+    within = int(tolerance)  # distances are whole numbers
+    first = np.searchsorted(annotated, detected - within, side='left')
+    end = np.searchsorted(annotated, detected + within, side='right')
+    near = end > first  # most detections are near no annotation
+    hits = untaken = 0
+    for lowest, limit in zip(first[near].tolist(), end[near].tolist(), strict=True):
+        candidate = max(lowest, untaken)
+        if candidate < limit:
+            hits, untaken = hits + 1, candidate + 1
+    return hits

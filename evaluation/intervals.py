@@ -110,14 +110,11 @@ def bootstrap(predictions: pd.DataFrame, patients: pd.DataFrame, weights: np.nda
     counts = np.column_stack([matrices, patients[_COUNTS[4:]].to_numpy()])
     totals = dict(zip(_COUNTS, (weights @ counts).T, strict=True))
     tn, fp, fn, tp = (totals[name] for name in _COUNTS[:4])
-    ranked = predictions.sort_values('proba', ascending=False, kind='stable')
-    proba, test = ranked['proba'].to_numpy(), ranked['test'].to_numpy()
-    patient = np.searchsorted(patients['subject'].to_numpy(), ranked['subject'].to_numpy())
-    areas = [_areas(proba, test, draw[patient]) for draw in weights]
+    precision_recall, roc = weighted_areas(predictions, patients['subject'].to_numpy(), weights)
     with np.errstate(invalid='ignore', divide='ignore'):
         values = {
-            'PR-AUC': [area[0] for area in areas],
-            'ROC-AUC': [area[1] for area in areas],
+            'PR-AUC': precision_recall,
+            'ROC-AUC': roc,
             'f1-score': np.where(tp + fn > 0, 2 * tp / (2 * tp + fp + fn), np.nan),
             'sensitivity': tp / (tp + fn),
             'specificity': tn / (tn + fp),
@@ -126,19 +123,56 @@ def bootstrap(predictions: pd.DataFrame, patients: pd.DataFrame, weights: np.nda
     return pd.DataFrame(values)
 
 
-def _areas(proba, test, weight):
-    """PR-AUC and ROC-AUC of rows from the highest probability down, each counted `weight` times.
+def weighted_areas(
+    predictions: pd.DataFrame, subjects: np.ndarray, weights: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """PR-AUC and ROC-AUC of resampled patients, by scikit-learn's definitions; NaN without spikes or without others.
 
-    The definitions are scikit-learn's.
+    Both areas are sums over the spike sub-windows. So counts are needed at the probabilities of these alone, once for
+    every patient; a draw is their product with the weights.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        subject, test, proba.
+    subjects : array (n_patients,)
+        In order.
+    weights : int array (n_draws, n_patients)
+
+    Returns
+    -------
+    two arrays (n_draws,)
     """
-    last_of_value = np.append(np.diff(proba) != 0, True)
-    tp, fp = (np.cumsum(weight * is_it)[last_of_value] for is_it in (test, 1 - test))
-    if tp[-1] == 0 or fp[-1] == 0:
-        return np.nan, np.nan
-    called = tp + fp
-    precision = np.divide(tp, called, out=np.zeros(len(tp)), where=called > 0)
-    recall, false_rate = np.append(0, tp / tp[-1]), np.append(0, fp / fp[-1])
-    return np.sum(np.diff(recall) * precision), np.trapezoid(recall, false_rate)
+    proba, is_spike = predictions['proba'].to_numpy(), predictions['test'].to_numpy() == 1
+    patient = np.searchsorted(subjects, predictions['subject'].to_numpy())
+    values = np.unique(proba[is_spike])
+
+    def counts(of, side):
+        """Rows by the number of values below their probability, or up to it, and by patient."""
+        table = np.zeros((len(values) + 1, len(subjects)))
+        np.add.at(table, (np.searchsorted(values, proba[of], side=side), patient[of]), 1)
+        return table
+
+    spikes = counts(is_spike, 'left')[:-1]  # with a probability of exactly each value
+    below_or_equal, below = (counts(~is_spike, side).cumsum(axis=0) for side in ('left', 'right'))
+    areas = [_areas(spikes @ draws, below_or_equal @ draws, below @ draws)
+             for draws in np.array_split(weights.T, max(1, len(weights) // 50), axis=1)]  # fmt: skip
+    return tuple(np.concatenate(area) for area in zip(*areas, strict=True))
+
+
+def _areas(spikes, below_or_equal, below):
+    """Areas of draws: spikes (n_values, n_draws) of each probability, others (n_values + 1, n_draws) up to it, below.
+
+    The last row of the others counts them all.
+    """
+    n_spikes, n_others = spikes.sum(axis=0), below[-1]
+    found = spikes[::-1].cumsum(axis=0)[::-1]
+    alarms = n_others - below[:-1]
+    with np.errstate(invalid='ignore', divide='ignore'):
+        precision = np.where(found > 0, found / (found + alarms), 0)
+        precision_recall = np.where(n_others > 0, (spikes * precision).sum(axis=0) / n_spikes, np.nan)
+        roc = (spikes * (below[:-1] + below_or_equal[:-1])).sum(axis=0) / (2 * n_spikes * n_others)
+    return precision_recall, roc
 
 
 def draw_patients(n_patients: int, n_draws: int, seed: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from sklearn.metrics import average_precision_score, brier_score_loss, f1_score,
 
 from evaluation.events import (
     annotated_spikes,
+    count_hits,
     event_shares,
     match,
     match_events,
@@ -115,6 +116,15 @@ def test_matching_has_as_many_pairs_as_can_be_and_of_those_the_closest(detected,
                 if max(one) <= tolerance:
                     best = max(best, (n, -sum(one)))
     assert (len(distances), -sum(distances)) == best
+
+
+long_times = st.lists(st.integers(0, 200), max_size=40)
+
+
+@given(long_times, long_times, st.floats(0, 12))
+def test_counting_hits_counts_the_pairs_of_the_matching(detected, annotated, tolerance):
+    pairs, _ = match(detected, annotated, tolerance)
+    assert count_hits(np.sort(detected).astype(int), np.sort(annotated).astype(int), tolerance) == len(pairs)
 
 
 @pytest.mark.parametrize(
@@ -254,6 +264,29 @@ def test_event_figures_and_the_curve():
         assert (row[1], row[2]) == pytest.approx(expected)
 
 
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 2), st.integers(0, 1), scored), min_size=1, max_size=5), st.data())
+def test_the_curve_is_that_of_events_matched_threshold_by_threshold(blocks, data):
+    tables, probas, spikes = [], [], []
+    for number, (subject, _, rows) in enumerate(blocks):
+        table, proba = table_of(rows, subject=subject, block=number)
+        shift = data.draw(st.lists(st.integers(-14, 14), min_size=len(rows), max_size=len(rows)))
+        heights = data.draw(st.lists(st.integers(0, 3), min_size=len(rows), max_size=len(rows)))
+        tables.append(table.assign(peak=table['peak'] + shift, field=np.array(heights, float)))
+        probas.append(proba)
+        spikes += [(subject, number, sample) for sample in data.draw(st.lists(st.integers(40, 1300), max_size=6))]
+    table = pd.concat(tables, ignore_index=True)
+    predictions = with_predictions(table, np.concatenate(probas), 0.5)
+    spikes = pd.DataFrame(spikes, columns=['subject', 'block', 'sample'], dtype=np.int64)
+    curve = sensitivity_curve(predictions, spikes, 30, 15.0, 150)
+    for threshold, sensitivity, alarms in curve.itertuples(index=False):
+        chosen = predictions.assign(pred=(predictions['proba'] >= threshold).astype(int))
+        events, _ = match_events(merge_events(chosen, 30), spikes, 15.0)
+        hits = events['hit'].sum()
+        assert sensitivity == hits / len(spikes) if len(spikes) else math.isnan(sensitivity)
+        assert alarms == (len(events) - hits) / (len(predictions) * 30 / 150 / 60)
+
+
 def test_the_curve_of_patients_without_spikes_is_of_false_alarms_alone():
     table, proba = table_of([(0, 1), (0, 9), (0, 2)])
     none = pd.DataFrame(columns=['subject', 'block', 'sample'])
@@ -319,8 +352,8 @@ def test_a_resampled_cohort_is_the_cohort_with_patients_repeated(weights, seed):
     if not 0 < test.sum() < len(test):
         assert math.isnan(found['PR-AUC'])
         return
-    assert found['PR-AUC'] == pytest.approx(average_precision_score(test, proba))
-    assert found['ROC-AUC'] == pytest.approx(roc_auc_score(test, proba))
+    assert found['PR-AUC'] == pytest.approx(average_precision_score(test, proba), rel=1e-12)
+    assert found['ROC-AUC'] == pytest.approx(roc_auc_score(test, proba), rel=1e-12)
     assert found['f1-score'] == pytest.approx(f1_score(test, pred))
     patients = evaluation.patients
     alarms = (patients['events'] - patients['hits']) @ weights / (patients['minutes'] @ weights)
