@@ -157,7 +157,8 @@ def weighted_areas(
     below_or_equal, below = (counts(~is_spike, side).cumsum(axis=0) for side in ('left', 'right'))
     areas = [_areas(spikes @ draws, below_or_equal @ draws, below @ draws)
              for draws in np.array_split(weights.T, max(1, len(weights) // 50), axis=1)]  # fmt: skip
-    return tuple(np.concatenate(area) for area in zip(*areas, strict=True))
+    precision_recall, roc = zip(*areas, strict=True)
+    return np.concatenate(precision_recall), np.concatenate(roc)
 
 
 def _areas(spikes, below_or_equal, below):
