@@ -25,7 +25,8 @@ from timeseries_dataset import RecordingWindows, batches, prefetched
 from training.checkpoints import load_checkpoint
 from utils import DataError
 
-# Windows at once in the networks when a recording is scored: on a CPU more are no faster, a GPU takes them all.
+# Windows at once in the networks when nothing is trained: on a CPU more are no faster, because their maps leave the
+# cache; a GPU takes them all.
 BATCH_SIZE = {'cpu': 8, 'cuda': 64}
 
 

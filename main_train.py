@@ -103,7 +103,7 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     set_seed(settings.seed)  # the classifier is the same whether the autoencoder is trained now or loaded
     print(f'\nclassifier {settings.classifier}')
     reader = make_reader(autoencoder, split, settings, device)
-    data = {part: reader.read(windows_of_part(split, part, settings), split.blocks(part)) for part in PARTS}
+    data = {part: reader.read(windows_of_part(split, part, settings, device), split.blocks(part)) for part in PARTS}
     classifier, clf_history = train_classifier(run, split, autoencoder, data, context)
 
     scores = {part: classifier.predict_proba(data[part].inputs) for part in ('validation', 'test')}

@@ -39,6 +39,7 @@ class WaveletTransform(nn.Module):
         self.wavelet, self.n_levels, self.mode = pywt.Wavelet(wavelet), n_levels, mode
         self.length = self.wavelet.dec_len
         self._matrices = {}  # see _matrix
+        self._behind = {}  # see values_behind
 
     def band_lengths(self, n_times: int) -> list[int]:
         """Values per channel in each band of a signal of `n_times` samples, in the order of `forward`."""
@@ -57,6 +58,27 @@ class WaveletTransform(nn.Module):
         """Signal (..., n_times) of the bands of `forward`."""
         values = torch.cat(bands, dim=-1)
         return values @ self._matrix('inverse', n_times, values)
+
+    def forward_of_part(self, part: torch.Tensor, span: tuple[int, int], n_times: int) -> list[torch.Tensor]:
+        """Bands of a signal of `n_times` samples that is zero but for a span (first, last), given as (..., samples)."""
+        matrix = self._matrix('forward', n_times, part)[slice(*span)]
+        return list((part @ matrix).split(self.band_lengths(n_times), dim=-1))
+
+    def inverse_of_part(
+        self, bands: list[torch.Tensor], behind: list[tuple[int, int]], span: tuple[int, int], n_times: int
+    ) -> torch.Tensor:
+        """Samples (..., last - first) of a span of the signal, of the values of each band that `behind` names."""
+        matrix = self._matrix('inverse', n_times, bands[0])[:, slice(*span)].split(self.band_lengths(n_times))
+        rows = [of_band[slice(*bounds)] for of_band, bounds in zip(matrix, behind, strict=True)]
+        return torch.cat(bands, dim=-1) @ torch.cat(rows)
+
+    def values_behind(self, span: tuple[int, int], n_times: int) -> list[tuple[int, int]]:
+        """The values (first, last) of each band that the samples of a span (first, last) are made of."""
+        if (span, n_times) not in self._behind:
+            of_bands = np.split(self._join_all(n_times)[:, slice(*span)], np.cumsum(self.band_lengths(n_times))[:-1])
+            used = [np.flatnonzero(of_band.any(axis=1)) for of_band in of_bands]
+            self._behind[span, n_times] = [(int(rows[0]), int(rows[-1]) + 1) for rows in used]
+        return self._behind[span, n_times]
 
     def _matrix(self, direction, n_times, like):
         """Matrix of either direction for signals of `n_times`; kept on the device for the next pass."""

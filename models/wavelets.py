@@ -1,9 +1,12 @@
 """MEGA, called `wavelets`: a wavelet transform, a learned graph over the channels per band, a spatial bottleneck."""
 
+import itertools
+from typing import Any
+
 import torch
 from torch import nn
 
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, upsample_to
 from models.convolution import each_sample, from_planes, to_planes
 from models.graph import DynamicGraph
 from models.wavelet_transform import WaveletTransform
@@ -11,6 +14,8 @@ from models.wavelet_transform import WaveletTransform
 # Pooling and unpooling are stored divided by this, so that they learn as many times faster than the convolutions. Adam
 # moves all weights by steps of one size, which leaves these two far from the best linear code when the rest is done.
 _PROJECTION_GAIN = 10.0
+_DECODER_REACH = 4  # of two kernels of five samples
+_ALL = slice(None)
 
 
 class _Level(nn.Module):
@@ -50,20 +55,26 @@ class _Level(nn.Module):
             for correction in (self.mix[-1], self.decoder[-1]):
                 correction.bias.zero_()
 
-    def latent(self, planes):
-        """(batch, n_channels, n_times, n_planes) to (batch, n_nodes, n_times, n_planes)."""
+    def latent(self, planes, part=_ALL):
+        """(batch, n_channels, n_times, n_planes) to (batch, n_nodes, times of the part, n_planes)."""
         maps = from_planes(planes, *self.encoder)  # (batch, n_channels, n_times, n_filters)
         # Divided after the sum: the gradient of a mean would be written out for every sample.
-        maps = _across(self.graph(maps.sum(dim=2) / maps.shape[2]), maps)
+        maps = _across(self.graph(maps.sum(dim=2) / maps.shape[2]), maps[:, :, part])
         first, activation, second = self.mix
         correction = each_sample(each_sample(maps, first, activation), second)
-        return _across(_PROJECTION_GAIN * self.pool, planes + correction)
+        return _across(_PROJECTION_GAIN * self.pool, planes[:, :, part] + correction)
 
-    def decode(self, latent):
-        """(batch, n_nodes, n_times, n_planes) to (batch, n_channels, n_times, n_planes)."""
+    def decode(self, latent, part=_ALL):
+        """(batch, n_nodes, n_times, n_planes) to (batch, n_channels, times of the part, n_planes)."""
         *first, second = self.decoder
         correction = to_planes(from_planes(latent, *first), second)
-        return _across(_PROJECTION_GAIN * self.unpool, latent + correction)
+        return _across(_PROJECTION_GAIN * self.unpool, (latent + correction)[:, :, part])
+
+    def reconstruct(self, planes, first, last):
+        """What becomes of planes (batch, n_channels, n_times, n_planes) at the times [first, last)."""
+        begin, end = max(first - _DECODER_REACH, 0), min(last + _DECODER_REACH, planes.shape[2])
+        latent = self.latent(planes, slice(begin, end)).to(planes.dtype)
+        return self.decode(latent, slice(first - begin, last - begin)).to(planes.dtype)
 
 
 def _across(weights, planes):
@@ -144,11 +155,9 @@ class Wavelets(Autoencoder):
 
     def _latent(self, bands):
         """Latent maps (batch, nodes, time_k, planes) of the bands, each (batch, channels, time_k)."""
-        *details, last_detail, approximation = bands
-        planes = [detail[..., None] for detail in details] + [torch.stack([last_detail, approximation], dim=-1)]
-        with self.autocast(approximation):
-            maps = [level.latent(of_level) for level, of_level in zip(self.levels, planes, strict=True)]
-        return [latent.to(approximation.dtype) for latent in maps]
+        with self.autocast(bands[0]):
+            maps = [level.latent(planes) for level, planes in zip(self.levels, _planes_of(bands), strict=True)]
+        return [latent.to(bands[0].dtype) for latent in maps]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(reconstruction, target) pairs of x (batch, 1, channels, times).
@@ -168,3 +177,53 @@ class Wavelets(Autoencoder):
         bands = [band for planes in decoded for band in planes.unbind(dim=-1)]
         signal = self.transform.inverse(bands, x.shape[-1])
         return list(zip([signal, *bands], wanted, strict=True))
+
+    def prepare(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Bands of x (batch, 1, channels, times)."""
+        return self.transform(x[:, 0])
+
+    def residuals_within(
+        self, seen: torch.Tensor, x: torch.Tensor, span: tuple[int, int], levels: list[int] | None, prepared: Any
+    ) -> list[torch.Tensor]:
+        """As `Autoencoder.residuals_within`; of each band, only what reaches the span is reconstructed."""
+        n_times, part = x.shape[-1], slice(*span)
+        levels = list(range(len(prepared) + 1)) if levels is None else levels
+        moved = self.transform.forward_of_part((seen - x)[:, 0, :, part], span, n_times)
+        bands = [band + change for band, change in zip(prepared, moved, strict=True)]
+        spans = self._spans_behind(span, n_times, levels)
+        decoded: list[torch.Tensor] = []
+        with self.autocast(x):
+            for level, planes, of_level in zip(self.levels, _planes_of(bands), spans, strict=True):
+                decoded += level.reconstruct(planes, *of_level).unbind(dim=-1)
+        spans = [*spans, spans[-1]]  # of the approximation too
+        residuals = []
+        for level in levels:
+            if level == 0:
+                residuals.append(x[:, 0, :, part] - self.transform.inverse_of_part(decoded, spans, span, n_times))
+            else:
+                shown, first = _nearest(prepared[level - 1].shape[-1], n_times)[part], spans[level - 1][0]
+                residuals.append(prepared[level - 1][..., shown] - decoded[level - 1][..., shown - first])
+        return residuals
+
+    def _spans_behind(self, span, n_times, levels):
+        """Values (first, last) of the bands of each network level that pairs in a span of samples are made of."""
+        behind = [[] for _ in self.transform.band_lengths(n_times)]
+        if 0 in levels:
+            behind = [[first, last] for first, last in self.transform.values_behind(span, n_times)]
+        for bounds, n_values, level in zip(behind, self.transform.band_lengths(n_times), itertools.count(1)):
+            if level in levels:
+                shown = _nearest(n_values, n_times)[slice(*span)]
+                bounds += [int(shown[0]), int(shown[-1]) + 1]
+        *details, last_detail, approximation = behind
+        return [(min(bounds), max(bounds)) if bounds else (0, 0) for bounds in [*details, last_detail + approximation]]
+
+
+def _planes_of(bands):
+    """Planes (batch, channels, time_k, planes) of each network level: the details, the last with the approximation."""
+    *details, last_detail, approximation = bands
+    return [detail[..., None] for detail in details] + [torch.stack([last_detail, approximation], dim=-1)]
+
+
+def _nearest(n_values, n_times):
+    """Which of a band's values stands for each sample of a window, see `upsample_to`."""
+    return upsample_to(torch.arange(n_values, dtype=torch.float32)[None, None], n_times)[0, 0].long()

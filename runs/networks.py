@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score
 from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
-from classification import SubwindowData, SubwindowReader, levels_read
+from classification import BATCH_SIZE, SubwindowData, SubwindowReader, levels_read
 from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.network import NetworkClassifier
 from classifiers.second_look import fit_second_look, second_look
@@ -193,19 +193,19 @@ def make_reader(
     if settings.masking:
         masking = Masking(masking_margin(split.shape, settings.pulse_width, settings.sfreq))
         if spec.needs_filters:
-            loader = filter_windows(split, settings)
+            loader = filter_windows(split, settings, device)
             filters = measure_filters(autoencoder, loader, split.shape, masking.margin, device)
             masking = masking._replace(filters=filters)
     levels = levels_read(spec, settings.levels, len(loss_weights(settings)), settings.masking)
     return SubwindowReader(autoencoder, spec, split.shape, levels, masking, device)
 
 
-def filter_windows(split: SplitData, settings: SimpleNamespace) -> DataLoader:
+def filter_windows(split: SplitData, settings: SimpleNamespace, device: torch.device) -> DataLoader:
     """Loader of at most `N_FILTER_WINDOWS` training windows of the autoencoder, spread evenly over them."""
     rows = split.ae_table[split.ae_table['part'] == 'train']
     indices = np.unique(np.linspace(0, len(rows) - 1, N_FILTER_WINDOWS).astype(int))
     dataset = WindowDataset(split.ae_patients, rows.iloc[indices], zscore=zscored(settings.standardize))
-    return batches(dataset, batch_size=settings.batch_size)
+    return batches(dataset, batch_size=BATCH_SIZE[device.type])
 
 
 def train_classifier(

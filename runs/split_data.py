@@ -5,8 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from torch.utils.data import DataLoader
 
+from classification import BATCH_SIZE
 from classifiers.subwindows import SubwindowShape, subwindow_table
 from evaluation.events import annotated_spikes, pulse_lengths
 from runs.source import Source
@@ -462,8 +464,8 @@ def print_split(split: SplitData) -> None:
         print('  split by block: the test shares its patients with the training and says nothing about new patients')
 
 
-def windows_of_part(split: SplitData, part: str, settings: SimpleNamespace) -> DataLoader:
+def windows_of_part(split: SplitData, part: str, settings: SimpleNamespace, device: torch.device) -> DataLoader:
     """Loader of the classifier's windows of a part, in recording order."""
     rows = split.clf_table[split.clf_table['part'] == part]
     dataset = WindowDataset(split.clf_patients, rows, zscore=zscored(settings.standardize))
-    return batches(dataset, batch_size=settings.batch_size, num_workers=settings.num_workers)
+    return batches(dataset, batch_size=BATCH_SIZE[device.type], num_workers=settings.num_workers)

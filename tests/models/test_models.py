@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models import AUTOENCODERS, build_model
-from models.autoencoder import Autoencoder, mask_segment
+from models.autoencoder import Autoencoder, mask_segment, upsample_to
 from models.sfcn import SFCN
 
 # Name: parameters at full size (AE1D and AE2D: REFERENCE figures; the others recorded), latent maps of 274 x 300.
@@ -268,6 +268,46 @@ def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin)
         torch.testing.assert_close(
             model.masked_error_cards(x, shape), model.masked_residuals(x, shape).square(), rtol=0, atol=0
         )
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings'),
+    [(name, {}) for name in NAMES] + [('wavelets', {'pywt_family': 'db5', 'pywt_mode': 'periodization'})],
+)
+@pytest.mark.parametrize(
+    ('n_times', 'shape', 'margin'),
+    [(150, (20, 5, 20), 8), (121, (1, 1, 90), 0), (90, (72, 1, 17), 1), (57, (8, 7, 5), 3)],
+)
+def test_residuals_are_those_of_whole_windows(name, settings, n_times, shape, margin):
+    """Only what reaches a masked segment is computed, and the layers of evaluation are those of training."""
+    torch.manual_seed(0)
+    model = build_model(name, 12, n_times, **SMALL[name] | settings)
+    for seed in range(3):
+        model.train()(noise(4, 1, 12, n_times, seed=seed))  # running means and variances that are not 0 and 1
+    model.eval()
+    x = noise(2, 1, 12, n_times)
+    for levels in ([0], None) if name != 'wavelets' else ([0], None, [2], [4, 0], [3]):
+        with torch.no_grad():
+            residuals = model.masked_residuals(x, shape, margin, levels)
+            for k in range(shape[1]):
+                first = shape[0] + k * shape[2] - margin
+                last = first + shape[2] + 2 * margin
+                seen = mask_segment(x, torch.full((2,), first), torch.full((2,), last))
+                pairs = plain_pairs(model, seen, x)
+                whole = [upsample_to(target - output, n_times) for output, target in pairs]
+                expected = [whole[level][..., first:last] for level in levels or range(len(whole))]
+                torch.testing.assert_close(residuals[:, :, :, k], torch.stack(expected, dim=1), rtol=1e-4, atol=1e-5)
+
+
+def plain_pairs(model, seen, x):
+    """(reconstruction, target) pairs by whole layers: batch norm on its own, with the running means and variances."""
+    model.train()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.eval()
+    pairs = model(seen, x)
+    model.eval()
+    return pairs
 
 
 @pytest.mark.parametrize('name', NAMES)
