@@ -73,10 +73,10 @@ reannot_labels = None
 # -------------------------------------------------------------------------------------------- recipe
 # 'current' uses the settings of this file. 'original' replaces some by the original's choices: standardize =
 # 'window', masking = None, classifier = 'sfcn', second_look = False, levels = 'all', window_size = 2.0,
-# spike_spacing_from_border = 0.3, subwindow_size = 0.2, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0, augmentation =
-# 0.2, criterion = 'mse', classifier_loss = 'bce' and positive_weight = 35.0. Every script prints which it changed;
-# windows must be made with recipe = 'original' too. Sizes of networks and batches, learning rates and epochs stay
-# settings, whose defaults are the original's.
+# spike_spacing_from_border = 0.3, subwindow_size = 0.2, latent_nodes = None, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0,
+# augmentation = 0.2, augmentation_fraction = 0.5, criterion = 'mse', classifier_loss = 'bce' and positive_weight = 35.0.
+# Every script prints which it changed; windows must be made with recipe = 'original' too. Sizes of networks and batches,
+# learning rates and epochs stay settings, whose defaults are the original's.
 recipe = 'current'
 
 # -------------------------------------------------------------------------------------------- windows
@@ -179,7 +179,7 @@ top_k = 20
 graph_alpha = 3.0
 
 # wavelets: nodes of the deepest latent map (at most a quarter of the channels), halved from level to level towards the
-# finest band.
+# finest band. None is the original: no pooling, every channel keeps the maps of all filters, and white noise passes.
 latent_nodes = 64
 
 # wavelets: weights in the loss of the signal (a), its three details from the finest on (b, c, d) and its approximation
@@ -197,6 +197,9 @@ batch_size = 200
 # Standard deviation of the Gaussian noise added to the autoencoder's input, never to its target, in units of
 # the scaled windows; 0 for none. Original: 0.2.
 augmentation = 0.2
+
+# Share of the training windows that get this noise, drawn anew in every epoch. The group's TensorFlow code: 0.5.
+augmentation_fraction = 1.0
 
 # Reconstruction loss: 'mse' (original) or 'mae'.
 criterion = 'mse'
@@ -243,6 +246,11 @@ encoder = 'pretrained'
 
 # finetuned: learning rate of what is new, as a multiple of classifier_learning_rate, which is the encoder's.
 head_rate = 10.0
+
+# finetuned and raw: what is changed at random in training windows, because no label depends on it: any of 'sign',
+# 'mirror' (left and right of the helmet), 'amplitude' (by 20 %), 'shift' (by up to 7 samples), 'channels' (a tenth
+# is set to 0) and 'noise' (as `augmentation` and `augmentation_fraction` say).
+classifier_augmentation = ['sign', 'mirror', 'amplitude', 'shift', 'channels']
 
 # True looks a second time, with masking, at what hgb, svm and threshold have scored: a sub-window counts for more if
 # its recording has others that are probable too and have the same field and time course. How much more is fitted on the

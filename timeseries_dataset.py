@@ -320,6 +320,8 @@ class WindowDataset(Dataset):
         Scale each window by its own mean and std over channels and samples (windows without variance become zeros).
     noise : float
         Std of the Gaussian noise added to the input; the target stays clean.
+    noisy_fraction : float
+        Share of the windows that get noise, drawn anew in every epoch.
     seed : int
         Seed of the noise.
     preload : 'auto' or bool
@@ -340,6 +342,7 @@ class WindowDataset(Dataset):
         *,
         zscore: bool,
         noise: float = 0.0,
+        noisy_fraction: float = 1.0,
         seed: int = 0,
         preload: str | bool = False,
         device: torch.device | str = 'cpu',
@@ -347,7 +350,7 @@ class WindowDataset(Dataset):
         self.files = [np.asarray(one.windows) for one in patients]
         self.patient = table['patient'].to_numpy()
         self.window = table['window'].to_numpy()
-        self.noise = noise
+        self.noise, self.noisy_fraction = noise, noisy_fraction
         self.seed = seed
         self.epoch = 0
         self.scale = self._scale() if zscore else None
@@ -390,6 +393,9 @@ class WindowDataset(Dataset):
             stream = np.random.SeedSequence([self.seed, self.epoch, int(first)]).generate_state(1)
             generator = torch.Generator(clean.device).manual_seed(int(stream[0]))
             torch.randn(noisy[some].shape, generator=generator, device=clean.device, out=noisy[some])
+            if self.noisy_fraction < 1:
+                drawn = torch.rand(len(noisy[some]), generator=generator, device=clean.device)
+                noisy[some] *= (drawn < self.noisy_fraction)[:, None, None, None]
         return noisy.mul_(self.noise).add_(clean), clean
 
     def _read(self, indices):

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from classifiers.features import peak_score, spatial_filters, spike_features
 from classifiers.subwindows import SubwindowShape
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, latent_rows
 from timeseries_dataset import prefetched
 
 # --------------------------------------------------------------------------- what the classifiers read
@@ -80,7 +80,7 @@ def latent_statistics(latents: list[torch.Tensor], window_length: int, shape: Su
     features = []
     for latent in latents:
         column = torch.arange(window_length, device=latent.device) * latent.shape[-1] // window_length
-        rows = shape.cut(latent.flatten(1, -2)[..., column])  # (batch * n_subwindows, rows, subwindow_length)
+        rows = shape.cut(latent_rows(latent)[..., column])  # (batch * n_subwindows, rows, subwindow_length)
         std, mean = torch.std_mean(rows, dim=-1, correction=0)
         features += [mean, std.clamp(min=1e-6).log()]
     return torch.cat(features, dim=1)

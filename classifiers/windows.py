@@ -2,11 +2,14 @@
 
 import copy
 import dataclasses
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from classifiers.augmentation import CHANGES, add_noise, shift_windows
 from classifiers.network import NetworkClassifier
 from classifiers.subwindows import SubwindowShape
 from models.autoencoder import Autoencoder
@@ -29,11 +32,26 @@ class LabelledWindows(Dataset):
     labels_t : uint8 array (n_windows, times)
         1 at the samples of a spike.
     shape : SubwindowShape
+    changes : list of callables
+        What is changed at random in every batch, such as those of `augmentation.CHANGES`.
+    shifted : bool
+        Whether windows are moved by a few samples too.
+    seed : int
+        Of these changes: the same in every epoch of this number.
     """
 
-    def __init__(self, windows: WindowSource, labels_t: np.ndarray, shape: SubwindowShape):
+    def __init__(
+        self,
+        windows: WindowSource,
+        labels_t: np.ndarray,
+        shape: SubwindowShape,
+        changes: Sequence[Callable] = (),
+        shifted: bool = False,
+        seed: int = 0,
+    ):
         self.windows, self.shape, self.epoch = windows, shape, 0
         self.labels_t = torch.from_numpy(labels_t)
+        self.changes, self.shifted, self.seed = changes, shifted, seed
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -46,7 +64,13 @@ class LabelledWindows(Dataset):
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once."""
         x, _ = self.windows.__getitems__(indices)
-        return x, subwindow_labels(self.labels_t[indices], self.shape)
+        labels_t = self.labels_t[indices]
+        rng = np.random.default_rng([self.seed, self.epoch, int(indices[0])])
+        for change in self.changes:
+            x = change(x, rng)
+        if self.shifted:
+            x, labels_t = shift_windows(x, labels_t, self.shape.border, rng)
+        return x, subwindow_labels(labels_t, self.shape)
 
 
 def subwindow_labels(labels_t: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
@@ -63,12 +87,15 @@ class WindowClassifier(NetworkClassifier):
     Attributes
     ----------
     shape : SubwindowShape
-    preload
-        The setting of this name.
+    preload, classifier_augmentation, augmentation, augmentation_fraction
+        The settings of these names.
     """
 
     shape: SubwindowShape
     preload: str | bool
+    classifier_augmentation: list[str]
+    augmentation: float
+    augmentation_fraction: float
 
     def _labels(self, examples):
         return subwindow_labels(torch.from_numpy(examples.labels), self.shape).numpy().ravel()
@@ -78,7 +105,15 @@ class WindowClassifier(NetworkClassifier):
 
     def _labelled(self, examples, *, training):
         examples.inputs.hold(self.preload, self.device)
-        return LabelledWindows(*examples, self.shape)
+        if not training:
+            return LabelledWindows(examples.inputs, examples.labels, self.shape)
+        noise = functools.partial(add_noise, std=self.augmentation, fraction=self.augmentation_fraction)
+        changes = [
+            change for name, change in (CHANGES | {'noise': noise}).items() if name in self.classifier_augmentation
+        ]
+        return LabelledWindows(
+            examples.inputs, examples.labels, self.shape, changes, 'shift' in self.classifier_augmentation, self.seed
+        )
 
     def _batches(self, inputs):
         return (x for x, _ in batches(inputs, batch_size=self._batch_size()))

@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from models.network import Network
 
+_MOST_LATENT_ROWS = 1024  # of a latent map; more are filters of the same channels
+
 
 def mask_segment(x: torch.Tensor, first: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
     """Mask the samples [first, last) of each window behind a straight line between the samples on either side.
@@ -42,6 +44,16 @@ def upsample_to(values: torch.Tensor, n_times: int) -> torch.Tensor:
 
 def _chosen(pairs, levels):
     return pairs if levels is None else [pairs[level] for level in levels]
+
+
+def latent_rows(latent: torch.Tensor) -> torch.Tensor:
+    """Time courses (batch, rows, time_k) of a latent map (batch, ..., time_k).
+
+    Of the original's maps of MEGA, which hold every channel once per filter, the mean over the filters.
+    """
+    if latent[0, ..., 0].numel() > _MOST_LATENT_ROWS:
+        latent = latent.mean(dim=1)
+    return latent.flatten(1, -2)
 
 
 class Autoencoder(Network):

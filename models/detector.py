@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.autoencoder import Autoencoder
+from models.autoencoder import Autoencoder, latent_rows
 from models.network import Network
 from models.sfcn import SFCN
 
@@ -120,7 +120,7 @@ class SpikeDetector(Network):
     def _rows(self, x):
         """Rows of x (batch, 1, channels, times) at every step: those of the latent maps, and the channels."""
         n_steps = -(-x.shape[-1] // _STEP)
-        latents = [latent.flatten(1, -2) for latent in self.autoencoder.latent(x)]
+        latents = [latent_rows(latent) for latent in self.autoencoder.latent(x)]
         latents = [
             latent if latent.shape[-1] == n_steps else F.interpolate(latent, size=n_steps, mode='linear')
             for latent in latents

@@ -70,11 +70,40 @@ class _Level(nn.Module):
         correction = to_planes(from_planes(latent, *first), second)
         return _across(_PROJECTION_GAIN * self.unpool, (latent + correction)[:, :, part])
 
-    def reconstruct(self, planes, first, last):
-        """What becomes of planes (batch, n_channels, n_times, n_planes) at the times [first, last)."""
-        begin, end = max(first - _DECODER_REACH, 0), min(last + _DECODER_REACH, planes.shape[2])
-        latent = self.latent(planes, slice(begin, end)).to(planes.dtype)
-        return self.decode(latent, slice(first - begin, last - begin)).to(planes.dtype)
+
+class _FullLevel(nn.Module):
+    """The same with the original's latent map: every channel keeps all its maps.
+
+    All that the map holds has gone through the graph.
+    """
+
+    def __init__(self, n_channels, n_planes, n_filters, graph_settings):
+        super().__init__()
+        activation = nn.LeakyReLU(0.2, inplace=True)
+        self.encoder = nn.Sequential(nn.Conv1d(n_planes, n_filters, 5, padding=2), activation)
+        self.graph = DynamicGraph(n_channels, n_filters, **graph_settings)
+        self.mix = nn.Sequential(nn.Conv1d(n_filters, n_filters, 1), activation)
+        self.decoder = nn.Sequential(
+            nn.Conv1d(n_filters, n_filters, 1), activation, nn.Conv1d(n_filters, n_planes, 5, padding=2)
+        )
+
+    def latent(self, planes, part=_ALL):
+        """(batch, n_channels, n_times, n_planes) to (batch, n_channels, times of the part, n_filters)."""
+        maps = from_planes(planes, *self.encoder)
+        maps = _across(self.graph(maps.sum(dim=2) / maps.shape[2]), maps[:, :, part])
+        return each_sample(maps, *self.mix)
+
+    def decode(self, latent, part=_ALL):
+        """(batch, n_channels, n_times, n_filters) to (batch, n_channels, times of the part, n_planes)."""
+        *first, second = self.decoder
+        return to_planes(each_sample(latent, *first), second)[:, :, part]
+
+
+def _reconstruct(level, planes, first, last):
+    """What becomes of planes (batch, n_channels, n_times, n_planes) of a level at the times [first, last)."""
+    begin, end = max(first - _DECODER_REACH, 0), min(last + _DECODER_REACH, planes.shape[2])
+    latent = level.latent(planes, slice(begin, end)).to(planes.dtype)
+    return level.decode(latent, slice(first - begin, last - begin)).to(planes.dtype)
 
 
 def _across(weights, planes):
@@ -106,17 +135,17 @@ class Wavelets(Autoencoder):
     latent_nodes : int
         Nodes of the deepest latent map, halved from level to level towards the finest: slow bands hold most of the
         signal's power. Never more than a quarter of the channels, so that there is a bottleneck whatever
-        their number (from four on).
+        their number (from four on). None, the original: no pooling, every channel keeps the maps of all filters.
 
     Notes
     -----
     From the paper: the transform inside the network, a graph over the variables learned per scale and made dynamic, a
     loss over signal and bands. From the original code: 3 levels, the filters, db5, embeddings of 64, top-k 20, alpha
     3, graph convolutions of depth 1, five pairs of reconstruction and target. This project's: the latent maps. The
-    original's have as many values per band as the band times its filters; a network can copy any input through them.
-    Here the channels are pooled to nodes instead, 16, 32 and 64 of 274 by default, so that white noise cannot pass.
-    Also this project's: the linear path through pooling and unpooling that the convolutions correct, how the content
-    makes the graph dynamic, and the two planes of the deepest level.
+    original's have as many values per band as the band times its filters; a network can copy any input through them,
+    white noise too; `latent_nodes=None` gives these. Here the channels are pooled to nodes instead, 16, 32 and 64 of
+    274 by default, so that white noise cannot pass. Also this project's: the linear path through pooling and unpooling
+    that the convolutions correct, how the content makes the graph dynamic, and the two planes of the deepest level.
 
     References
     ----------
@@ -134,27 +163,38 @@ class Wavelets(Autoencoder):
         embedding_size: int = 64,
         top_k: int = 20,
         graph_alpha: float = 3.0,
-        latent_nodes: int = 64,
+        latent_nodes: int | None = 64,
     ):
         super().__init__()
         n_levels = len(filters)
         self.transform = WaveletTransform(pywt_family, n_levels, pywt_mode)
         graph_settings = {'embedding_size': embedding_size, 'top_k': top_k, 'alpha': graph_alpha}
+        self.pooled = latent_nodes is not None
         self.levels = nn.ModuleList()
         for level, n_filters in enumerate(filters, start=1):
-            n_nodes = max(1, min(latent_nodes, n_channels // 4) >> (n_levels - level))
             n_planes = 1 if level < n_levels else 2
+            if latent_nodes is None:
+                self.levels.append(_FullLevel(n_channels, n_planes, n_filters, graph_settings))
+                continue
+            n_nodes = max(1, min(latent_nodes, n_channels // 4) >> (n_levels - level))
             self.levels.append(_Level(n_channels, n_planes, n_filters, n_nodes, graph_settings))
 
     def latent(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Latent maps of x (batch, 1, channels, times), one per level from the finest.
 
-        (batch, nodes, planes, time_k) each, with 1 plane, at the deepest level 2.
+        (batch, nodes, planes, time_k) each, with 1 plane, at the deepest level 2; without pooling (batch, filters,
+        channels, time_k).
         """
-        return [latent.transpose(2, 3) for latent in self._latent(self.transform(x[:, 0]))]
+        latents = self._latent(self.transform(x[:, 0]))
+        if self.pooled:
+            return [latent.transpose(2, 3) for latent in latents]
+        return [latent.permute(0, 3, 1, 2) for latent in latents]
 
     def _latent(self, bands):
-        """Latent maps (batch, nodes, time_k, planes) of the bands, each (batch, channels, time_k)."""
+        """Latent maps of the bands, each (batch, channels, time_k).
+
+        (batch, nodes, time_k, planes) each, without pooling (batch, channels, time_k, filters).
+        """
         with self.autocast(bands[0]):
             maps = [level.latent(planes) for level, planes in zip(self.levels, _planes_of(bands), strict=True)]
         return [latent.to(bands[0].dtype) for latent in maps]
@@ -194,7 +234,7 @@ class Wavelets(Autoencoder):
         decoded: list[torch.Tensor] = []
         with self.autocast(x):
             for level, planes, of_level in zip(self.levels, _planes_of(bands), spans, strict=True):
-                decoded += level.reconstruct(planes, *of_level).unbind(dim=-1)
+                decoded += _reconstruct(level, planes, *of_level).unbind(dim=-1)
         spans = [*spans, spans[-1]]  # of the approximation too
         residuals = []
         for level in levels:

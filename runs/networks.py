@@ -158,6 +158,7 @@ def autoencoder_loader(split: SplitData, part: str, context: RunContext) -> Data
         split.ae_table[split.ae_table['part'] == part],
         zscore=zscored(settings.standardize),
         noise=settings.augmentation if part == 'train' else 0.0,
+        noisy_fraction=settings.augmentation_fraction,
         seed=settings.seed,
         preload=settings.preload,
         device=context.device,

@@ -119,6 +119,13 @@ _WAVELET = Rule(
     lambda v: v in pywt.wavelist(kind='discrete'),
     "a discrete wavelet of PyWavelets, such as 'db5', 'haar' or 'bior2.2'",
 )
+_CHANGES = Rule(
+    lambda v: (
+        isinstance(v, list | tuple)
+        and all(n in ('sign', 'mirror', 'amplitude', 'shift', 'channels', 'noise') for n in v)
+    ),
+    "a list of 'sign', 'mirror', 'amplitude', 'shift', 'channels' and 'noise', or an empty one",
+)
 _DEVICE = Rule(
     lambda v: isinstance(v, str) and (v in ('auto', 'cpu', 'cuda') or re.fullmatch(r'cuda:[0-9]{1,3}', v) is not None),
     "'auto', 'cpu', 'cuda' or 'cuda:N'",
@@ -169,7 +176,7 @@ RULES = {
     'embedding_size': _integer(1),
     'top_k': _integer(1),
     'graph_alpha': _number(above=0),
-    'latent_nodes': _integer(1),
+    'latent_nodes': _or_none(_integer(1)),
     'a': _number(0),
     'b': _number(0),
     'c': _number(0),
@@ -177,6 +184,7 @@ RULES = {
     'e': _number(0),
     'batch_size': _integer(1),
     'augmentation': _number(0),
+    'augmentation_fraction': _number(0, 1),
     'criterion': _choice('mse', 'mae'),
     'optimizer': _choice('adam', 'adamw', 'sgd'),
     'learning_rate': _number(above=0),
@@ -192,6 +200,7 @@ RULES = {
     'encoder': _choice('pretrained', 'scratch', 'frozen'),
     'head_rate': _number(above=0),
     'second_look': _choice(True, False),
+    'classifier_augmentation': _CHANGES,
     'levels': _LEVELS,
     'subwindow_size': _number(above=0),
     'classifier_width': _integer(1),
@@ -240,8 +249,10 @@ ORIGINAL = {
     'window_size': 2.0,
     'spike_spacing_from_border': 0.3,
     'subwindow_size': 0.2,
+    'latent_nodes': None,
     **dict.fromkeys('abcde', 1.0),
     'augmentation': 0.2,
+    'augmentation_fraction': 0.5,
     'criterion': 'mse',
     'classifier_loss': 'bce',
     'positive_weight': 35.0,

@@ -216,6 +216,20 @@ def test_zscore_and_noise(patients):
     assert torch.equal(target, dataset.__getitems__([4, 2])[1])
 
 
+def test_a_fraction_of_the_windows_gets_the_noise_that_all_would_get(patients):
+    _, clf = patients
+    table = id_table(clf)
+    rows = list(range(len(table)))
+    every, some = (WindowDataset(clf, table, zscore=True, noise=0.2, noisy_fraction=f, seed=3) for f in (1.0, 0.5))
+    for epoch in (0, 1):
+        every.epoch = some.epoch = epoch
+        (noisy, clean), (partly, _) = every.__getitems__(rows), some.__getitems__(rows)
+        has_noise = (partly != clean).flatten(1).any(dim=1)
+        assert 0 < has_noise.sum() < len(rows)
+        assert torch.equal(partly[has_noise], noisy[has_noise])
+        assert torch.equal(partly[~has_noise], clean[~has_noise])
+
+
 def test_workers_give_the_same_batches_as_none(patients):
     _, clf = patients
     seen = []

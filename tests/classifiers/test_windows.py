@@ -7,17 +7,27 @@ from sklearn.metrics import roc_auc_score
 from test_classification import SETTINGS
 from torch.utils.data import Dataset
 
+from classifiers.augmentation import CHANGES, add_noise, shift_windows
 from classifiers.specs import CLASSIFIERS, Examples
 from classifiers.subwindows import subwindow_shape
 from classifiers.windows import subwindow_labels
 from models import build_model
 from models.detector import SpikeDetector, field_similarity
+from recordings.channels import channel_names
 from training.checkpoints import load_checkpoint
 from utils import set_seed
 
 SHAPE = subwindow_shape(88, 4, 20)
 N_CHANNELS = 16
-MORE = {'shape': SHAPE, 'preload': False, 'encoder': 'pretrained', 'head_rate': 2.0}
+MORE = {
+    'shape': SHAPE,
+    'preload': False,
+    'encoder': 'pretrained',
+    'head_rate': 2.0,
+    'classifier_augmentation': [],
+    'augmentation': 0.2,
+    'augmentation_fraction': 1.0,
+}
 
 
 class Windows(Dataset):
@@ -71,8 +81,8 @@ def fitted(name, folder, **changes):
 
 @pytest.mark.parametrize('name', ['finetuned', 'raw'])
 def test_a_network_on_windows_finds_spikes_and_survives_its_checkpoint(name, tmp_path):
-    classifier, history = fitted(name, tmp_path, classifier_num_epochs=20, classifier_n_epochs_stop=20)
-    assert len(history) == 20
+    classifier, history = fitted(name, tmp_path, classifier_num_epochs=8, classifier_n_epochs_stop=8)
+    assert len(history) == 8
     test = examples(seed=2)
     labels = subwindow_labels(torch.from_numpy(test.labels), SHAPE).numpy().ravel()
     proba = classifier.predict_proba(test.inputs)
@@ -131,3 +141,54 @@ def test_the_similarity_of_fields_by_loops_and_whatever_their_place():
     rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
     rotated = field_similarity(torch.from_numpy(-rotation @ a), torch.from_numpy(-rotation @ b), 3).numpy()
     np.testing.assert_allclose(rotated, found, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize('change', sorted(CHANGES))
+def test_a_change_keeps_what_a_label_depends_on(change):
+    """Every window has the same field power but for its gain, and another batch draws other changes."""
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(40, 1, 274, 6)).astype(np.float32))
+    changed = CHANGES[change](x, np.random.default_rng(1))
+    assert changed.shape == x.shape
+    assert not torch.equal(changed, CHANGES[change](x, np.random.default_rng(2)))
+    if change == 'channels':
+        assert ((changed == x) | (changed == 0)).all()
+        assert (changed == 0).float().mean() == pytest.approx(0.1, abs=0.02)
+        assert torch.equal((changed == 0).any(dim=3), (changed == 0).all(dim=3))
+        return
+    gain = changed.square().sum(dim=(1, 2, 3)).sqrt() / x.square().sum(dim=(1, 2, 3)).sqrt()
+    same = torch.isclose(changed / gain[:, None, None, None], x).all(dim=(1, 2, 3))
+    assert torch.allclose(gain.log().mean(), torch.zeros(()), atol=0.1)
+    assert same.all() if change == 'amplitude' else 5 < same.sum() < 35
+    if change == 'mirror':
+        left, right = (channel_names().index(name) for name in ('MLC11', 'MRC11'))
+        assert torch.equal(changed[~same][:, :, left], x[~same][:, :, right])
+
+
+def test_noise_comes_on_a_fraction_of_the_windows():
+    x = torch.zeros(200, 1, 30, 10)
+    noisy = add_noise(x, np.random.default_rng(0), 0.2, 0.3)
+    std = noisy.std(dim=(1, 2, 3))
+    assert (std > 0).float().mean() == pytest.approx(0.3, abs=0.1)
+    torch.testing.assert_close(std[std > 0], torch.full_like(std[std > 0], 0.2), rtol=0.2, atol=0)
+
+
+def test_labels_move_with_their_window():
+    windows = Windows()
+    x, labels_t = torch.from_numpy(windows.x), torch.from_numpy(windows.labels_t)
+    moved, labels = shift_windows(x, labels_t, 4, np.random.default_rng(0))
+    shifts = set()
+    for window in range(0, 60, 3):
+        [shift] = [s for s in range(-4, 5) if torch.equal(moved[window, ..., 8:-8], x[window, ..., 8 + s : 80 + s])]
+        assert torch.equal(labels[window, 8:-8], labels_t[window, 8 + shift : 80 + shift])
+        shifts.add(shift)
+    assert len(shifts) > 4
+
+
+def test_changes_are_those_of_the_epoch_and_none_are_made_in_validation(tmp_path):
+    classifier = make('raw', classifier_augmentation=['sign', 'shift'])
+    training, validation = (classifier._labelled(examples(), training=part) for part in (True, False))
+    first = training.__getitems__([3, 4])
+    assert all(torch.equal(a, b) for a, b in zip(first, training.__getitems__([3, 4]), strict=True))
+    training.epoch = 1
+    assert not torch.equal(first[0], training.__getitems__([3, 4])[0])
+    assert torch.equal(validation.__getitems__([3, 4])[0], torch.from_numpy(Windows().x[[3, 4]]))

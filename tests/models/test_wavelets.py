@@ -8,6 +8,7 @@ import pywt
 import torch
 
 from models import build_model
+from models.autoencoder import latent_rows
 from models.graph import DynamicGraph
 from models.wavelet_transform import MODES, WaveletTransform
 
@@ -117,6 +118,23 @@ def test_other_sizes_and_levels(n_channels, n_times, settings):
     assert torch.isfinite(cards).all()
     nodes = [z.shape[1] for z in model.latent(x)]
     assert nodes == [max(1, min(64, n_channels // 4) >> k) for k in reversed(range(n_levels))]
+
+
+def test_the_originals_latent_maps_hold_every_channel_and_all_of_it_comes_through_the_graph():
+    torch.manual_seed(0)
+    model = build_model('wavelets', 12, 64, filters=[3, 5], pywt_family='haar', latent_nodes=None, top_k=3).eval()
+    x = torch.from_numpy(signal(2, 1, 12, 64).astype(np.float32))
+    with torch.no_grad():
+        latents, pairs = model.latent(x), model(x)
+        assert [tuple(latent.shape) for latent in latents] == [(2, 3, 12, 32), (2, 5, 12, 16)]
+        assert [tuple(output.shape) for output, _ in pairs] == [tuple(target.shape) for _, target in pairs]
+        for level in model.levels:  # with all channels alike as neighbours, all have one latent map
+            level.graph.forward = lambda content: torch.full((len(content), 12, 12), 1 / 12)
+        for latent in model.latent(x):
+            torch.testing.assert_close(latent, latent[:, :, :1].expand_as(latent))
+    assert latent_rows(latents[0]).shape == (2, 36, 32)  # small maps stay as they are
+    many = torch.randn(1, 8, 200, 4)
+    torch.testing.assert_close(latent_rows(many), many.mean(dim=1))
 
 
 def test_white_noise_does_not_pass_a_network_that_has_learnt_signals():
