@@ -73,10 +73,10 @@ reannot_labels = None
 # -------------------------------------------------------------------------------------------- recipe
 # 'current' uses the settings of this file. 'original' replaces some by the original's choices: standardize =
 # 'window', masking = None, classifier = 'sfcn', second_look = False, levels = 'all', window_size = 2.0,
-# spike_spacing_from_border = 0.3, subwindow_size = 0.2, latent_nodes = None, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e = 1.0,
-# augmentation = 0.2, augmentation_fraction = 0.5, criterion = 'mse', classifier_loss = 'bce' and positive_weight = 35.0.
-# Every script prints which it changed; windows must be made with recipe = 'original' too. Sizes of networks and batches,
-# learning rates and epochs stay settings, whose defaults are the original's.
+# spike_spacing_from_border = 0.3, subwindow_size = 0.2, latent_nodes = None, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e =
+# 1.0, augmentation = 0.2, augmentation_fraction = 0.5, criterion = 'mse', classifier_loss = 'bce' and positive_weight
+# = 35.0. Every script prints which it changed; windows must be made with recipe = 'original' too. Sizes of networks
+# and batches, learning rates and epochs stay settings, whose defaults are the original's.
 recipe = 'current'
 
 # -------------------------------------------------------------------------------------------- windows
