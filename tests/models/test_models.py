@@ -272,7 +272,8 @@ def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin)
 
 @pytest.mark.parametrize(
     ('name', 'settings'),
-    [(name, {}) for name in NAMES] + [('wavelets', {'pywt_family': 'db5', 'pywt_mode': 'periodization'})],
+    [(name, {}) for name in NAMES]
+    + [('wavelets', {'pywt_family': 'db5', 'pywt_mode': 'periodization'}), ('wavelets', {'latent_nodes': None})],
 )
 @pytest.mark.parametrize(
     ('n_times', 'shape', 'margin'),
