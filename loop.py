@@ -154,8 +154,12 @@ class Training:
         Called with the history at the end of every epoch.
     metrics : dict
         Of the last finished epoch: epoch, training loss, validation loss, learning rate.
+    early_stop_on : str
+        See `train`.
+    measure : callable
+        See `train`.
     history : list of dict
-        The metrics of every epoch, and its seconds.
+        The metrics of every epoch, what `measure` adds, and its seconds.
     best_weights : dict or None
     progress : EpochProgress
         Of the epoch under way.
@@ -167,6 +171,8 @@ class Training:
     save: Callable[[str, dict], None]
     log: Callable[[list[dict]], None]
     metrics: dict
+    early_stop_on: str = 'loss'
+    measure: Callable[[list[dict]], dict] = lambda history: {}
     history: list[dict] = dataclasses.field(default_factory=list)
     best_weights: dict | None = None
     progress: EpochProgress = dataclasses.field(default_factory=EpochProgress)
@@ -204,13 +210,13 @@ class Training:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch of the smallest validation loss, the first of them."""
-        return min(self.history, key=lambda of_epoch: of_epoch['validation loss'])['epoch']
+        """The epoch of the smallest validation loss, or largest PR-AUC on validation, the first of them."""
+        return best_epoch(self.history, self.early_stop_on)
 
     def end_epoch(self, metrics: dict, seconds: float) -> bool:
         """Note an epoch's metrics, write the checkpoints, and say whether it is the best so far."""
         self.metrics = metrics
-        self.history.append(metrics | {'seconds': seconds})
+        self.history.append(metrics | self.measure(self.history) | {'seconds': seconds})
         self.progress = EpochProgress()
         improved = self.best_epoch == self.epoch
         if improved:
@@ -221,6 +227,13 @@ class Training:
             self.save_state('best')
         self.log(self.history)
         return improved
+
+
+def best_epoch(history: list[dict], early_stop_on: str) -> int:
+    """The first epoch of the smallest validation loss ('loss'), or of the largest PR-AUC on validation ('pr_auc')."""
+    if early_stop_on == 'pr_auc':
+        return max(history, key=lambda of_epoch: of_epoch['PR-AUC'])['epoch']
+    return min(history, key=lambda of_epoch: of_epoch['validation loss'])['epoch']
 
 
 def train(
@@ -236,11 +249,13 @@ def train(
     device: torch.device,
     save: Callable[[str, dict], None],
     log: Callable[[list[dict]], None] = lambda history: None,
+    measure: Callable[[list[dict]], dict] = lambda history: {},
+    early_stop_on: str = 'loss',
     validate_first: bool = False,
     state: dict | None = None,
     processes: Processes = ALONE,
 ) -> list[dict]:
-    """Train until `num_epochs`, or until the validation loss has not fallen for `n_epochs_stop` epochs.
+    """Train until `num_epochs`, or until the validation has not become better for `n_epochs_stop` epochs.
 
     On return the model has the weights of its best epoch.
 
@@ -263,6 +278,10 @@ def train(
         random numbers.
     log : callable
         Called with the history at the end of every epoch.
+    measure : callable
+        Called with the history after every validation, gives more figures of it for the history.
+    early_stop_on : str
+        What makes an epoch the best: 'loss', or 'pr_auc' for the figure PR-AUC of `measure`.
     validate_first : bool
         Count the weights at the start as epoch 0: for a model that is trained further, which may already be at its
         best.
@@ -274,7 +293,7 @@ def train(
     Returns
     -------
     list of dict
-        One per epoch: epoch, training loss, validation loss, learning rate, seconds.
+        One per epoch: epoch, training loss, validation loss, learning rate, what `measure` gives, seconds.
 
     Raises
     ------
@@ -285,7 +304,7 @@ def train(
     """
     metrics = {'epoch': 0, 'training loss': math.nan, 'validation loss': math.nan}
     metrics['learning rate'] = optimizer.param_groups[0]['lr']
-    training = Training(model, optimizer, scheduler, save, log, metrics)
+    training = Training(model, optimizer, scheduler, save, log, metrics, early_stop_on, measure)
     runner = Runner(loss, device, processes)
     if state:
         training.restore(state)
@@ -305,14 +324,15 @@ def train(
             check_interruption()
             raise
     if _stops(training, n_epochs_stop):
-        tqdm.write(f'  no better validation loss for {n_epochs_stop} epochs: stopped')
+        stopped_on = {'loss': 'loss', 'pr_auc': 'PR-AUC'}[early_stop_on]
+        tqdm.write(f'  no better validation {stopped_on} for {n_epochs_stop} epochs: stopped')
     assert training.best_weights is not None
     model.load_state_dict(training.best_weights)
     return training.history
 
 
 def _stops(training, n_epochs_stop):
-    """Whether the validation loss has not fallen for so many epochs."""
+    """Whether the validation has not become better for so many epochs."""
     return bool(training.history) and training.epoch - training.best_epoch >= n_epochs_stop
 
 

@@ -119,7 +119,7 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     predictions = with_predictions(tables['test'], proba, decision['threshold'])
     evaluation = evaluate(predictions, split.spikes['test'], settings)
     result = TestResult(run, evaluation, decision, split.tested_on, record)
-    plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history})
+    plot_losses(run, {settings.model: ae_history, settings.classifier: clf_history}, settings.early_stop_on)
     plot_windows(result, reader, split, data['test'].errors, settings)
     if context.mode == 'cv':
         save_peaks(run, evaluation.predictions)  # for pooling the folds

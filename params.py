@@ -274,6 +274,10 @@ classifier_batch_size = 240
 # Learning rate of the classifier. Original: 1e-4.
 classifier_learning_rate = 1e-4
 
+# Optimizer ('adam', 'adamw' or 'sgd') and weight decay of a network as classifier. Original: Adam, without any.
+classifier_optimizer = 'adam'
+classifier_weight_decay = 0.0
+
 # sfcn: 'bce', cross-entropy, or 'focal', the same times (1 - probability of the right answer) ** focal_gamma.
 classifier_loss = 'bce'
 focal_gamma = 2.0
@@ -281,8 +285,10 @@ focal_gamma = 2.0
 # Largest number of epochs of the classifier. Original: 80.
 classifier_num_epochs = 80
 
-# Epochs without a better validation loss after which the classifier's training stops.
+# Epochs without a better validation after which the classifier's training stops. What is better, and which epoch is
+# kept: 'loss', the smallest loss; 'pr_auc', the largest area under the curve of precision and recall.
 classifier_n_epochs_stop = 15
+early_stop_on = 'loss'
 
 # Weight of a spike sub-window in the loss relative to any other; None balances the training set. Original: 35.
 positive_weight = 35.0

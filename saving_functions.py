@@ -16,6 +16,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from evaluation.intervals import Evaluation
 from evaluation.metrics import PREDICTION_COLUMNS, calibration_bins
+from loop import best_epoch
 from runs.run_directory import RunDirectory
 from utils import DataError, writing
 
@@ -126,8 +127,8 @@ def save_figure(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def plot_losses(run: RunDirectory, histories: dict[str, list[dict]]) -> None:
-    """Draw training and validation loss by epoch, with the best epoch and the learning rate, a column per network.
+def plot_losses(run: RunDirectory, histories: dict[str, list[dict]], early_stop_on: str) -> None:
+    """Draw losses, figures of the validation and learning rate by epoch, with the best epoch, a column per network.
 
     Parameters
     ----------
@@ -135,15 +136,19 @@ def plot_losses(run: RunDirectory, histories: dict[str, list[dict]]) -> None:
     histories : dict
         Name of a network to the history of its training, see `loop.train`. The history of a classifier that is no
         network is empty.
+    early_stop_on : str
+        The setting of this name, of those with figures of spikes.
     """
     histories = {name: history for name, history in histories.items() if history}
     figure, axes = plt.subplots(
-        2, len(histories), figsize=(5 * len(histories), 5), sharex='col', squeeze=False, height_ratios=(3, 1),
+        3, len(histories), figsize=(5 * len(histories), 7), sharex='col', squeeze=False, height_ratios=(3, 3, 1),
         layout='constrained',
     )  # fmt: skip
-    for (losses, rates), (name, history) in zip(axes.T, histories.items(), strict=True):
+    for (losses, curves, rates), (name, history) in zip(axes.T, histories.items(), strict=True):
         table = pd.DataFrame(history).set_index('epoch')
-        best = table['validation loss'].idxmin()
+        finds_spikes = 'PR-AUC' in table
+        best = best_epoch(history, early_stop_on if finds_spikes else 'loss')
+        plot_epoch_metrics(curves, table, best) if finds_spikes else curves.set_axis_off()
         losses.plot(table['training loss'], color=BLUE, marker='.', label='training')
         losses.plot(table['validation loss'], color=ORANGE, marker='.', label='validation')
         losses.axvline(best, color=GREY, linestyle=':', label=f'best epoch: {best}')
@@ -153,6 +158,17 @@ def plot_losses(run: RunDirectory, histories: dict[str, list[dict]]) -> None:
         rates.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
         rates.xaxis.get_major_locator().set_params(integer=True)
     save_figure(figure, run.losses)
+
+
+def plot_epoch_metrics(axis: Axes, table: pd.DataFrame, best: int) -> None:
+    """Draw figures of a classifier's validation by epoch (see `EPOCH_METRICS`), with the best epoch."""
+    axis.plot(table['PR-AUC'], color=BLUE, linewidth=2, label='PR-AUC')
+    for metric, style in (('F1', '-'), ('recall', '--'), ('precision', ':')):
+        axis.plot(table[metric], color=ORANGE, linestyle=style, label=f'{metric}, best threshold so far')
+        axis.plot(table[f'{metric} at 0.5'], color=GREY, linestyle=style, label=f'{metric} at 0.5')
+    axis.axvline(best, color=GREY, linestyle=':')
+    axis.set(ylabel='validation', ylim=(0, 1.02))
+    axis.legend(fontsize='x-small', ncols=2)
 
 
 def plot_metrics(run: RunDirectory, evaluation: Evaluation) -> None:

@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from evaluation.epochs import epoch_metrics
 from loop import make_optimizer, resume_optimizer, train
 from models.network import Network
 from timeseries_dataset import WindowSource, batches
 from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
 from training.epoch_log import epoch_logger
-from training.losses import spike_loss
+from training.losses import ValidationScores, spike_loss
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -35,8 +36,9 @@ class NetworkClassifier:
     classifier_loss: str
     focal_gamma: float
     positive_weight: float | None
-    optimizer: str
-    weight_decay: float
+    classifier_optimizer: str
+    classifier_weight_decay: float
+    early_stop_on: str
     scheduler: str
     stepLR: int
     gammaLR: float
@@ -76,9 +78,9 @@ class NetworkClassifier:
             self._prepare(train_set)
         optimizer, scheduler = make_optimizer(
             self.network,
-            optimizer=self.optimizer,
+            optimizer=self.classifier_optimizer,
             learning_rate=self.classifier_learning_rate,
-            weight_decay=self.weight_decay,
+            weight_decay=self.classifier_weight_decay,
             scheduler=self.scheduler,
             stepLR=self.stepLR,
             gammaLR=self.gammaLR,
@@ -86,12 +88,12 @@ class NetworkClassifier:
         )
         if self.state:
             resume_optimizer(optimizer, self.state['optimizer_state_dict'])
-        size = self._batch_size()
+        size, scores = self._batch_size(), ValidationScores()
         history = train(
             self.network,
             batches(self._labelled(train_set, training=True), batch_size=size, shuffle=True, seed=self.seed),
             batches(self._labelled(validation_set, training=False), batch_size=size),
-            spike_loss(self.classifier_loss, weight, self.focal_gamma),
+            spike_loss(self.classifier_loss, weight, self.focal_gamma, scores),
             optimizer=optimizer,
             scheduler=scheduler,
             num_epochs=self.classifier_num_epochs,
@@ -99,6 +101,8 @@ class NetworkClassifier:
             device=self.device,
             save=checkpoint_saver(checkpoint, self.description),
             log=epoch_logger(checkpoint('last').parent, self.name),
+            measure=lambda earlier: epoch_metrics(*scores.take(), earlier),
+            early_stop_on=self.early_stop_on,
             validate_first=bool(self.state),
             state=load_checkpoint(checkpoint('last')) if interrupted else None,
         )

@@ -19,7 +19,11 @@ from runs.settings import RULES
 from utils import ROOT, DataError, SettingError, write_json
 
 # Settings that runs of earlier versions do not say, and the setting that had their part.
-FORMERLY = {'nb_best_blocks_test': 'nb_best_blocks'}
+FORMERLY = {
+    'nb_best_blocks_test': 'nb_best_blocks',
+    'classifier_optimizer': 'optimizer',
+    'classifier_weight_decay': 'weight_decay',
+}
 SPLIT_LISTS = ('train', 'validation', 'test', 'seen before')  # of params.json, that hold patients
 PACKAGES = ('torch', 'numpy', 'scipy', 'mne', 'pywavelets', 'scikit-learn', 'lightgbm', 'pandas', 'matplotlib')
 
@@ -229,9 +233,11 @@ def load_params(run: RunDirectory) -> dict:
         needed |= {name: params.get(name) for name in ('command', 'mode', 'threads', 'processes', 'job')}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as fault:
         raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
-    needed['settings'] = {
-        name: needed['settings'][former] for name, former in FORMERLY.items() if former in needed['settings']
-    } | needed['settings']
+    needed['settings'] = (
+        {name: needed['settings'][former] for name, former in FORMERLY.items() if former in needed['settings']}
+        | {'early_stop_on': 'loss'}
+        | needed['settings']
+    )
     for name, value in needed['settings'].items():
         if name in RULES and not RULES[name].accepts(value):
             raise DataError(f'{run.params}: {name} = {value!r}: must be {RULES[name].words}; restore the file')

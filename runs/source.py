@@ -74,7 +74,7 @@ def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> S
     params = load_params(run)
     must_match = [*WINDOW_SETTINGS, 'subwindow_size', 'masking', *AUTOENCODERS[settings.model][1]]
     if mode == 'ft':
-        must_match += ['classifier', 'encoder', 'levels', 'classifier_width', 'optimizer']
+        must_match += ['classifier', 'encoder', 'levels', 'classifier_width', 'optimizer', 'classifier_optimizer']
     for name in must_match:
         if name not in params['settings']:
             raise DataError(f'{run.params}: lacks the setting {name}: made by another version; train the run again')

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from evaluation.epochs import EPOCH_METRICS
 from utils import DataError, writing
 
-# Without the seconds, so that the same settings give the same file.
-COLUMNS = ('network', 'epoch', 'training loss', 'validation loss', 'learning rate')
+# Without the seconds, so that the same settings give the same file. The figures of spikes are of classifiers alone.
+COLUMNS = ('network', 'epoch', 'training loss', 'validation loss', 'learning rate', *EPOCH_METRICS)
 
 
 def epoch_logger(folder: Path, network: str) -> Callable[[list[dict]], None]:
@@ -40,7 +41,7 @@ def epoch_logger(folder: Path, network: str) -> Callable[[list[dict]], None]:
         if writer:
             metrics = history[-1]
             for name in COLUMNS[2:]:
-                if math.isfinite(metrics[name]):
+                if math.isfinite(metrics.get(name, math.nan)):
                     writer.add_scalar(name, metrics[name], metrics['epoch'])
             writer.flush()
 

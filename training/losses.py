@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -90,7 +91,29 @@ def masked_loss(criterion: str, weights: list[float], shape: tuple[int, int, int
     return loss
 
 
-def spike_loss(classifier_loss: str, positive_weight: float, focal_gamma: float) -> Loss:
+class ValidationScores:
+    """Collects the scores of a classifier on its way through the batches of a validation."""
+
+    def __init__(self):
+        self.logits: list[torch.Tensor] = []
+        self.labels: list[torch.Tensor] = []
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Keep those of a batch, of any shape."""
+        self.logits.append(logits.detach().flatten())
+        self.labels.append(labels.flatten())
+
+    def take(self) -> tuple[np.ndarray, np.ndarray, int]:
+        """Labels (n,), scores between 0 and 1 (n,), and rows of a batch; what is collected next is of the next one."""
+        labels, logits = torch.cat(self.labels), torch.cat(self.logits)
+        batch_size = len(self.labels[0])
+        self.__init__()
+        return labels.cpu().numpy().astype(np.int64), torch.sigmoid(logits.cpu().double()).numpy(), batch_size
+
+
+def spike_loss(
+    classifier_loss: str, positive_weight: float, focal_gamma: float, scores: ValidationScores | None = None
+) -> Loss:
     """Loss of the classifier (network, cards, labels), from logits.
 
     Parameters
@@ -100,10 +123,14 @@ def spike_loss(classifier_loss: str, positive_weight: float, focal_gamma: float)
         to what is not yet learnt (Lin et al., ICCV 2017).
     positive_weight : float
         A spike counts as much as so many others.
+    scores : ValidationScores, optional
+        Gets those of every batch in evaluation mode.
     """
 
     def loss(network, cards, labels):
         logits = network(cards)
+        if scores is not None and not network.training:
+            scores.add(logits, labels)
         losses = F.binary_cross_entropy_with_logits(logits, labels, reduction='none')
         if classifier_loss == 'focal':
             losses = losses * (1 - torch.exp(-losses)) ** focal_gamma

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize
-from sklearn.metrics import f1_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
@@ -29,7 +29,9 @@ from classifiers.inputs import (
 )
 from classifiers.specs import CLASSIFIERS, ClassifierSpec, Examples
 from classifiers.subwindows import field_peaks, subwindow_shape, subwindow_table
+from evaluation.metrics import batchwise
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
+from loop import best_epoch
 from models.autoencoder import Autoencoder
 from timeseries_dataset import batches
 from training.checkpoints import load_checkpoint, save_checkpoint
@@ -50,8 +52,9 @@ SETTINGS = {
     'classifier_loss': 'bce',
     'focal_gamma': 2.0,
     'positive_weight': 3.0,
-    'optimizer': 'adam',
-    'weight_decay': 0.0,
+    'classifier_optimizer': 'adam',
+    'classifier_weight_decay': 0.0,
+    'early_stop_on': 'loss',
     'scheduler': 'step',
     'stepLR': 50,
     'gammaLR': 0.8,
@@ -333,6 +336,25 @@ def test_the_mean_error_does_not_look_at_labels(tmp_path):
 def test_the_output_starts_at_the_log_odds_of_a_spike(tmp_path):
     classifier, _ = fitted('sfcn', tmp_path, classifier_learning_rate=1e-9, classifier_num_epochs=1)
     assert classifier.network.output.bias.item() == pytest.approx(np.log(40 / 120), abs=1e-5)
+
+
+@pytest.mark.parametrize('early_stop_on', ['loss', 'pr_auc'])
+def test_the_figures_of_an_epoch_are_those_of_the_network_that_is_kept(tmp_path, early_stop_on):
+    classifier, history = fitted('sfcn', tmp_path, early_stop_on=early_stop_on)
+    inputs, labels = examples('sfcn', seed=1)
+    proba = classifier.predict_proba(inputs)
+    kept = history[best_epoch(history, early_stop_on) - 1]
+    assert kept['PR-AUC'] == pytest.approx(average_precision_score(labels, proba))
+    assert kept['recall at 0.5'] == pytest.approx((proba[labels == 1] >= 0.5).mean())
+    assert kept['f1_m'] == pytest.approx(batchwise(labels, np.round(proba), SETTINGS['classifier_batch_size'])['f1_m'])
+
+
+@pytest.mark.parametrize('decay', [0.0, 0.3])
+def test_a_networks_optimizer_and_weight_decay_are_its_own(tmp_path, decay):
+    fitted('sfcn', tmp_path, classifier_num_epochs=1, classifier_optimizer='sgd', classifier_weight_decay=decay)
+    state = load_checkpoint(tmp_path / 'last_sfcn.pth')['optimizer_state_dict']
+    assert {group['weight_decay'] for group in state['param_groups']} == {decay}
+    assert not state['state']  # moments, which Adam would have
 
 
 def test_the_sfcn_trains_on_from_a_checkpoint(tmp_path):

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
+from evaluation.epochs import EPOCH_METRICS, epoch_metrics
 from evaluation.events import (
     annotated_spikes,
     count_hits,
@@ -96,6 +97,34 @@ def test_calibration_error_by_hand():
     assert calibration_error(test, proba**2) == pytest.approx(np.mean(np.abs(proba - proba**2)))
     assert calibration_error(np.array([1, 1]), np.array([1.0, 1.0])) == 0
     assert calibration_error(np.array([0, 0]), np.array([1.0, 1.0])) == 1
+
+
+@given(st.lists(scored, min_size=1, max_size=4))
+def test_figures_of_epochs_by_trying_every_threshold(epochs):
+    history, tried = [], []  # (F1, threshold) of every epoch
+    for rows in epochs:
+        test = np.array([1, 0, *(t for t, _ in rows)])
+        proba = np.array([0.9, 0.2, *(p / 10 for _, p in rows)])
+
+        def shares(threshold, test=test, proba=proba):
+            called = proba >= threshold
+            hits = (called & (test == 1)).sum()
+            precision = hits / called.sum() if called.any() else math.nan
+            return {'recall': hits / test.sum(), 'precision': precision, 'F1': 2 * hits / (test.sum() + called.sum())}
+
+        found = epoch_metrics(test, proba, 8, history)
+        history.append(found)
+        assert list(found) == list(EPOCH_METRICS)
+        tried.append(max((shares(p)['F1'], -p) for p in proba))
+        assert max(of_epoch['F1'] for of_epoch in history) == pytest.approx(max(tried)[0])
+        at_threshold, at_half = shares(found['threshold']), shares(0.5)
+        assert found['PR-AUC'] == pytest.approx(average_precision_score(test, proba))
+        for name in ('recall', 'precision', 'F1'):
+            assert found[name] == pytest.approx(at_threshold[name], nan_ok=True)
+            assert found[f'{name} at 0.5'] == pytest.approx(at_half[name], nan_ok=True)
+        assert found['recall_m'] == pytest.approx(batchwise(test, np.round(proba), 8)['recall_m'])
+    best = max(range(len(tried)), key=lambda k: history[k]['F1'])
+    assert all(of_epoch['threshold'] == history[best]['threshold'] for of_epoch in history[best:])
 
 
 # ------------------------------------------------------------------------------------------- events

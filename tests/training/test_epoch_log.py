@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from evaluation.epochs import EPOCH_METRICS
 from training.epoch_log import epoch_logger
 from utils import DataError
 
@@ -32,7 +33,9 @@ def test_losses_of_both_networks_are_there_after_every_epoch(tmp_path, monkeypat
             assert table['epoch'][table['network'] == network].tolist() == list(range(1, k + 1))
     assert table['network'].tolist() == ['AE1D'] * 3 + ['sfcn'] * 2
     assert table['validation loss'].tolist() == [2.0, 1.0, 2 / 3, 2.0, 1.0]
-    assert list(table) == ['network', 'epoch', 'training loss', 'validation loss', 'learning rate']
+    assert list(table)[:5] == ['network', 'epoch', 'training loss', 'validation loss', 'learning rate']
+    assert list(table)[5:] == list(EPOCH_METRICS)  # of classifiers alone
+    assert table[list(EPOCH_METRICS)].isna().all(axis=None)
     epoch_logger(tmp_path, 'AE1D')(history(4))  # goes on after an interruption
     assert pd.read_csv(tmp_path / 'losses.csv')['network'].tolist() == ['sfcn'] * 2 + ['AE1D'] * 4
     assert [path.name for path in tmp_path.iterdir()] == ['losses.csv']

@@ -447,8 +447,9 @@ def test_cuda_holds_the_cards_of_the_classifier(gpu, tmp_path):
     judge = SfcnClassifier(
         device=gpu, precision=choose_precision('auto', gpu), seed=0, classifier_width=4, classifier_batch_size=20,
         classifier_learning_rate=1e-2, classifier_num_epochs=10, classifier_n_epochs_stop=10, classifier_loss='bce',
-        focal_gamma=2.0, positive_weight=None,
-        **{key: value for key, value in OPTIMIZER.items() if key != 'learning_rate'},
+        focal_gamma=2.0, positive_weight=None, classifier_optimizer='adam', classifier_weight_decay=0.0,
+        early_stop_on='loss',
+        **{key: OPTIMIZER[key] for key in ('scheduler', 'stepLR', 'gammaLR', 'plateau_patience')},
     )  # fmt: skip
     judge.fit(Examples(cards, labels), Examples(cards, labels), lambda which: tmp_path / f'{which}.pth')
     proba = judge.predict_proba(cards)

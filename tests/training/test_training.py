@@ -181,6 +181,41 @@ def test_the_best_epoch_is_kept_and_training_stops_after_it(scheduler, rates):
         assert torch.equal(weight, best[name])
 
 
+def test_the_best_epoch_may_be_that_of_the_largest_area():
+    """The loss falls all the time, the scripted PR-AUC only rises to epoch 2."""
+    set_seed(0)
+    losses, areas, saved = iter([5.0, 4.0, 3.0, 2.0]), iter([0.2, 0.6, 0.5, 0.6]), []
+
+    def scripted(model, x, target):
+        value = reconstruction_loss('mse', [1.0])(model, x, target)
+        return value if model.training else value * 0 + next(losses)
+
+    model = build_model('AE1D', 8, 40, width=2)
+    optimizer, schedule = make_optimizer(model, **OPTIMIZER)
+    history = train(
+        model,
+        batches(Pairs(windows(4)), batch_size=4),
+        batches(Pairs(windows(4)), batch_size=4),
+        scripted,
+        optimizer=optimizer,
+        scheduler=schedule,
+        num_epochs=50,
+        n_epochs_stop=2,
+        device=CPU,
+        save=lambda which, state: saved.append((which, state['epoch'])),
+        measure=lambda earlier: {'PR-AUC': next(areas), 'earlier': len(earlier)},
+        early_stop_on='pr_auc',
+    )
+    found = [(of_epoch['PR-AUC'], of_epoch['earlier']) for of_epoch in history]
+    assert found == [
+        (0.2, 0),
+        (0.6, 1),
+        (0.5, 2),
+        (0.6, 3),
+    ]
+    assert [epoch for which, epoch in saved if which == 'best'] == [1, 2]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run():
     model = build_model('AE1D', 8, 40, width=2)
     with pytest.raises(SettingError, match=r'epoch 1: the loss is .*: lower learning_rate'):
