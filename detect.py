@@ -74,8 +74,10 @@ def main(words: list[str]) -> None:
     run_settings: dict[str, Any] = settings_of_run(run, vars(settings)) | {'bad_channels': bad_channels}
     load = functools.partial(load_applied, run, run_settings, settings, shlex.join(['python', 'detect.py', *words]))
     applied = load()
-    decision, device = applied.trained.decision, applied.trained.reader.device
-    print(f'{run.name}: threshold {decision["threshold"]:.4f}, {decision["policy"]}; on {device}')
+    decision = applied.trained.decision
+    print(
+        f'{run.name}: threshold {decision["threshold"]:.4f}, {decision["policy"]}; on {choose_device(settings.device)}'
+    )
     if len(positional) == 2 and is_cohort(positional[1]):
         patients = read_cohort(positional[1], settings.patient)
         output = settings.output or cohort_output(positional[1])

@@ -112,11 +112,11 @@ def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float)
 
 
 def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -> np.ndarray:
-    """Replace channels by an estimate from the others (MNE's minimum-norm interpolation).
+    """Replace channels, in place, by an estimate from the others (MNE's minimum-norm interpolation).
 
     Parameters
     ----------
-    signal : array (274, n_samples)
+    signal : float64 array (274, n_samples)
         In tesla.
     info : mne.Info
         Of these channels.
@@ -126,15 +126,18 @@ def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -
     Returns
     -------
     array (274, n_samples)
-        In tesla.
+        `signal`.
     """
     if not names:
         return signal
-    raw = mne.io.RawArray(signal, info.copy(), verbose='error')
+    # The interpolation is linear: what it makes of each channel alone says all, however long the recording is.
+    raw = mne.io.RawArray(np.eye(len(signal)), info.copy(), verbose='error')
     raw.info['bads'] = list(names)
     # 'fast' is twice as fast and gives the same to 1e-4.
     raw.interpolate_bads(origin=sphere_centre(info), mode='fast', verbose='error')
-    return np.asarray(raw.get_data())
+    rows = [info['ch_names'].index(name) for name in names]
+    signal[rows] = raw.get_data(picks=rows) @ signal
+    return signal
 
 
 def _info_at(info, sfreq):
@@ -176,9 +179,11 @@ def map_to_ctf275(signal: np.ndarray, info: mne.Info, sfreq: float) -> tuple[np.
     trans = info['dev_head_t']['trans'].copy()
     trans[:3, 3] -= trans[:3, :3] @ shift
     info['dev_head_t'] = to['dev_head_t'] = mne.Transform('meg', 'head', trans)
+    # The mapping is linear: what it makes of each channel alone says all, however long the recording is.
     with mne.utils.use_log_level('error'):
-        raw = mne.io.RawArray(signal, info).add_proj(projs).interpolate_to('ctf275', origin=in_head, mode='fast')
+        alone = mne.io.RawArray(np.eye(len(signal)), info).add_proj(projs)
+        raw = alone.interpolate_to('ctf275', origin=in_head, mode='fast')
     rows = {plain_name(name): row for name, row in zip(raw.ch_names, raw.get_data(), strict=True)}
     absent = [name for name in to['ch_names'] if name not in rows]  # MNE's table lacks MLO42
-    mapped = np.array([rows.get(name, np.zeros(signal.shape[1])) for name in to['ch_names']])
-    return interpolate_channels(mapped, to, absent), to
+    matrix = np.array([rows.get(name, np.zeros(len(signal))) for name in to['ch_names']])
+    return interpolate_channels(matrix, to, absent) @ signal, to

@@ -1,5 +1,6 @@
 """Reading recordings as signals of CTF-275, resampled and filtered."""
 
+import math
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -29,6 +30,7 @@ from utils import DataError, SettingError
 
 HELMET = (0.01, 0.6)  # m, least and largest span of a system's sensors in each direction
 
+LARGEST_PIECE = 2**27  # numbers of a continuous part in memory before they are resampled: 1 GB
 LARGEST_VALUE = 1e15  # of any signal in any unit; beyond, float32 overflows
 
 
@@ -205,14 +207,11 @@ def read_recording(
         names = [plain_name(name) for name in source['ch_names']]
         bad = [name for name in names if name in bad_names(raw, path, bad_channels)]
         source['bads'] = [ch for ch, name in zip(source['ch_names'], names, strict=True) if name in bad]
-        spans = []
-        parts = noting_spans((read_part(raw, path, picks, source['bads'], *part) for part in layout.parts), spans)
-        lengths = [stop - start for start, stop in layout.parts]
-        signals = list(preprocess_parts(parts, lengths, raw_sfreq=layout.sfreq, **filters))
+        signal, spans = _read_signal(raw, layout, picks, source['bads'], filters)
         compensation = raw.compensation_grade
     raw_spans = {
-        name: np.array(spans_of_channel)
-        for name, *spans_of_channel in zip(names, *spans, strict=True)
+        name: spans_of_channel
+        for name, spans_of_channel in zip(names, spans, strict=True)
         if name not in bad and (not is_ctf275 or name in channel_names())
     }
     facts = {
@@ -221,12 +220,12 @@ def read_recording(
         'interpolated': [],
         'left_out': [],
     }
-    signal = np.hstack(signals)
     if is_ctf275:
         meg, info, facts['interpolated'] = _complete_ctf275(signal, source, bad, sfreq)
     else:
         meg, info = map_to_ctf275(signal, source, sfreq)
         facts['left_out'] = bad
+    del signal  # of a long recording, a third of the memory
     layouts = block_layouts(path, layout, trials)
     ends = np.cumsum([block_layout.lengths(sfreq).sum() for block_layout in layouts.values()])
     block_signals = np.split(meg.astype(np.float32), ends[:-1], axis=1)
@@ -234,6 +233,22 @@ def read_recording(
         Recording(name, block_signal, block_layout, info, _layout_facts(name, block_layout) | facts, raw_spans)
         for (name, block_layout), block_signal in zip(layouts.items(), block_signals, strict=True)
     ]
+
+
+def _read_signal(raw, layout, picks, bads, filters):
+    """Read and preprocess channels, some at a time; return them, and the spans of each, see `noting_spans`."""
+    lengths = [stop - start for start, stop in layout.parts]
+    ends = np.cumsum(layout.lengths(filters['sfreq']))
+    signal, spans = np.empty((len(picks), ends[-1])), []
+    # Each group of channels is read from the file anew, so that a long recording takes no more memory than a short one.
+    for rows in np.array_split(np.arange(len(picks)), math.ceil(len(picks) * max(lengths) / LARGEST_PIECE)):
+        of_parts = []
+        read = (read_part(raw, layout.path, picks[rows], bads, *part) for part in layout.parts)
+        parts = preprocess_parts(noting_spans(read, of_parts), lengths, raw_sfreq=layout.sfreq, **filters)
+        for end, part in zip(ends, parts, strict=True):
+            signal[rows, end - part.shape[1] : end] = part
+        spans.extend(np.reshape(of_parts, (-1, len(rows))).T)
+    return signal, spans
 
 
 def _complete_ctf275(signal, source, bad, sfreq):

@@ -69,6 +69,7 @@ def apply(tmp_path, monkeypatch, capsys):
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': 'temperature'}
     trained = {'decision': decision, 'window_length': 300}
     monkeypatch.setattr(detect, 'load_run', lambda settings, *more: SimpleNamespace(settings=settings, **trained))
+    monkeypatch.setattr(detect, 'seen_by_run', lambda *arguments: {})  # which has seen the recordings of these tests
     monkeypatch.setattr('reports.detection_files.locate', lambda detections: None)
 
     def apply(*words, samples=(), page=False):
