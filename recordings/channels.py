@@ -136,7 +136,7 @@ def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -
     # 'fast' is twice as fast and gives the same to 1e-4.
     raw.interpolate_bads(origin=sphere_centre(info), mode='fast', verbose='error')
     rows = [info['ch_names'].index(name) for name in names]
-    signal[rows] = raw.get_data()[rows] @ signal
+    signal[rows] = np.asarray(raw.get_data())[rows] @ signal
     return signal
 
 
