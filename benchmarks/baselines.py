@@ -11,7 +11,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
-from classifiers.features import peak_score, subtract_block_median
+from classifiers.durations import duration_score
+from classifiers.features import subtract_block_median
 from classifiers.inputs import N_FILTERS
 from models.sfcn import SFCN
 from recordings.channels import N_CHANNELS
@@ -79,7 +80,7 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
         )
         arrays = (components.T @ part.windows / usual, residual_windows, same)
         tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
-        scores[name] = subtract_block_median(peak_score(*tensors, cohort.sub, cohort.margin).numpy(), part.block)
+        scores[name] = subtract_block_median(duration_score(*tensors, cohort.sub, cohort.margin).numpy(), part.block)
     yield 'ridge predictor, with margins and the score of threshold', scores
 
 

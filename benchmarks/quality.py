@@ -45,10 +45,10 @@ from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
 from classifiers.boosting import BoostedTrees
+from classifiers.durations import duration_score
 from classifiers.features import (
     N_POWERS,
     append_relative_power,
-    peak_score,
     spatial_filters,
     spike_features,
     subtract_block_median,
@@ -311,7 +311,7 @@ def peaks(cohort, residuals):
     for name in ('validation', 'test'):
         part = getattr(cohort, name)
         arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
-        scores[name] = subtract_block_median(peak_score(*arrays, cohort.sub, cohort.margin).numpy(), part.block)
+        scores[name] = subtract_block_median(duration_score(*arrays, cohort.sub, cohort.margin).numpy(), part.block)
     return scores
 
 

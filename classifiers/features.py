@@ -12,9 +12,6 @@ _BEYOND = 12
 _IN_RESIDUAL = np.arange(-_BEYOND, _BEYOND + 1, 2)
 N_POWERS = 5  # the first features are logs of power
 N_COURSE = len(_AROUND)  # samples of a time course
-# Samples beside the peak where a spike is over, or passes through zero, and how much power there counts against it.
-_BESIDE = np.concatenate([np.arange(-15, -4), np.arange(5, 16)])  # at 150 Hz, 33 to 100 ms on either side
-_WEIGHT_BESIDE = 0.75
 
 
 def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_components: int) -> np.ndarray:
@@ -33,31 +30,6 @@ def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_c
     filters = vectors[:, ::-1][:, :n_components].T
     variance = np.einsum('ic,cd,id->i', filters, residual_covariance, filters)
     return filters / np.sqrt(np.maximum(variance, 1e-12 * variance.max() + 1e-30))[:, None]
-
-
-def peak_score(
-    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
-) -> torch.Tensor:
-    """How large and how brief the residual of a sub-window is: no annotation needed.
-
-    The logarithm of the largest power of the residual in the sub-window and the margins masked with it, less 0.75 times
-    that of the signal's mean power 33 to 100 ms (at 150 Hz) before and after. A spike is over within 100 ms: a rhythm
-    that swells, or a slow wave, has as much power beside its peak.
-
-    Parameters
-    ----------
-    x, residuals, filters, shape, margin
-        As `spike_features` takes them.
-
-    Returns
-    -------
-    tensor (batch * n_subwindows,)
-        On the device of x.
-    """
-    height, peak = _power(_filtered(residuals, filters)).max(dim=-1)  # (batch, n_subwindows)
-    at = _in_window(peak, shape, margin)
-    beside = _read(_field(filters @ x, shape), at[..., None] + _samples(_BESIDE, x)).mean(dim=-1)
-    return (_log(height) - _WEIGHT_BESIDE * _log(beside)).flatten()
 
 
 def spike_features(

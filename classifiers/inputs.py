@@ -8,7 +8,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from classifiers.features import peak_score, spatial_filters, spike_features
+from classifiers.durations import duration_score
+from classifiers.features import spatial_filters, spike_features
 from classifiers.subwindows import SubwindowShape
 from models.autoencoder import Autoencoder, latent_rows
 from timeseries_dataset import prefetched
@@ -105,10 +106,10 @@ def masked_features(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowSh
     return spike_features(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
 
 
-def masked_peak(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
-    """How large and brief the signal's residual is (batch * n_subwindows, 1), see `features.peak_score`."""
+def masked_score(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
+    """How much is alike at all durations of a spike (batch * n_subwindows, 1), see `durations.duration_score`."""
     assert masking.filters is not None
-    return peak_score(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)[:, None]
+    return duration_score(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)[:, None]
 
 
 def window_errors(model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from classifiers.boosting import BoostedTrees
 from classifiers.features import append_relative_power, subtract_block_median
-from classifiers.inputs import error_cards, error_statistics, masked_cards, masked_features, masked_peak, mean_error
+from classifiers.inputs import error_cards, error_statistics, masked_cards, masked_features, masked_score, mean_error
 from classifiers.sfcn import SfcnClassifier
 from classifiers.svm import SupportVectors
 from classifiers.threshold import MeanError
@@ -80,7 +80,7 @@ CLASSIFIERS = {
     'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power),
     'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power),
     'latent': ClassifierSpec(BoostedTrees, None),
-    'threshold': ClassifierSpec(MeanError, mean_error, masked_peak, subtract_block_median, settings=()),
+    'threshold': ClassifierSpec(MeanError, mean_error, masked_score, subtract_block_median, settings=()),
     'finetuned': ClassifierSpec(FinetunedClassifier, None, reads_windows=True, settings=_fields(FinetunedClassifier)),
     'raw': ClassifierSpec(RawClassifier, None, reads_windows=True, settings=_fields(RawClassifier)),
 }

@@ -10,15 +10,16 @@ from scipy.special import expit
 from training.checkpoints import load_checkpoint, save_checkpoint
 from utils import DataError
 
-# Of the score with masking; 1 was the peak of the residual alone.
-_VERSION = 2
+# Of the score with masking; 1 was the peak of the residual alone, 2 the peak and what is beside it.
+_VERSION = 3
 
 
 @dataclasses.dataclass(kw_only=True)
 class MeanError:
     """The score of a sub-window in robust standard deviations above the median.
 
-    The score is the logarithm of the mean error, or with masking `features.peak_score` over its median in the block.
+    The score is the logarithm of the mean error, or with masking `durations.duration_score` over its median in the
+    block.
 
     Attributes
     ----------

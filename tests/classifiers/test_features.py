@@ -15,10 +15,6 @@ def spike_features(x, residuals, filters):
     return features_module.spike_features(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN).numpy()
 
 
-def peak_score(x, residuals, filters):
-    return features_module.peak_score(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN).numpy()
-
-
 @pytest.fixture
 def planted():
     """Windows of noise with a wave of one field in sub-window 3 of the first; the residual is the signal itself."""
@@ -47,9 +43,8 @@ def test_filters_are_principal_components_with_a_residual_of_variance_1():
 def test_the_wave_is_found_where_it_is_and_followed(planted):
     x, residuals, wave = planted
     features = spike_features(x, residuals, np.eye(N_CHANNELS))
-    score = peak_score(x, residuals, np.eye(N_CHANNELS))
-    assert features.shape[0] == len(score) == 21
-    assert np.argmax(score) == np.argmax(features[:, 0]) == 3
+    assert features.shape[0] == 21
+    assert np.argmax(features[:, 0]) == 3
     assert features[3, 5] == 151 - (45 + 3 * 30)  # the peak, from the sub-window's start
     # Its neighbour on the left hides the flank up to sample 143, but not the peak.
     assert features[2, 5] == 30 + MARGIN - 2
@@ -58,12 +53,10 @@ def test_the_wave_is_found_where_it_is_and_followed(planted):
     np.testing.assert_allclose(course / course[15], wave[at] / wave[151], atol=0.1)
     height = np.square(x[0, :, 150:153]).mean()
     assert features[3, 0] == pytest.approx(np.log(height), rel=1e-4)
-    beside = np.square(x[0, :, [*range(136, 147), *range(156, 167)]]).mean()
-    assert score[3] == pytest.approx(np.log(height) - 0.75 * np.log(beside), rel=1e-4)
 
 
 def features_one_by_one(signal, masked, residual, first):
-    """Features and score of one sub-window: filtered window and residual, residual (channels, n_masked), its sample."""
+    """Features of one sub-window: filtered window and residual, residual (channels, n_masked), its sample."""
     n_components, n_masked = masked.shape
     mean_power = np.square(masked).mean(axis=0)
     power = np.array([sum(mean_power[max(t - 1, 0) : t + 2]) / 3 for t in range(n_masked)])
@@ -82,8 +75,7 @@ def features_one_by_one(signal, masked, residual, first):
     found += [of_masked[t] / np.sqrt(height) if 0 <= t < n_masked else 0.0 for t in range(peak - 12, peak + 13, 2)]
     around = [-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45]
     found += [np.log(np.sqrt(field[near[45 + t]] / typical) + 1e-6) for t in around]
-    beside = field[[near[45 + t] for t in (*range(-15, -4), *range(5, 16))]].mean()
-    return found, np.log(height) - 0.75 * np.log(beside)
+    return found
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
@@ -99,29 +91,14 @@ def test_features_equal_a_second_implementation(dtype):
     residuals[0, :, 6, 45] += 30
     arrays = [array.astype(dtype) for array in (x, residuals, filters)]
     tolerance = {'rtol': 1e-4, 'atol': 1e-4} if dtype == np.float32 else {'rtol': 1e-9, 'atol': 1e-9}
-    features, scores = spike_features(*arrays), peak_score(*arrays)
-    assert features.dtype == scores.dtype == dtype
+    features = spike_features(*arrays)
+    assert features.dtype == dtype
     for window in range(4):
         for k in range(7):
             residual = residuals[window, :, k]
             first = SHAPE[0] + SHAPE[2] * k - MARGIN
-            expected, score = features_one_by_one(filters @ x[window], filters @ residual, residual, first)
+            expected = features_one_by_one(filters @ x[window], filters @ residual, residual, first)
             np.testing.assert_allclose(features[7 * window + k], expected, **tolerance)
-            np.testing.assert_allclose(scores[7 * window + k], score, **tolerance)
-
-
-def test_of_two_waves_as_high_the_brief_one_has_the_higher_score(planted):
-    x, _, _ = planted
-    distance = np.abs(np.arange(300) - 150)
-    for i, width in enumerate((4, 16)):
-        x[i] = 0.1 * np.sin(np.arange(300) + np.arange(N_CHANNELS)[:, None]) + 5 * np.exp(
-            -0.5 * (distance / width) ** 2
-        )
-    residuals = hidden_parts(x)
-    brief, slow, _ = peak_score(x, residuals, np.eye(N_CHANNELS)).reshape(3, 7)[:, 3]
-    powers = spike_features(x, residuals, np.eye(N_CHANNELS)).reshape(3, 7, -1)[:, 3, 0]
-    assert powers[1] >= powers[0]
-    assert brief > slow + 1
 
 
 def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
@@ -136,7 +113,6 @@ def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
 def test_flat_windows_have_finite_features():
     x = np.zeros((1, N_CHANNELS, 300))
     assert np.isfinite(spike_features(x, hidden_parts(x), np.eye(N_CHANNELS))).all()
-    assert np.isfinite(peak_score(x, hidden_parts(x), np.eye(N_CHANNELS))).all()
 
 
 def test_power_is_compared_within_a_block():

@@ -15,7 +15,7 @@ from classifiers.inputs import (
     latent_statistics,
     masked_cards,
     masked_features,
-    masked_peak,
+    masked_score,
     mean_error,
 )
 from classifiers.sfcn import CardDataset, SfcnClassifier
@@ -300,7 +300,7 @@ def test_nothing_is_on_another_device_and_nothing_waits(elsewhere, name):
         lambda m, x: mean_error(m.error_cards(x), SHAPE),
         lambda m, x: masked_cards(x, m.masked_residuals(x, SHAPE, 2), SHAPE, masking),
         lambda m, x: masked_features(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
-        lambda m, x: masked_peak(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
+        lambda m, x: masked_score(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
         lambda m, x: field_peaks(x, SHAPE),
     ]
     model, x = small(name).to(elsewhere), rhythms(4).to(elsewhere)

@@ -1,0 +1,113 @@
+"""The score of `threshold`: what is alike at all durations of a spike."""
+
+import numpy as np
+import pytest
+import torch
+
+from classifiers import durations
+
+SHAPE, MARGIN = (45, 7, 30), 8
+N_CHANNELS, MIDDLE = 12, 150  # the middle of sub-window 3
+
+
+def score_of(x, residuals, filters=None):
+    filters = np.eye(x.shape[1], dtype=x.dtype) if filters is None else filters
+    scores = durations.duration_score(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN)
+    return scores.numpy()
+
+
+def masked_parts(x):
+    starts = [SHAPE[0] + k * SHAPE[2] - MARGIN for k in range(SHAPE[1])]
+    return np.stack([x[..., start : start + SHAPE[2] + 2 * MARGIN] for start in starts], axis=2)
+
+
+def noise(seed=0, n_windows=1):
+    """Background whose power falls with frequency."""
+    rng = np.random.default_rng(seed)
+    spectrum = np.fft.rfft(rng.standard_normal((n_windows, N_CHANNELS, 300))) / np.arange(1, 152) ** 0.5
+    return np.fft.irfft(spectrum, 300)
+
+
+def filtered_one_by_one(course):
+    """A time course filtered by every wave, sample by sample: (durations, times)."""
+    found = []
+    for width in durations._WIDTHS:
+        t = np.arange(-34, 35) / (width / 2)
+        wave = (1 - t**2) * np.exp(-(t**2) / 2)
+        wave -= wave.mean()
+        wave /= np.sqrt((wave**2).sum())
+        padded = np.pad(course, 34)
+        found.append([(padded[first : first + 69] * wave).sum() for first in range(len(course))])
+    return np.array(found)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+def test_the_score_equals_a_second_implementation(dtype):
+    rng = np.random.default_rng(0)
+    x = noise(n_windows=2)
+    residuals = masked_parts(x) + 0.1 * rng.standard_normal((N_CHANNELS, 7, 46))
+    filters = rng.standard_normal((5, N_CHANNELS))
+    scores = score_of(*(array.astype(dtype) for array in (x, residuals, filters)))
+    assert scores.dtype == dtype
+    scaled = filters / np.linalg.norm(filters, axis=1, keepdims=True) ** 0.5
+    for window in range(2):
+        bands = np.array([filtered_one_by_one(course) for course in scaled @ x[window]])
+        typical = np.median((bands**2).sum(axis=0), axis=1)
+        for k in range(7):
+            masked = np.array([filtered_one_by_one(course) for course in scaled @ residuals[window, :, k]])
+            values = []
+            for t in range(46):
+                least = []
+                for fields in (bands[:, :, SHAPE[0] + 30 * k - MARGIN + t], masked[:, :, t]):
+                    fields = fields / np.sqrt(typical)
+                    least.append(np.log(max((fields.T @ fields).min(), 0.01)))
+                values.append(0.75 * least[0] + 0.25 * least[1])
+            assert scores[7 * window + k] == pytest.approx(max(values), abs=1e-3 if dtype == np.float32 else 1e-9)
+
+
+@pytest.mark.parametrize('width', [2, 3, 6])  # samples: 22 to 67 ms wide at half height
+def test_a_spike_stands_out_of_rhythms_muscle_and_blinks_that_are_as_large(width):
+    """Each of one field and as high; the spike has the highest score, narrow or wide."""
+    t = np.arange(300) - MIDDLE
+    near = np.exp(-0.5 * (t / 40) ** 2)
+    rng = np.random.default_rng(1)
+    courses = {
+        'spike': np.exp(-0.5 * (t / width) ** 2) - 0.4 * np.exp(-0.5 * ((t - 3 * width) / (1.5 * width)) ** 2),
+        'alpha': np.cos(2 * np.pi * 10 / 150 * t) * near,
+        'muscle': np.cos(2 * np.pi * 45 / 150 * t) * near,
+        'blink': np.exp(-0.5 * (t / 25) ** 2),
+    }
+    x = 0.3 * noise(n_windows=len(courses)) + rng.standard_normal((N_CHANNELS, 1)) * np.stack(
+        [course[None] for course in courses.values()]
+    )
+    score = dict(zip(courses, score_of(x, masked_parts(x)).reshape(len(courses), 7)[:, 3], strict=True))
+    assert score['spike'] > max(value for name, value in score.items() if name != 'spike') + 0.5
+
+
+def test_two_fields_at_one_time_count_less_than_one():
+    """A slow wave of one field and a fast one of another are no spike."""
+    t = np.arange(300) - MIDDLE
+    slow, fast = np.exp(-0.5 * (t / 9) ** 2), np.exp(-0.5 * (t / 1.5) ** 2)
+    fields = np.zeros((2, N_CHANNELS, 1))
+    fields[0, :4] = fields[1, 6:10] = 3.0
+    x = 0.3 * noise(n_windows=2)
+    x[0] += fields[0] * (slow + fast)
+    x[1] += fields[0] * slow + fields[1] * fast
+    one, two = score_of(x, masked_parts(x)).reshape(2, 7)[:, 3]
+    assert one > two + 0.5
+
+
+def test_neither_polarity_nor_place_nor_unit_matters():
+    x = noise(n_windows=2)
+    x[0] += 2 * np.exp(-0.5 * ((np.arange(300) - MIDDLE) / 4) ** 2)
+    residuals = masked_parts(x) / 2
+    scores = score_of(x, residuals)
+    np.testing.assert_allclose(score_of(-x, -residuals), scores)
+    np.testing.assert_allclose(score_of(1e3 * x, 1e3 * residuals), scores)
+    order = np.random.default_rng(1).permutation(N_CHANNELS)
+    np.testing.assert_allclose(score_of(x[:, order], residuals[:, order]), scores)
+
+
+def test_flat_windows_have_a_finite_score():
+    x = np.zeros((1, N_CHANNELS, 300))
+    assert np.isfinite(score_of(x, masked_parts(x))).all()
