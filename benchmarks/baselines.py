@@ -25,7 +25,7 @@ CONTEXT = 75  # samples on either side from which the ridge predictor predicts
 EPOCHS, RATE, WIDTH, NETWORK_BATCH = 8, 1e-3, 8, 64  # of the networks
 
 
-def baselines(cohort: Cohort, seed: int, device: torch.device):
+def baselines(cohort: Cohort, seed: int):
     """Yield the name and {part: scores} of every detector; the parts are validation and test."""
     raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
     tested = ('validation', 'test')
@@ -46,11 +46,26 @@ def baselines(cohort: Cohort, seed: int, device: torch.device):
             f'ridge predictor, {how}',
             {name: np.log(measure(np.square(errors[name]).mean(axis=1), axis=1)) for name in tested},
         )
+
+
+def networks(cohort: Cohort, seed: int, device: torch.device):
+    """Networks trained on raw sub-windows, and on those with margins, see `with_margins`; yields as `baselines`."""
+    raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
     yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
     yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)
+    yield 'SFCN on raw windows, with margins', sfcn_on(raw_with_margins(cohort), cohort, seed, device)
 
 
-def with_margins(cohort: Cohort, seed: int, device: torch.device):
+def raw_with_margins(cohort):
+    """The sub-windows of every part with their margins, (n * n_subwindows, 274, n_hidden)."""
+    raw = {}
+    for name in PARTS:
+        hidden = hidden_stretches(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
+        raw[name] = hidden.reshape(-1, N_CHANNELS, hidden.shape[3])
+    return raw
+
+
+def with_margins(cohort: Cohort):
     """Detectors that see the margins too.
 
     A sub-window counts as a spike's up to the margin beyond it, which those of `baselines` do not see. These do, as
@@ -62,12 +77,8 @@ def with_margins(cohort: Cohort, seed: int, device: torch.device):
         As `baselines`.
     """
     tested = ('validation', 'test')
-    raw = {}
-    for name in PARTS:
-        hidden = hidden_stretches(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
-        raw[name] = hidden.reshape(-1, N_CHANNELS, hidden.shape[3])
+    raw = raw_with_margins(cohort)
     yield 'field power, with margins', {name: field_peak(raw[name], getattr(cohort, name)) for name in tested}
-    yield 'SFCN on raw windows, with margins', sfcn_on(raw, cohort, seed, device)
 
     components = components_of(cohort)
     errors, usual = ridge_errors(cohort, components, cohort.margin)

@@ -8,10 +8,10 @@ annotations of some patients, gets its threshold from others of that kind, and i
 left. The table gives the mean over kinds, the worst kind, and the kinds held out: those at which nobody looked before
 a default was chosen. A second table makes each choice on all kinds but one, and reports it on that one.
 
-SIZE is `small` (the default: narrow autoencoders, within 40 minutes on two cores), `full` (for a GPU: more patients and
-the original's widths) or `tiny` (does it run?), see `SIZES`. EEG is a folder of EDF files, of two people or more, for
-the kind 'eeg'. Writes quality.csv, quality_cohorts.csv, quality_choices.csv and quality.png into path_writing_data.
-`n_jobs` cohorts are taken at a time, with one thread each.
+SIZE is `small` (the default: narrow autoencoders, within 40 minutes on two cores), `short` (a fifth of that), `full`
+(for a GPU: more patients and the original's widths) or `tiny` (does it run?), see `SIZES`. EEG is a folder of EDF
+files, of two people or more, for the kind 'eeg'. Writes quality.csv, quality_cohorts.csv, quality_choices.csv and
+quality.png into path_writing_data. `n_jobs` cohorts are taken at a time, with one thread each.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from baselines import baselines, covariance_of, sfcn_on, with_margins
+from baselines import baselines, covariance_of, networks, sfcn_on, with_margins
 from cohorts import Cohort, CohortSize, Part, hidden_stretches, in_subwindows, rescaled, simulate_cohort
 from kinds import EEG, KINDS, present
 from quality_table import (
@@ -72,8 +72,9 @@ class Size(NamedTuple):
     ----------
     cohorts : dict
         How many of each kind, by signal-to-noise ratio, see `SNR`.
-    ablated : int
-        How many of each kind, at the middle ratio, on which variants are tried that train another autoencoder.
+    networks, retrained : int
+        How many of each kind, at the middle ratio, on which networks are trained on raw windows, and variants are
+        tried that train another autoencoder: both take longer than all else.
     patients : CohortSize
     model : dict
         The autoencoder: its name, and settings of params.py where they are not the original's.
@@ -84,7 +85,8 @@ class Size(NamedTuple):
     """
 
     cohorts: dict[str, int]
-    ablated: int
+    networks: int
+    retrained: int
     patients: CohortSize
     model: dict
     epochs: int
@@ -93,10 +95,11 @@ class Size(NamedTuple):
 
 NARROW = {'name': 'AE1D', 'width': 2}
 SIZES = {
-    'tiny': Size({'medium': 1}, 1, CohortSize(2, 2, 2, 1, 40), NARROW, epochs=2, rate=2e-3),
-    'small': Size({'medium': 2, 'easy': 1}, 0, CohortSize(6, 2, 4, 2, 60), NARROW, epochs=5, rate=2e-3),
+    'tiny': Size({'medium': 1}, 1, 1, CohortSize(2, 2, 2, 1, 40), NARROW, epochs=2, rate=2e-3),
+    'short': Size({'medium': 1}, 0, 0, CohortSize(5, 2, 3, 2, 60), NARROW, epochs=5, rate=2e-3),
+    'small': Size({'medium': 2, 'easy': 1}, 1, 0, CohortSize(6, 2, 4, 2, 60), NARROW, epochs=5, rate=2e-3),
     'full': Size(
-        {'medium': 6, 'easy': 6, 'hard': 6}, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3
+        {'medium': 6, 'easy': 6, 'hard': 6}, 6, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3
     ),
 }
 BATCH = 16
@@ -153,8 +156,10 @@ def scores_of_cohort(
     cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings, kind, eeg)
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
     residuals = residuals_of(train_autoencoder(cohort, size.model, size, seed, device), cohort, device)
-    tried = [detect(cohort, residuals, seed, device)]
-    if difficulty == 'medium' and number < size.ablated:
+    tried = [detect(cohort, residuals, seed)]
+    if difficulty == 'medium' and number < size.networks:
+        tried.append(networks(cohort, seed, device))
+    if difficulty == 'medium' and number < size.retrained:
         tried.append(retrained(cohort, size, seed, device))
     scores = []
     for name, found in itertools.chain(*tried):
@@ -167,10 +172,10 @@ def scores_of_cohort(
 
 
 # ----------------------------------------------------------------------------------------------- the detectors
-def detect(cohort: Cohort, residuals: dict, seed: int, device: torch.device):
+def detect(cohort: Cohort, residuals: dict, seed: int):
     """Yield the name and {part: scores} of every detector; the parts are validation and test."""
-    yield from baselines(cohort, seed, device)
-    yield from with_margins(cohort, seed, device)
+    yield from baselines(cohort, seed)
+    yield from with_margins(cohort)
     # The same of the signal itself: what the autoencoder adds is seen beside it.
     signal = as_residuals(cohort)
     signal_features, features = features_of(cohort, signal), features_of(cohort, residuals)
@@ -183,8 +188,6 @@ def detect(cohort: Cohort, residuals: dict, seed: int, device: torch.device):
     yield 'masked errors, no block median + hgb', trees(features, cohort, seed)
     both = {name: np.concatenate([features[name], signal_features[name]], axis=1) for name in PARTS}
     yield 'masked errors and signal + hgb', trees(relative_to_blocks(both, cohort), cohort, seed)
-    cards = cards_of_residuals(cohort, residuals)
-    yield 'masked errors, error cards + SFCN', sfcn_on(cards, cohort, seed, device, flip=False)
 
 
 def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):

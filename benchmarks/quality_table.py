@@ -103,10 +103,10 @@ def summarise(figures: pd.DataFrame) -> pd.DataFrame:
         what may be expected of another kind of recordings. `held out` is the mean of the kinds of `HELD_OUT`. The
         differences are those of the two detectors of this project minus the row's, in the same cohorts.
     """
-    pr_aucs = figures.pivot_table('PR-AUC', ['difficulty', 'detector'], 'kind', 'mean')
+    pr_aucs = figures.pivot(index=['difficulty', 'kind', 'seed'], columns='detector', values='PR-AUC')
     rows = []
     for (difficulty, detector), group in figures.groupby(['difficulty', 'detector'], sort=False):
-        values = pr_aucs.loc[(difficulty, detector)].dropna()
+        values = group.groupby('kind')['PR-AUC'].mean()
         row = {'difficulty': difficulty, 'detector': detector, 'cohorts': len(group)}
         row |= group.groupby('kind')[list(figures)[4:]].mean().mean().to_dict()
         _, row['PR low'], row['PR high'] = mean_and_interval(values)
@@ -114,7 +114,8 @@ def summarise(figures: pd.DataFrame) -> pd.DataFrame:
         row['held out'] = values.reindex(HELD_OUT).mean()
         for key, name in (('hgb', SUPERVISED), ('threshold', UNSUPERVISED)):
             names = (f'{key} - this', f'{key} - this low', f'{key} - this high')
-            row |= dict(zip(names, mean_and_interval(pr_aucs.loc[(difficulty, name)] - values), strict=True))
+            ahead = (pr_aucs[name] - pr_aucs[detector]).loc[difficulty].groupby('kind').mean()
+            row |= dict(zip(names, mean_and_interval(ahead), strict=True))
         rows.append(row | {f'PR-AUC, {kind}': values[kind] for kind in KINDS if kind in values})
     return pd.DataFrame(rows)
 
@@ -138,9 +139,10 @@ def leave_one_kind_out(figures: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for difficulty, group in figures.groupby('difficulty', sort=False):
-        pr_aucs = group.pivot_table('PR-AUC', 'detector', 'kind', 'mean')
+        pr_aucs = group.pivot(index=['kind', 'seed'], columns='detector', values='PR-AUC')
         for choice, ways in CHOICES.items():
-            table = pr_aucs.reindex([way for way in ways if way in pr_aucs.index])
+            # On the cohorts on which all of them were tried.
+            table = pr_aucs[[way for way in ways if way in pr_aucs]].dropna().groupby('kind').mean().T
             if len(table) < 2 or len(table.columns) < 2:
                 continue
             for kind in (kind for kind in KINDS if kind in table):
