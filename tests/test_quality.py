@@ -155,4 +155,4 @@ def test_intervals_are_students_t_over_the_values_that_are_there():
 def test_an_unknown_size_is_named(run_script):
     ended = run_script('benchmarks/quality.py', 'huge')
     assert ended.returncode == 2
-    assert ended.stderr == "error: unknown size 'huge': one of tiny, small, full\n"
+    assert ended.stderr == "error: unknown size 'huge': one of tiny, short, small, full\n"
