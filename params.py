@@ -252,6 +252,10 @@ head_rate = 10.0
 # is set to 0) and 'noise' (as `augmentation` and `augmentation_fraction` say).
 classifier_augmentation = ['sign', 'mirror', 'amplitude', 'shift', 'channels']
 
+# finetuned and raw: weight in the loss of a sub-window that the network, as it is at that moment, takes for a spike
+# though no annotation lies in it, nor within a sub-window of it; 1 gives it none.
+hard_negatives = 1.0
+
 # True looks a second time, with masking, at what hgb, svm and threshold have scored: a sub-window counts for more if
 # its recording has others that are probable too and have the same field and time course. How much more is fitted on the
 # annotations of validation. False takes every sub-window by itself.

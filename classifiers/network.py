@@ -15,7 +15,7 @@ from models.network import Network
 from timeseries_dataset import WindowSource, batches
 from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
 from training.epoch_log import epoch_logger
-from training.losses import ValidationScores, spike_loss
+from training.losses import Loss, ValidationScores, spike_loss
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -93,7 +93,7 @@ class NetworkClassifier:
             self.network,
             batches(self._labelled(train_set, training=True), batch_size=size, shuffle=True, seed=self.seed),
             batches(self._labelled(validation_set, training=False), batch_size=size),
-            spike_loss(self.classifier_loss, weight, self.focal_gamma, scores),
+            self._loss(weight, scores),
             optimizer=optimizer,
             scheduler=scheduler,
             num_epochs=self.classifier_num_epochs,
@@ -137,6 +137,10 @@ class NetworkClassifier:
     def _labels(self, examples) -> np.ndarray:
         """Labels (n,) of the sub-windows."""
         raise NotImplementedError
+
+    def _loss(self, positive_weight: float, scores: ValidationScores) -> Loss:
+        """Loss of a batch, in training and in validation, whose scores are collected."""
+        return spike_loss(self.classifier_loss, positive_weight, self.focal_gamma, scores)
 
     def _batch_size(self) -> int:
         """Rows of a batch."""

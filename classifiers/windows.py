@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from classifiers.augmentation import CHANGES, add_noise, shift_windows
@@ -16,6 +17,7 @@ from models.autoencoder import Autoencoder
 from models.detector import SpikeDetector, WindowSFCN
 from models.network import Network
 from timeseries_dataset import WindowSource, batches
+from training.losses import spike_loss
 
 # Windows that the components of the channels are measured on, at most, spread evenly over those of training.
 _N_MEASURED = 256
@@ -24,7 +26,8 @@ _N_MEASURED = 256
 class LabelledWindows(Dataset):
     """Batches of (windows, labels of their sub-windows).
 
-    (batch, 1, channels, times) and (batch, n_subwindows), both float32.
+    (batch, 1, channels, times) and (batch, n_subwindows), both float32. A label is 1 for a spike, 0 for others, and -1
+    for others that a spike lies less than a sub-window from.
 
     Parameters
     ----------
@@ -70,7 +73,10 @@ class LabelledWindows(Dataset):
             x = change(x, rng)
         if self.shifted:
             x, labels_t = shift_windows(x, labels_t, self.shape.border, rng)
-        return x, subwindow_labels(labels_t, self.shape)
+        reach = self.shape.subwindow_length
+        around = F.max_pool1d(labels_t[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0]
+        labels, near = (subwindow_labels(marks, self.shape) for marks in (labels_t, around))
+        return x, 2 * labels - near
 
 
 def subwindow_labels(labels_t: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
@@ -87,7 +93,7 @@ class WindowClassifier(NetworkClassifier):
     Attributes
     ----------
     shape : SubwindowShape
-    preload, classifier_augmentation, augmentation, augmentation_fraction
+    preload, classifier_augmentation, augmentation, augmentation_fraction, hard_negatives
         The settings of these names.
     """
 
@@ -96,6 +102,7 @@ class WindowClassifier(NetworkClassifier):
     classifier_augmentation: list[str]
     augmentation: float
     augmentation_fraction: float
+    hard_negatives: float
 
     def _labels(self, examples):
         return subwindow_labels(torch.from_numpy(examples.labels), self.shape).numpy().ravel()
@@ -121,6 +128,9 @@ class WindowClassifier(NetworkClassifier):
     def _describe_windows(self, train_set):
         n_channels = train_set.inputs.__getitems__([0])[0].shape[2]
         return {'shape': tuple(self.shape), 'n_channels': n_channels, 'width': self.classifier_width}
+
+    def _loss(self, positive_weight, scores):
+        return spike_loss(self.classifier_loss, positive_weight, self.focal_gamma, scores, self.hard_negatives)
 
     def _on_device(self, network: Network) -> Network:
         network.precision = self.precision

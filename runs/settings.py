@@ -201,6 +201,7 @@ RULES = {
     'head_rate': _number(above=0),
     'second_look': _choice(True, False),
     'classifier_augmentation': _CHANGES,
+    'hard_negatives': _number(1),
     'levels': _LEVELS,
     'subwindow_size': _number(above=0),
     'classifier_width': _integer(1),

@@ -112,9 +112,15 @@ class ValidationScores:
 
 
 def spike_loss(
-    classifier_loss: str, positive_weight: float, focal_gamma: float, scores: ValidationScores | None = None
+    classifier_loss: str,
+    positive_weight: float,
+    focal_gamma: float,
+    scores: ValidationScores | None = None,
+    hard_negatives: float = 1.0,
 ) -> Loss:
     """Loss of the classifier (network, cards, labels), from logits.
+
+    A label is 1 for a spike and 0 for others; below 0 for others within reach of an annotation.
 
     Parameters
     ----------
@@ -125,15 +131,18 @@ def spike_loss(
         A spike counts as much as so many others.
     scores : ValidationScores, optional
         Gets those of every batch in evaluation mode.
+    hard_negatives : float
+        So does one of label 0 that the network takes for a spike, as if it were drawn so many times.
     """
 
     def loss(network, cards, labels):
         logits = network(cards)
         if scores is not None and not network.training:
-            scores.add(logits, labels)
-        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction='none')
+            scores.add(logits, labels.clamp(min=0))
+        losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction='none')
         if classifier_loss == 'focal':
             losses = losses * (1 - torch.exp(-losses)) ** focal_gamma
-        return (losses * torch.where(labels > 0, positive_weight, 1.0)).mean()
+        others = torch.where((labels == 0) & (logits > 0), hard_negatives, 1.0)
+        return (losses * torch.where(labels > 0, positive_weight, others)).mean()
 
     return loss

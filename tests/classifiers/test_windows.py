@@ -10,11 +10,12 @@ from torch.utils.data import Dataset
 from classifiers.augmentation import CHANGES, add_noise, shift_windows
 from classifiers.specs import CLASSIFIERS, Examples
 from classifiers.subwindows import subwindow_shape
-from classifiers.windows import subwindow_labels
+from classifiers.windows import LabelledWindows, subwindow_labels
 from models import build_model
 from models.detector import SpikeDetector, field_similarity
 from recordings.channels import channel_names
 from training.checkpoints import load_checkpoint
+from training.losses import spike_loss
 from utils import set_seed
 
 SHAPE = subwindow_shape(88, 4, 20)
@@ -27,6 +28,7 @@ MORE = {
     'classifier_augmentation': [],
     'augmentation': 0.2,
     'augmentation_fraction': 1.0,
+    'hard_negatives': 1.0,
 }
 
 
@@ -192,3 +194,20 @@ def test_changes_are_those_of_the_epoch_and_none_are_made_in_validation(tmp_path
     training.epoch = 1
     assert not torch.equal(first[0], training.__getitems__([3, 4])[0])
     assert torch.equal(validation.__getitems__([3, 4])[0], torch.from_numpy(Windows().x[[3, 4]]))
+
+
+def test_hard_negatives_are_far_from_annotations_and_count_as_often_as_the_setting_says():
+    windows = Windows(n=4)
+    labels_t = np.zeros((4, 88), dtype=np.uint8)
+    labels_t[0, 30] = 1  # in the second of the sub-windows 4-23, 24-43, 44-63, 64-83
+    labels_t[1, 45] = 1
+    labels_t[2, 3] = 1
+    _, labels = LabelledWindows(windows, labels_t, SHAPE).__getitems__([0, 1, 2, 3])
+    assert labels.tolist() == [[-1, 1, -1, 0], [0, -1, 1, -1], [-1, 0, 0, 0], [0, 0, 0, 0]]
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 4)))
+    loss = spike_loss('bce', 10.0, 2.0, hard_negatives=5.0)(lambda x: logits, None, labels.double())
+    total = 0.0
+    for logit, label in zip(logits.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        weight = 10 if label == 1 else 5 if label == 0 and logit > 0 else 1
+        total += weight * np.logaddexp(0, -logit if label == 1 else logit)
+    assert loss.item() == pytest.approx(total / 16)
