@@ -176,8 +176,10 @@ class FinetunedClassifier(WindowClassifier):
     def _build(self, description):
         network = SpikeDetector(copy.deepcopy(self.autoencoder), **description)
         network.autoencoder.requires_grad_(self.encoder != 'frozen')
+        # What the fields are made of learns as slowly as the encoder: the head is what few labels are enough for.
+        slow = ('components', 'corrections') + ('autoencoder.',) * (self.encoder != 'scratch')
         for name, parameter in network.named_parameters():
-            if self.encoder == 'scratch' or not name.startswith('autoencoder.'):
+            if not name.startswith(slow):
                 parameter.rate = self.head_rate  # ty: ignore[missing-attribute]
         return self._on_device(network)
 

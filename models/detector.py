@@ -41,15 +41,15 @@ class WindowSFCN(SFCN):
 class SpikeDetector(Network):
     """Spikes found by how the field at each time is like the fields around it.
 
-    Rows of the window, the latent maps of an autoencoder, are reduced to components. The similarity of
-    their fields at two times, `field_similarity`, is the same wherever in the head a source lies and whatever its
+    The channels are reduced to components, which the latent maps of an autoencoder correct. The similarity of the
+    components of two times, `field_similarity`, is the same wherever in the head a source lies and whatever its
     polarity: what a small head learns of it from a few patients holds for spikes elsewhere. The head is convolutions
     along time, to one logit per step; a sub-window has the largest of its steps, softly.
 
     Parameters
     ----------
     autoencoder : Autoencoder
-        Whose weights are part of the detector.
+        Whose encoder is part of the detector.
     shape : (border, n_subwindows, subwindow_length)
         The sub-windows, in samples.
     n_channels : int
@@ -71,13 +71,16 @@ class SpikeDetector(Network):
         super().__init__()
         self.autoencoder, self.shape, self.new_encoder = autoencoder, shape, new_encoder
         window = torch.zeros(1, 1, n_channels, 2 * shape[0] + shape[1] * shape[2])
-        device = next(autoencoder.parameters()).device
         autoencoder.eval()  # or else batch norm would count the zeros
         with torch.no_grad():
-            n_rows = [rows.shape[1] for rows in self._rows(window.to(device))]
-        # Rows to components; what they are at first, see `measure_components`.
-        self.components = nn.ParameterList([torch.randn(_N_COMPONENTS, n) / n**0.5 for n in n_rows])
-        n_maps = 2 * (2 * (2 * _REACH + 1) + 2)
+            _, latents = self._rows(window.to(next(autoencoder.parameters()).device))
+        n_components = min(_N_COMPONENTS, n_channels)
+        # What both are at first, see `measure_components`. Corrections start from nothing: a detector that sees the
+        # signal alone, which is better than one whose latent maps are not yet of use.
+        self.components = nn.Parameter(torch.randn(n_components, n_channels) / n_channels**0.5)
+        self.corrections = nn.Parameter(torch.zeros(n_components, latents.shape[1]))
+        self.register_buffer('latent_scale', torch.ones(latents.shape[1], 1))
+        n_maps = 2 * (2 * _REACH + 1) + 2
         self.normalise = nn.BatchNorm1d(n_maps)
         self.head = nn.Sequential(
             *_layer(n_maps, width, 1), *_layer(width, width, 5), *_layer(width, width, 5, dilation=2)
@@ -93,19 +96,19 @@ class SpikeDetector(Network):
         return self
 
     def measure_components(self, windows: Iterable[torch.Tensor]) -> None:
-        """Start with the strongest principal components of the rows of batches of windows, each of variance 1."""
-        covariances: list[torch.Tensor] = []
+        """Start with the strongest principal components of batches of windows, each of variance 1."""
+        covariance, power, n_steps = torch.zeros(()), torch.zeros(()), 0
         self.eval()
         with torch.no_grad():
             for x in windows:
-                rows = [of_source.double().movedim(1, 0).flatten(1) for of_source in self._rows(x)]
-                products = [r @ r.T / r.shape[1] for r in rows]
-                covariances = [a + b for a, b in zip(covariances, products, strict=True)] if covariances else products
-            for weights, covariance in zip(self.components, covariances, strict=True):
-                variances, vectors = torch.linalg.eigh(covariance)
-                strongest = slice(-len(weights), None)
-                scale = variances[strongest].clamp(min=1e-6 * variances[-1]).sqrt()
-                weights.zero_()[-len(scale) :] = (vectors[:, strongest] / scale).T.float()
+                channels, latents = (rows.double().movedim(1, 0).flatten(1) for rows in self._rows(x))
+                covariance, power = covariance + channels @ channels.T, power + latents.square().sum(dim=1)
+                n_steps += channels.shape[1]
+            variances, vectors = torch.linalg.eigh(covariance / n_steps)
+            strongest = slice(-len(self.components), None)
+            scale = variances[strongest].clamp(min=1e-6 * variances[-1]).sqrt()
+            self.components.copy_((vectors[:, strongest] / scale).T)
+            self.latent_scale.copy_((power / n_steps).sqrt().clamp(min=1e-6)[:, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits (batch, n_subwindows) of windows (batch, 1, channels, times)."""
@@ -118,29 +121,27 @@ class SpikeDetector(Network):
         return (pooled - math.log(length)) / sharpness
 
     def _rows(self, x):
-        """Rows of x (batch, 1, channels, times) at every step: those of the latent maps, and the channels."""
+        """Channels, and rows of the latent maps, of x (batch, 1, channels, times): (batch, rows, steps) each."""
         n_steps = -(-x.shape[-1] // _STEP)
         latents = [latent_rows(latent) for latent in self.autoencoder.latent(x)]
         latents = [
             latent if latent.shape[-1] == n_steps else F.interpolate(latent, size=n_steps, mode='linear')
             for latent in latents
         ]
-        return [torch.cat(latents, dim=1), F.avg_pool1d(x[:, 0], _STEP, ceil_mode=True)]
+        return F.avg_pool1d(x[:, 0], _STEP, ceil_mode=True), torch.cat(latents, dim=1)
 
     def _maps(self, x):
         """What the head reads (batch, maps, steps)."""
-        maps = []
-        for weights, rows in zip(self.components, self._rows(x), strict=True):
-            components = weights @ rows
-            products = field_similarity(components, components, _REACH)
-            power = products[:, _REACH : _REACH + 1] + _LEAST
-            around = F.pad(power, (_REACH, _REACH), mode='replicate').unfold(2, 2 * _REACH + 1, 1)[:, 0].transpose(1, 2)
-            typical = power.median(dim=-1, keepdim=True).values
-            # The course of the field at each time in the signal around, relative to its height and to that of the
-            # signal there; the height, and the height relative to the window.
-            maps += [(products / power).clamp(-3, 3), products / (power * around).sqrt()]
-            maps += [power.log(), (power / typical).log()]
-        return torch.cat(maps, dim=1)
+        channels, latents = self._rows(x)
+        fields = self.components @ channels + self.corrections @ (latents / self.latent_scale)
+        products = field_similarity(fields, fields, _REACH)
+        power = products[:, _REACH : _REACH + 1] + _LEAST
+        around = F.pad(power, (_REACH, _REACH), mode='replicate').unfold(2, 2 * _REACH + 1, 1)[:, 0].transpose(1, 2)
+        typical = power.median(dim=-1, keepdim=True).values
+        # The course of the field at each time in the signal around, relative to its height and to that of the signal
+        # there; the height, and the height relative to the window.
+        courses = [(products / power).clamp(-3, 3), products / (power * around).sqrt()]
+        return torch.cat([*courses, power.log(), (power / typical).log()], dim=1)
 
 
 def _layer(n_in, n_out, kernel, dilation=1):
