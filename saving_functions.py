@@ -26,7 +26,8 @@ BLUE, ORANGE, GREY = '#0072B2', '#E69F00', '#666666'
 
 
 # ----------------------------------------------------------------------------------------------- tables
-def _save_table(path: Path, table: pd.DataFrame) -> None:
+def save_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table as CSV, without its index."""
     with writing(path) as temporary:
         table.to_csv(temporary, index=False)
 
@@ -43,19 +44,19 @@ def _read_tables(*paths: Path, way_out: str) -> list[pd.DataFrame]:
 
 def save_evaluation(run: RunDirectory, evaluation: Evaluation, rows: list[dict]) -> None:
     """Write the tables of predictions, results (one row per fold), patients, events, and the pictures' curves."""
-    _save_table(run.predictions, evaluation.predictions[PREDICTION_COLUMNS])
-    _save_table(run.results, pd.DataFrame(rows))
-    _save_table(run.patients, evaluation.patients)
-    _save_table(run.events, evaluation.events)
+    save_table(run.predictions, evaluation.predictions[PREDICTION_COLUMNS])
+    save_table(run.results, pd.DataFrame(rows))
+    save_table(run.patients, evaluation.patients)
+    save_table(run.events, evaluation.events)
     predictions = evaluation.predictions
     bins = calibration_bins(predictions['test'].to_numpy(), predictions['proba'].to_numpy())
-    _save_table(run.figures / 'calibration.csv', bins)
-    _save_table(run.figures / 'events.csv', evaluation.curve)
+    save_table(run.figures / 'calibration.csv', bins)
+    save_table(run.figures / 'events.csv', evaluation.curve)
 
 
 def save_peaks(run: RunDirectory, predictions: pd.DataFrame) -> None:
     """Write the columns of a fold's predictions that pooling the folds needs and predictions.csv lacks."""
-    _save_table(run.peaks, predictions[['field', 'peak']])
+    save_table(run.peaks, predictions[['field', 'peak']])
 
 
 def load_predictions(run: RunDirectory) -> pd.DataFrame:
@@ -89,10 +90,25 @@ def load_tested(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
         raise DataError(f'{run.patients}: not the patients of a run ({fault}); finish the run again') from fault
 
 
+def load_detections(run: RunDirectory) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Read the tested sub-windows (with subject, block, timing, pred) and the events of a finished run.
+
+    Raises
+    ------
+    DataError
+        A table is missing or damaged.
+    """
+    tested, events = _read_tables(run.predictions, run.events, way_out='finish the run again')
+    lacking = {'subject', 'block', 'timing', 'pred'} - set(tested) | {'subject', 'block', 'sample'} - set(events)
+    if lacking:
+        raise DataError(f'{run.predictions} or {run.events}: no column {sorted(lacking)[0]}; finish the run again')
+    return tested, events
+
+
 def save_comparison(path_writing_data: str | Path, a: RunDirectory, b: RunDirectory, table: pd.DataFrame) -> Path:
     """Write the comparison of two runs and return its path."""
     path = Path(path_writing_data) / f'compare_{a.name}_{b.name}.csv'
-    _save_table(path, table.reset_index())
+    save_table(path, table.reset_index())
     return path
 
 
@@ -116,7 +132,7 @@ def save_summary_row(path_writing_data: str | Path, row: dict) -> None:
             else:
                 number = len(list(path.parent.glob('summary_old_*.csv'))) + 1
                 path.rename(path.with_name(f'summary_old_{number}.csv'))
-        _save_table(path, table)
+        save_table(path, table)
 
 
 # --------------------------------------------------------------------------------------------- pictures
