@@ -81,7 +81,7 @@ def read_table(path: Path, blocks: pd.DataFrame, sfreq: float) -> ExpertReading:
             table = table.drop(columns='subject' if 'subject' not in keys else [], errors='ignore')
             named = blocks[['subject', 'block', 'file']]
             if named[named['file'].isin(table['file'])].duplicated(keys).any():
-                raise ValueError('several blocks have the name of a file')
+                raise DataError(f'{path}: several blocks have the name of a file; add the column subject')
             table = table.merge(named, on=keys, how='left')
         sample = table['sample'] if 'sample' in table else np.round(table['onset'] * sfreq)
         table = pd.DataFrame({'subject': table['subject'], 'block': table['block'], 'sample': sample}).astype(float)
