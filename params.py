@@ -332,6 +332,14 @@ marker_color = 'green'
 # is ever written to.
 markers_into_recording = False
 
+# ---------------------------------------------------------------------------------------------- review
+# Order in which review.py lists events and goes through them: 'doubt', those near the threshold first; 'certainty', the
+# most probable first; 'time'.
+review_order = 'doubt'
+
+# Who reviews, for the log of review.py; None asks.
+reviewer = None
+
 # -------------------------------------------------------------------------------------------- machine
 # Seed of every source of randomness: the same settings and seed give the same CSVs on the CPU, bit for bit with the
 # same number of threads (OMP_NUM_THREADS; params.json holds the number of a run).

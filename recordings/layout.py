@@ -72,8 +72,9 @@ class Layout(NamedTuple):
 
 
 class Note(NamedTuple):
-    """An annotation of MNE: its label, and its onset (s from the recording's first sample) and duration in s."""
+    """An annotation of MNE: label, onset (s from the recording's first sample) and duration in s, further facts."""
 
     label: str
     onset: float
     duration: float
+    extras: dict | None = None

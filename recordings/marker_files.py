@@ -138,25 +138,38 @@ def as_text(content: bytes) -> str:
         return content.decode('latin-1')
 
 
+class NewClass(NamedTuple):
+    """A class to write: its name, its colour, and the onsets of its markers in s from the recording's first sample."""
+
+    name: str
+    color: str
+    onsets: np.ndarray
+
+
 def write_marker_file(
     path: str | Path, onsets: np.ndarray, layout: 'Layout', *, name: str, color: str, source: str | Path | None = None
 ) -> Path | None:
-    """Write a class of markers into a CTF marker file.
+    """Write one class of markers into a CTF marker file, as `write_marker_classes` does with several."""
+    return write_marker_classes(path, [NewClass(name, color, onsets)], layout, source=source)
 
-    The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. The
-    existing file is kept under the next free name MarkerFile.mrk.1, .2, ... Where `path` is a link, all this happens to
-    the file that it points to. No other process that calls this function can change the file meanwhile.
+
+def write_marker_classes(
+    path: str | Path, new: list[NewClass], layout: 'Layout', *, source: str | Path | None = None
+) -> Path | None:
+    """Write classes of markers into a CTF marker file.
+
+    The other classes of an existing file stay byte for byte; a class of the same name is replaced in its place. What
+    an earlier call wrote as <name>_<number>, with a name of `new`, goes unless it is in `new` again. The existing file
+    is kept under the next free name MarkerFile.mrk.1, .2, ... Where `path` is a link, all this happens to the file that
+    it points to. No other process that calls this function can change the file meanwhile.
 
     Parameters
     ----------
     path : path
         The marker file to write.
-    onsets : array (n_markers,)
-        In s from the recording's first sample.
+    new : list of NewClass
     layout : Layout
         Of the CTF recording.
-    name, color : str
-        Of the class.
     source : path, optional
         Marker file whose other classes are copied, instead of those of `path`.
 
@@ -177,7 +190,7 @@ def write_marker_file(
     backup = None
     with write_faults(path), locked(path):
         existing = source or (path if path.exists() else None)
-        content = _with_class(existing, onsets, layout, name=name, color=color)
+        content = _with_classes(existing, new, layout)
         with writing(path) as temporary:
             temporary.write_bytes(content)
             if path.exists():
@@ -205,22 +218,27 @@ def check_replaceable(path: str | Path) -> None:
         )
 
 
-def _with_class(existing, onsets, layout, *, name, color):
-    """Content of a marker file, or where None of a new one, with a class added to it or replaced in it."""
+def _with_classes(existing, new, layout):
+    """Content of a marker file, or where None of a new one, with classes added to it or replaced in it."""
     if existing is None:
         head = b'PATH OF DATASET:\n' + os.fsencode(layout.path.resolve()) + b'\n\n\n' + MARKER_TITLE + b'\n0\n\n\n'
         classes = []
     else:
         head, classes = read_marker_file(existing)
+    names = [new_class.name for new_class in new]
+    numbered = re.compile('|'.join(re.escape(name) + '_[0-9]+' for name in names))
+    classes = [c for c in classes if c.name in names or not numbered.fullmatch(c.name)]
     end = head.splitlines(keepends=True)[0].lstrip(head.splitlines()[0])
     numbers = [_class_number(marker_class) for marker_class in classes]
-    own = next((i for i, marker_class in enumerate(classes) if marker_class.name == name), len(classes))
-    number = numbers[own] if own < len(classes) else max(numbers, default=0) + 1
     contents = [marker_class.content for marker_class in classes]
-    contents[own : own + 1] = [_class_content(name, color, number, onsets, layout).replace(b'\n', end)]
-    before = contents[own - 1] if own else head
-    if not before.endswith((b'\n', b'\r')):
-        contents[own] = end + contents[own]
+    for name, color, onsets in new:
+        own = next((i for i, marker_class in enumerate(classes) if marker_class.name == name), len(contents))
+        if own == len(contents):
+            numbers.append(max(numbers, default=0) + 1)
+        contents[own : own + 1] = [_class_content(name, color, numbers[own], onsets, layout).replace(b'\n', end)]
+        before = contents[own - 1] if own else head
+        if not before.endswith((b'\n', b'\r')):
+            contents[own] = end + contents[own]
     lines = head.splitlines(keepends=True)
     count = [line.rstrip() for line in lines].index(MARKER_TITLE) + 1
     lines[count] = lines[count].replace(lines[count].strip(), str(len(contents)).encode())

@@ -246,6 +246,6 @@ def read_notes(raw: mne.io.BaseRaw, layout: Layout, path: str | Path | None = No
         first_time = layout.first_time + (layout.meas_date - notes.orig_time).total_seconds()
     durations = np.nan_to_num(notes.duration)
     return [
-        Note(str(label), float(onset) - first_time, float(duration))
-        for label, onset, duration in zip(notes.description, notes.onset, durations, strict=True)
+        Note(str(label), float(onset) - first_time, float(duration), extras)
+        for label, onset, duration, extras in zip(notes.description, notes.onset, durations, notes.extras, strict=True)
     ]

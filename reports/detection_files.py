@@ -164,7 +164,14 @@ def write_detections(
         table.to_csv(temporary, index=False, float_format='%.6f')
 
 
-def write_annotations(path: str | Path, onsets: np.ndarray, durations: np.ndarray, label: str, layout: Layout) -> None:
+def write_annotations(
+    path: str | Path,
+    onsets: np.ndarray,
+    durations: np.ndarray,
+    label: str | list[str],
+    layout: Layout,
+    extras: list[dict] | None = None,
+) -> None:
     """Write MNE annotations, to set on the recording or to add to its own.
 
     Parameters
@@ -173,13 +180,16 @@ def write_annotations(path: str | Path, onsets: np.ndarray, durations: np.ndarra
         A name that ends in -annot.fif.
     onsets, durations : array (n_events,)
         In s from the recording's first sample, as MNE's browser counts.
-    label : str
+    label : str or list of str
         Description of every annotation.
     layout : Layout
         Of the recording.
+    extras : list of dict, optional
+        Further facts of every annotation, which MNE keeps with it.
     """
     # Annotations with a date count from that date, those without from the first sample.
     start = layout.first_time if layout.meas_date else 0.0
-    annotations = mne.Annotations(np.asarray(onsets) + start, durations, label, orig_time=layout.meas_date)
+    onsets = np.asarray(onsets) + start
+    annotations = mne.Annotations(onsets, durations, label, orig_time=layout.meas_date, extras=extras)
     with writing(path) as temporary:
         annotations.save(temporary, overwrite=True, verbose='error')

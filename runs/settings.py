@@ -226,6 +226,8 @@ RULES = {
     'marker_name': _WORD,
     'marker_color': _WORD,
     'markers_into_recording': _choice(True, False),
+    'review_order': _choice('doubt', 'certainty', 'time'),
+    'reviewer': _or_none(Rule(lambda v: isinstance(v, str) and v.strip() != '', 'a name')),
     'seed': _integer(0),
     'device': _DEVICE,
     'precision': _choice('auto', 'float32', 'bfloat16'),

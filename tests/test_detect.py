@@ -3,8 +3,14 @@
 import hashlib
 import json
 import math
+import os
 import re
+import shlex
 import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import mne
@@ -291,6 +297,46 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
     assert (folder / 'detections.csv').read_text() == 'onset,duration,probas,bad\n'
     assert json.loads((folder / 'detections.json').read_text())['dipole'] is None
     assert 'No sub-window reaches the threshold' in (folder / 'report.html').read_text()
+
+
+@pytest.mark.skipif(not shutil.which('xvfb-run'), reason='no virtual display: install xvfb')
+@pytest.mark.skipif(not find_spec('mne_qt_browser'), reason='requirements-review.txt is not installed')
+def test_a_round_with_a_reviewer_at_the_window(trained, apply, make_windows, tmp_path):
+    """Detect, review under a virtual display, re-annotate, make windows, fine-tune, as docs/review.md says."""
+    raw, path, folder = tmp_path / 'raw', trained.recordings[2], tmp_path / 'run2_raw_detections'
+    shutil.copytree(trained.folder / 'raw', raw)
+    apply(path, output=tmp_path)
+    detected = pd.read_csv(folder / 'detections.csv')
+    words = [str(path), 'reviewer=robot', f'output={tmp_path}', f'path_raw_data={raw}']
+    robot = Path(__file__).with_name('reports') / 'review_robot.py'
+    command = ['xvfb-run', '-a', '-s', '-screen 0 1280x1024x24', sys.executable, str(robot), str(tmp_path), *words]
+    environment = os.environ | {'QT_QPA_PLATFORM': 'xcb', 'HOME': str(tmp_path)}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert all((tmp_path / f'{name}.png').stat().st_size > 20_000 for name in ('shown', 'moved', 'corrected'))
+    log = pd.read_csv(folder / 'review_log.csv')
+    assert log['change'].value_counts()[['deleted', 'added']].tolist() == [1, 1]
+    assert set(log['reviewer']) == {'robot'}
+    # Every detection is in the log, as itself or as the marker beside it.
+    assert all(abs(log['onset'] - onset).min() <= 0.1 for onset in detected['onset'])
+    assert (folder / 'run2_raw-annot.fif.1').is_file()
+
+    [line] = [line for line in ended.stdout.splitlines() if line.startswith('python create_data_raw.py 1 ')]
+    before = read_data_raw(raw / 'data_raw_001.pkl')
+    create_data_raw.main(shlex.split(line)[2:])
+    after = read_data_raw(raw / 'data_raw_001.pkl')
+    left = log.loc[log['change'] != 'deleted', 'onset'].to_numpy()
+    np.testing.assert_array_equal(after['reannot'][2], np.unique(np.rint(left * SFREQ)))
+    np.testing.assert_array_equal(after['events'][2], before['events'][2])
+    make_windows(raw, tmp_path, nb_best_blocks=0)
+    paths = [
+        f'path_raw_data={raw}',
+        f'path_extracted_data={[str(tmp_path / "windows_ae"), str(tmp_path / "windows_clf")]}',
+        f'path_writing_data={trained.folder / "results"}',
+    ]
+    tiny = [f'{name}={value}' for name, value in (TRAINING | {'num_epochs': 1}).items()]
+    main_train.main(['ft', 'AE1D_smaller', 'model_nb=1', *tiny, *paths])
+    assert (trained.folder / 'results' / 'AE1D_smaller_2' / 'metrics.json').is_file()
 
 
 # ------------------------------------------------------------------------------------------ CTF recordings

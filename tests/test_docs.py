@@ -196,7 +196,8 @@ def test_the_scripts_on_the_pages_run_in_order(project, run, add_patients, add_r
     for page, commands in itertools.groupby(SCRIPTS, lambda found: found[0]):
         add_patients(LATER_PATIENTS.get(name_of(page), ()))
         for _, command in commands:
-            if command not in done and not missing & set(command):
+            needs_window = command[0] == 'review.py' and 'next' not in command
+            if command not in done and not missing & set(command) and not needs_window:
                 status, printed = run(expand(command, project))
                 assert status == 0, f'{name_of(page)}: {shlex.join(command)}\n{printed}'
             done.append(command)

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {
     'create_data_raw', 'simulate_data_raw', 'create_windows_ae', 'create_windows_clf', 'main_train', 'detect',
-    'evaluate_readers',
+    'evaluate_readers', 'review',
 }  # fmt: skip
 # From the lowest room to the highest: a room imports from rooms before it, and from itself.
 ROOMS = [
