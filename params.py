@@ -234,7 +234,7 @@ n_epochs_stop = 10
 # Spike classifier. 'sfcn': the group's convolutional network on error cards (original). 'hgb': gradient-boosted trees
 # on the field and time course at the peak of the error (without masking: on statistics of the errors per channel).
 # 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
-# 'threshold': what is alike at all durations of a spike (without masking: the mean error); the autoencoder then
+# 'threshold': what is brief and long at once (without masking: the mean error); the autoencoder then
 # learns from all windows, so that training uses no annotation.
 # 'finetuned': a network on whole windows whose encoder is the trained autoencoder's; `levels` and the residual play no
 # part. 'raw': the group's network on the signal itself, no autoencoder plays a part (their published baseline).

@@ -107,7 +107,7 @@ def masked_features(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowSh
 
 
 def masked_score(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
-    """How much is alike at all durations of a spike (batch * n_subwindows, 1), see `durations.duration_score`."""
+    """How much is brief and long at once (batch * n_subwindows, 1), see `durations.duration_score`."""
     assert masking.filters is not None
     return duration_score(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)[:, None]
 

@@ -1,4 +1,4 @@
-"""The score of `threshold`: what is alike at all durations of a spike."""
+"""The score of `threshold`: what is brief and long at once."""
 
 import numpy as np
 import pytest
@@ -29,15 +29,15 @@ def noise(seed=0, n_windows=1):
 
 
 def filtered_one_by_one(course):
-    """A time course filtered by every wave, sample by sample: (durations, times)."""
+    """A time course filtered by either wave, sample by sample: (2, times)."""
     found = []
-    for width in durations._WIDTHS:
-        t = np.arange(-34, 35) / (width / 2)
+    for width in (4, 18):
+        t = np.arange(-36, 37) / (width / 2)
         wave = (1 - t**2) * np.exp(-(t**2) / 2)
         wave -= wave.mean()
         wave /= np.sqrt((wave**2).sum())
-        padded = np.pad(course, 34)
-        found.append([(padded[first : first + 69] * wave).sum() for first in range(len(course))])
+        padded = np.pad(course, 36)
+        found.append([(padded[first : first + 73] * wave).sum() for first in range(len(course))])
     return np.array(found)
 
 
@@ -51,18 +51,22 @@ def test_the_score_equals_a_second_implementation(dtype):
     assert scores.dtype == dtype
     scaled = filters / np.linalg.norm(filters, axis=1, keepdims=True) ** 0.5
     for window in range(2):
-        bands = np.array([filtered_one_by_one(course) for course in scaled @ x[window]])
-        typical = np.median((bands**2).sum(axis=0), axis=1)
+        signal = scaled @ x[window]
+        bands = np.array([filtered_one_by_one(course) for course in signal])
+        typical = np.sqrt(np.median((bands**2).sum(axis=0), axis=1))
+        level = np.median((signal**2).sum(axis=0))
         for k in range(7):
             masked = np.array([filtered_one_by_one(course) for course in scaled @ residuals[window, :, k]])
-            values = []
+            values, first = [], SHAPE[0] + 30 * k - MARGIN
             for t in range(46):
-                least = []
-                for fields in (bands[:, :, SHAPE[0] + 30 * k - MARGIN + t], masked[:, :, t]):
-                    fields = fields / np.sqrt(typical)
-                    least.append(np.log(max((fields.T @ fields).min(), 0.01)))
-                values.append(0.75 * least[0] + 0.25 * least[1])
-            assert scores[7 * window + k] == pytest.approx(max(values), abs=1e-3 if dtype == np.float32 else 1e-9)
+                brief, long = (bands[:, :, first + t] / typical).T
+                value = 0.75 * np.log(max(min(brief @ brief, long @ long, brief @ long), 0.01))
+                brief, long = (masked[:, :, t] / typical).T
+                values.append(value + 0.25 * np.log(max(min(brief @ brief, long @ long, brief @ long), 0.01)))
+            pattern = (bands[:, :, first + np.argmax(values)] / typical).sum(axis=1)
+            usual = np.median((pattern / np.linalg.norm(pattern) @ signal) ** 2) / level
+            expected = max(values) - 0.25 * np.log(usual + 1e-4)
+            assert scores[7 * window + k] == pytest.approx(expected, abs=1e-3 if dtype == np.float32 else 1e-9)
 
 
 @pytest.mark.parametrize('width', [2, 3, 6])  # samples: 22 to 67 ms wide at half height
@@ -106,6 +110,18 @@ def test_neither_polarity_nor_place_nor_unit_matters():
     np.testing.assert_allclose(score_of(1e3 * x, 1e3 * residuals), scores)
     order = np.random.default_rng(1).permutation(N_CHANNELS)
     np.testing.assert_allclose(score_of(x[:, order], residuals[:, order]), scores)
+
+
+def test_a_field_that_is_always_there_counts_less():
+    """As the heart's: the same wave of a field that is in the window before and after has a lower score."""
+    spike = np.exp(-0.5 * ((np.arange(300) - MIDDLE) / 3) ** 2)
+    usual = np.cos(2 * np.pi * 7 / 150 * (np.arange(300) - MIDDLE))
+    x, field = 0.3 * noise(n_windows=2), np.zeros((2, N_CHANNELS, 1))
+    field[0, :4] = field[1, 6:10] = 1.0
+    x += 0.3 * field[:1] * usual
+    x += 3 * field * spike
+    same, other = score_of(x, masked_parts(x)).reshape(2, 7)[:, 3]
+    assert other > same
 
 
 def test_flat_windows_have_a_finite_score():
