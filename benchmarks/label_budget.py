@@ -1,0 +1,295 @@
+"""What labels are worth, and what the autoencoder brings where they are few.
+
+    python benchmarks/label_budget.py [SIZE] [name=value ...]
+
+In a clinic recordings are many and annotations few. So the autoencoder is trained on the windows of all training
+patients, without labels, and the detectors on the labels of the first 1, 3, 6, ... of them. Each detector is then
+tested on the simulated truth of patients whom nothing has seen; those of validation stop the networks.
+
+SIZE is `small` (the default: narrow networks, three hours on two cores), `full` (for a GPU: 48 patients, the original's
+widths) or `tiny` (a quarter of an hour, without networks on raw windows), see `SIZES`. Prints the table and the paired
+differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into path_writing_data.
+"""
+
+import contextlib
+import io
+import itertools
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import matplotlib as mpl
+
+mpl.use('Agg')
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from baselines import EMSNet, network_on, sfcn_on
+from cohorts import Cohort, CohortSize, Part, in_subwindows, simulate_cohort
+from kinds import present
+from quality import (
+    SNR,
+    Size,
+    as_residuals,
+    features_of,
+    peaks,
+    relative_to_blocks,
+    residuals_of,
+    train_autoencoder,
+    trees,
+)
+from quality_table import mean_and_interval
+from sklearn.metrics import average_precision_score
+from torch.utils.data import Dataset
+
+from classifiers.specs import CLASSIFIERS, Examples
+from evaluation.events import sensitivity_curve
+from models import build_model
+from recordings.channels import N_CHANNELS
+from runs.settings import read_command
+from timeseries_dataset import PARTS
+from utils import SettingError, choose_device, run_script, set_seed, writing
+
+
+class Budget(NamedTuple):
+    """How much is simulated and trained.
+
+    Attributes
+    ----------
+    kinds : tuple of str
+        Of simulated patients, see `kinds.KINDS`; a cohort is of one kind.
+    seeds : int
+        Cohorts of each kind.
+    budgets : tuple of int
+        Numbers of training patients whose labels are used.
+    autoencoder : Size
+        Its patients, network and epochs, see `quality.Size`.
+    width, epochs : int
+        Of the network `finetuned`; the epochs are those of the largest budget.
+    raw : bool
+        Whether networks on raw windows are trained too, which take longest.
+    """
+
+    kinds: tuple[str, ...]
+    seeds: int
+    budgets: tuple[int, ...]
+    autoencoder: Size
+    width: int
+    epochs: int
+    raw: bool = True
+
+
+NARROW = {'name': 'AE1D', 'width': 2}
+SIZES = {
+    'tiny': Budget(
+        ('recorded', 'eeg'), 1, (1, 3, 6), Size({}, 0, CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3), 32, 10, raw=False
+    ),
+    'small': Budget(
+        ('dipoles', 'eeg', 'recorded'), 1, (1, 3, 6), Size({}, 0, CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3), 32, 20
+    ),
+    'full': Budget(
+        ('dipoles', 'eeg', 'recorded'),
+        3,
+        (1, 3, 6, 12, 24, 48),
+        Size({}, 0, CohortSize(48, 6, 12, 3, 180), {'name': 'AE1D'}, 20, 1e-3),
+        32,
+        60,
+    ),
+}
+NETWORK_BATCH = 16  # windows
+REFERENCE = 'hgb on residuals'  # what the others are compared with
+
+
+def main(words: list[str]) -> None:
+    """Run every detector on every cohort and budget, and write the tables and the picture."""
+    positional, settings = read_command(words, n_positional=1)
+    size = SIZES.get(*positional or ['small'])
+    if size is None:
+        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
+    rows = []
+    for kind, seed in itertools.product(present(size.kinds), range(settings.seed, settings.seed + size.seeds)):
+        rows += rows_of_cohort(kind, seed, size, settings)
+        write_results(pd.DataFrame(rows), Path(settings.path_writing_data))  # of all cohorts so far
+
+
+def write_results(figures: pd.DataFrame, directory: Path) -> None:
+    """Print the tables, and write them and the picture."""
+    table = figures.groupby(['detector', 'patients'], sort=False)[['PR-AUC', 'sensitivity at 1 FA/min']].mean()
+    differences = paired_differences(figures)
+    for result in (table, differences):
+        print(result.to_string(float_format='{:.3f}'.format))
+    for name, result in (('label_budget.csv', figures), ('label_budget_differences.csv', differences.reset_index())):
+        with writing(directory / name) as temporary:
+            result.to_csv(temporary, index=False, float_format='%.4f')
+    plot(figures, directory / 'label_budget.png')
+
+
+def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace) -> list[dict]:
+    """Figures of every detector on a cohort of a kind, one row per budget and test patient."""
+    started, device = time.perf_counter(), choose_device(settings.device)
+    set_seed(seed)
+    cohort = simulate_cohort(SNR['medium'], seed, size.autoencoder.patients, settings, kind)
+    autoencoder = train_autoencoder(cohort, size.autoencoder.model, size.autoencoder, seed, device)
+    residuals = residuals_of(autoencoder, cohort, device)
+    features = {
+        name: relative_to_blocks(features_of(cohort, of), cohort)
+        for name, of in (('residuals', residuals), ('signal', as_residuals(cohort)))
+    }
+    threshold = peaks(cohort, residuals)['test']
+    rows = []
+    for n_patients in size.budgets:
+        labelled = first_patients(cohort, n_patients)
+        found = {'threshold (no labels)': threshold}
+        for name, values in features.items():
+            of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
+            found[f'hgb on {name}'] = trees(of_budget, labelled, seed)['test']
+        epochs = size.epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
+        found |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))
+        for detector, scores in found.items():
+            whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
+            rows += [whole | figures for figures in figures_of_patients(scores, cohort, settings)]
+            mean = np.nanmean([row['PR-AUC'] for row in rows[-size.autoencoder.patients.test :]])
+            print(
+                f'{kind} {seed} {n_patients} {detector}: {mean:.3f}, {time.perf_counter() - started:.0f} s', flush=True
+            )
+    return rows
+
+
+def networks(
+    cohort: Cohort, autoencoder, seed: int, epochs: int, size: Budget, settings: SimpleNamespace, device: torch.device
+):  # fmt: skip
+    """Yield the name and test scores of the networks."""
+    if size.raw:
+        raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
+        yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)['test']
+        yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)['test']
+    for encoder in ('pretrained', 'scratch', 'frozen'):
+        set_seed(seed)
+        start = autoencoder
+        if encoder == 'scratch':
+            start = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **size.autoencoder.model)
+        arguments = vars(settings) | {
+            'device': device, 'precision': 'float32', 'seed': seed, 'shape': cohort.sub, 'preload': False,
+            'autoencoder': start.to(device), 'encoder': encoder, 'classifier_width': size.width,
+            'classifier_num_epochs': epochs, 'classifier_n_epochs_stop': epochs, 'early_stop_on': 'pr_auc',
+            'classifier_batch_size': NETWORK_BATCH * cohort.sub.n_subwindows, 'positive_weight': 10.0,
+            # Of a cohort only the labels of sub-windows are kept, which cannot be shifted.
+            'classifier_augmentation': [name for name in settings.classifier_augmentation if name != 'shift'],
+        }  # fmt: skip
+        spec = CLASSIFIERS['finetuned']
+        detector = spec.make(**{name: arguments[name] for name in spec.settings})
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+            detector.fit(*(examples(getattr(cohort, part), cohort) for part in ('train', 'validation')),
+                         lambda which, folder=folder: Path(folder) / f'{which}.pth')  # fmt: skip
+        yield f'finetuned, {encoder}', detector.predict_proba(ArrayWindows(cohort.test.windows))
+
+
+class ArrayWindows(Dataset):
+    """Batches of (input, target) windows of an array (n, 274, times)."""
+
+    epoch = 0
+
+    def __init__(self, windows: np.ndarray):
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole batch at once."""
+        x = torch.from_numpy(self.windows[indices])[:, None]
+        return x, x
+
+    def hold(self, preload: str | bool, device: torch.device) -> None:
+        """Windows in memory stay there."""
+
+
+def examples(part: Part, cohort: Cohort) -> Examples:
+    """Windows of a part, and time labels that mark every annotated sub-window whole."""
+    border, n_subwindows, length = cohort.sub
+    labels_t = np.zeros((len(part.windows), part.windows.shape[2]), dtype=np.uint8)
+    inner = part.annotated.reshape(-1, n_subwindows).repeat(length, axis=1)
+    labels_t[:, border : border + inner.shape[1]] = inner
+    return Examples(ArrayWindows(part.windows), labels_t)
+
+
+def first_patients(cohort: Cohort, n_patients: int) -> Cohort:
+    """The cohort with the first so many training patients alone."""
+    train = cohort.train
+    subjects = train.places['subject'].unique()[:n_patients]
+    n = int(train.places['subject'].isin(subjects).sum())  # in recording order: the first rows
+    n_windows, n_blocks = n // cohort.sub.n_subwindows, len(np.unique(train.block[:n]))
+    cut = {
+        'windows': n_windows,
+        'gain': n_windows,
+        'signals': n_blocks,
+        'spikes': train.spikes['subject'].isin(subjects),
+    }
+    rows = {name: getattr(train, name)[: cut.get(name, n)] for name in Part._fields if name != 'spikes'}
+    return cohort._replace(train=Part(**rows, spikes=train.spikes[cut['spikes']]))
+
+
+def figures_of_patients(scores: np.ndarray, cohort: Cohort, settings: SimpleNamespace) -> list[dict]:
+    """PR-AUC, and event sensitivity at one false alarm per minute, of every test patient, against the truth."""
+    test, rows = cohort.test, []
+    for subject in test.places['subject'].unique():
+        mine = (test.places['subject'] == subject).to_numpy()
+        places = test.places[mine].assign(test=test.truth[mine], proba=scores[mine], pred=1)
+        spikes = test.spikes[test.spikes['subject'] == subject]
+        tolerance = settings.tolerance * settings.sfreq
+        curve = sensitivity_curve(places, spikes, cohort.sub.subwindow_length, tolerance, settings.sfreq)
+        within = curve['false alarms/min'] <= 1
+        rows.append(
+            {
+                'subject': subject,
+                'PR-AUC': average_precision_score(test.truth[mine], scores[mine]) if test.truth[mine].any() else np.nan,
+                'sensitivity at 1 FA/min': curve.loc[within, 'sensitivity'].max(),
+            }
+        )
+    return rows
+
+
+def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
+    """PR-AUC of pretrained less scratch, and of every detector less `REFERENCE`, over the same test patients."""
+    unit = ['kind', 'seed', 'subject', 'patients']
+    by_detector = figures.pivot(index=unit, columns='detector', values='PR-AUC')
+    pairs = [('finetuned, pretrained', 'finetuned, scratch'), ('finetuned, pretrained', 'finetuned, frozen')]
+    pairs += [(name, REFERENCE) for name in by_detector if name != REFERENCE]
+    rows = []
+    for first, second in pairs:
+        for n_patients, values in (by_detector[first] - by_detector[second]).groupby('patients'):
+            mean, low, high = mean_and_interval(values)
+            rows.append(
+                {'difference': f'{first} - {second}', 'patients': n_patients, 'mean': mean, 'low': low, 'high': high}
+            )
+    return pd.DataFrame(rows).set_index(['difference', 'patients'])
+
+
+def plot(figures: pd.DataFrame, path: Path) -> None:
+    """Both figures of every detector against the number of labelled patients."""
+    names = ('PR-AUC', 'sensitivity at 1 FA/min')
+    figure, axes = plt.subplots(1, len(names), figsize=(13, 5), layout='constrained')
+    for axis, name in zip(axes, names, strict=True):
+        for detector, rows in figures.groupby('detector', sort=False):
+            means = rows.groupby('patients')[name].mean()
+            style = {'linewidth': 2.5} if detector.startswith(('finetuned', REFERENCE)) else {'linestyle': '--'}
+            axis.plot(means.index, means, marker='o', label=detector, **style)
+        ticks = sorted(figures['patients'].unique())
+        axis.set_xscale('log')
+        axis.set_xticks(ticks, ticks)
+        axis.set(xlabel='training patients with labels', ylabel=name, ylim=(0, 1))
+    axes[0].legend(fontsize='small')
+    with writing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+
+
+if __name__ == '__main__':
+    run_script(main, __doc__)
