@@ -36,7 +36,6 @@ from cohorts import Cohort, CohortSize, Part, in_subwindows, simulate_cohort
 from kinds import present
 from quality import (
     SNR,
-    Size,
     as_residuals,
     features_of,
     peaks,
@@ -46,11 +45,13 @@ from quality import (
     trees,
 )
 from quality_table import mean_and_interval
+from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score
 from torch.utils.data import Dataset
 
 from classifiers.specs import CLASSIFIERS, Examples
 from evaluation.events import sensitivity_curve
+from evaluation.operating_point import calibrate, fit_calibration
 from models import build_model
 from recordings.channels import N_CHANNELS
 from runs.settings import read_command
@@ -69,10 +70,15 @@ class Budget(NamedTuple):
         Cohorts of each kind.
     budgets : tuple of int
         Numbers of training patients whose labels are used.
-    autoencoder : Size
-        Its patients, network and epochs, see `quality.Size`.
-    width, epochs : int
-        Of the network `finetuned`; the epochs are those of the largest budget.
+    patients : CohortSize
+    model : dict
+        The autoencoder: its name, and settings of params.py where they are not the original's.
+    epochs : int
+        Of training of the autoencoder.
+    rate : float
+        Its largest learning rate.
+    detector_epochs : int
+        Of the network `finetuned`, at the largest budget.
     raw : bool
         Whether networks on raw windows are trained too, which take longest.
     """
@@ -80,29 +86,24 @@ class Budget(NamedTuple):
     kinds: tuple[str, ...]
     seeds: int
     budgets: tuple[int, ...]
-    autoencoder: Size
-    width: int
+    patients: CohortSize
+    model: dict
     epochs: int
+    rate: float
+    detector_epochs: int
     raw: bool = True
 
 
-NARROW = {'name': 'AE1D', 'width': 2}
+NARROW, ORIGINAL = {'name': 'AE1D', 'width': 2}, {'name': 'AE1D'}
+HELD_OUT = ('recorded', 'eeg')  # the network was made by looking at the other kinds
 SIZES = {
-    'tiny': Budget(
-        ('recorded', 'eeg'), 1, (1, 3, 6), Size({}, 0, CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3), 32, 10, raw=False
-    ),
-    'small': Budget(
-        ('dipoles', 'eeg', 'recorded'), 1, (1, 3, 6), Size({}, 0, CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3), 32, 20
-    ),
+    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3, 10, raw=False),
+    'small': Budget((*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3, 20),
     'full': Budget(
-        ('dipoles', 'eeg', 'recorded'),
-        3,
-        (1, 3, 6, 12, 24, 48),
-        Size({}, 0, CohortSize(48, 6, 12, 3, 180), {'name': 'AE1D'}, 20, 1e-3),
-        32,
-        60,
+        (*HELD_OUT, 'dipoles'), 3, (1, 3, 6, 12, 24, 48), CohortSize(48, 6, 12, 3, 180), ORIGINAL, 20, 1e-3, 60
     ),
 }
+WIDTH = 32  # of the network `finetuned`
 NETWORK_BATCH = 16  # windows
 REFERENCE = 'hgb on residuals'  # what the others are compared with
 
@@ -135,27 +136,28 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     """Figures of every detector on a cohort of a kind, one row per budget and test patient."""
     started, device = time.perf_counter(), choose_device(settings.device)
     set_seed(seed)
-    cohort = simulate_cohort(SNR['medium'], seed, size.autoencoder.patients, settings, kind)
-    autoencoder = train_autoencoder(cohort, size.autoencoder.model, size.autoencoder, seed, device)
+    cohort = simulate_cohort(SNR['medium'], seed, size.patients, settings, kind)
+    autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
     features = {
         name: relative_to_blocks(features_of(cohort, of), cohort)
         for name, of in (('residuals', residuals), ('signal', as_residuals(cohort)))
     }
-    threshold = peaks(cohort, residuals)['test']
+    threshold = peaks(cohort, residuals)
     rows = []
     for n_patients in size.budgets:
         labelled = first_patients(cohort, n_patients)
         found = {'threshold (no labels)': threshold}
         for name, values in features.items():
             of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
-            found[f'hgb on {name}'] = trees(of_budget, labelled, seed)['test']
-        epochs = size.epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
+            found[f'hgb on {name}'] = trees(of_budget, labelled, seed)
+        epochs = size.detector_epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
         found |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))
+        found['stacked'] = stacked([found[REFERENCE], found['finetuned, pretrained']], cohort)
         for detector, scores in found.items():
             whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
-            rows += [whole | figures for figures in figures_of_patients(scores, cohort, settings)]
-            mean = np.nanmean([row['PR-AUC'] for row in rows[-size.autoencoder.patients.test :]])
+            rows += [whole | figures for figures in figures_of_patients(scores['test'], cohort, settings)]
+            mean = np.nanmean([row['PR-AUC'] for row in rows[-size.patients.test :]])
             print(
                 f'{kind} {seed} {n_patients} {detector}: {mean:.3f}, {time.perf_counter() - started:.0f} s', flush=True
             )
@@ -165,19 +167,19 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
 def networks(
     cohort: Cohort, autoencoder, seed: int, epochs: int, size: Budget, settings: SimpleNamespace, device: torch.device
 ):  # fmt: skip
-    """Yield the name and test scores of the networks."""
+    """Yield the name and {part: scores} of the networks."""
     if size.raw:
         raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
-        yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)['test']
-        yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)['test']
+        yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
+        yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)
     for encoder in ('pretrained', 'scratch', 'frozen'):
         set_seed(seed)
         start = autoencoder
         if encoder == 'scratch':
-            start = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **size.autoencoder.model)
+            start = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **size.model)
         arguments = vars(settings) | {
             'device': device, 'precision': 'float32', 'seed': seed, 'shape': cohort.sub, 'preload': False,
-            'autoencoder': start.to(device), 'encoder': encoder, 'classifier_width': size.width,
+            'autoencoder': start.to(device), 'encoder': encoder, 'classifier_width': WIDTH,
             'classifier_num_epochs': epochs, 'classifier_n_epochs_stop': epochs, 'early_stop_on': 'pr_auc',
             'classifier_batch_size': NETWORK_BATCH * cohort.sub.n_subwindows, 'positive_weight': 10.0,
             # Of a cohort only the labels of sub-windows are kept, which cannot be shifted.
@@ -188,7 +190,17 @@ def networks(
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             detector.fit(*(examples(getattr(cohort, part), cohort) for part in ('train', 'validation')),
                          lambda which, folder=folder: Path(folder) / f'{which}.pth')  # fmt: skip
-        yield f'finetuned, {encoder}', detector.predict_proba(ArrayWindows(cohort.test.windows))
+        windows = {part: ArrayWindows(getattr(cohort, part).windows) for part in ('validation', 'test')}
+        yield f'finetuned, {encoder}', {part: detector.predict_proba(of) for part, of in windows.items()}
+
+
+def stacked(scores: list[dict], cohort: Cohort) -> dict:
+    """{part: scores} of the mean log odds of detectors, each calibrated on the annotations of validation."""
+    log_odds = []
+    for of_detector in scores:
+        calibration = fit_calibration('temperature', of_detector['validation'], cohort.validation.annotated)
+        log_odds.append({part: logit(calibrate(calibration, values)) for part, values in of_detector.items()})
+    return {part: expit(np.mean([of[part] for of in log_odds], axis=0)) for part in ('validation', 'test')}
 
 
 class ArrayWindows(Dataset):
