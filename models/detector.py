@@ -15,6 +15,7 @@ _N_COMPONENTS = 60  # strongest ones that rows, of channels or of latent maps, a
 _STEP = 2  # samples that the head sees as one: at 150 Hz, it works at 75 Hz
 _REACH = 22  # steps of the longest lag: at 150 Hz 0.3 s, which holds the slow wave
 _LEAST = 1e-6
+_N_HEADS = 3  # from other random numbers each: with few labels they differ, and their mean is better than each
 
 
 class WindowSFCN(SFCN):
@@ -43,8 +44,9 @@ class SpikeDetector(Network):
 
     The channels are reduced to components, which the latent maps of an autoencoder correct. The similarity of the
     components of two times, `field_similarity`, is the same wherever in the head a source lies and whatever its
-    polarity: what a small head learns of it from a few patients holds for spikes elsewhere. The head is convolutions
-    along time, to one logit per step; a sub-window has the largest of its steps, softly.
+    polarity: what a small head learns of it from a few patients holds for spikes elsewhere. A head is convolutions
+    along time, to one logit per step; a sub-window has the largest of its steps, softly. Three heads learn by
+    themselves.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ class SpikeDetector(Network):
         The sub-windows, in samples.
     n_channels : int
     width : int
-        Maps of the head.
+        Maps of a head.
     new_encoder : bool
         Whether the autoencoder is not trained yet. One that is keeps the statistics of its batch norms.
     """
@@ -82,11 +84,14 @@ class SpikeDetector(Network):
         self.register_buffer('latent_scale', torch.ones(latents.shape[1], 1))
         n_maps = 2 * (2 * _REACH + 1) + 2
         self.normalise = nn.BatchNorm1d(n_maps)
-        self.head = nn.Sequential(
-            *_layer(n_maps, width, 1), *_layer(width, width, 5), *_layer(width, width, 5, dilation=2)
+        maps = _N_HEADS * width
+        self.heads = nn.Sequential(
+            *_layer(n_maps, maps, 1),
+            *_layer(maps, maps, 5, groups=_N_HEADS),
+            *_layer(maps, maps, 5, groups=_N_HEADS, dilation=2),
         )
-        self.output = nn.Conv1d(width, 1, 1)
-        self.sharpness = nn.Parameter(torch.zeros(()))
+        self.output = nn.Conv1d(maps, _N_HEADS, 1, groups=_N_HEADS)
+        self.sharpness = nn.Parameter(torch.zeros(_N_HEADS, 1))
 
     def train(self, mode: bool = True) -> 'SpikeDetector':
         """Set training or evaluation mode."""
@@ -111,14 +116,18 @@ class SpikeDetector(Network):
             self.latent_scale.copy_((power / n_steps).sqrt().clamp(min=1e-6)[:, None])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (batch, n_subwindows) of windows (batch, 1, channels, times)."""
+        """Logits (batch, n_subwindows) of windows (batch, 1, channels, times).
+
+        In training those of each head, (heads, batch, n_subwindows).
+        """
         border, n_subwindows, length = self.shape
-        steps = self.output(self.head(self.normalise(self._maps(x))))[:, 0]  # (batch, steps)
+        steps = self.output(self.heads(self.normalise(self._maps(x))))  # (batch, heads, steps)
         # Every sample has the logit of its step.
-        inner = steps.repeat_interleave(_STEP, dim=1)[:, border : border + n_subwindows * length]
+        inner = steps.repeat_interleave(_STEP, dim=2)[..., border : border + n_subwindows * length]
         sharpness = F.softplus(self.sharpness)
-        pooled = torch.logsumexp(sharpness * inner.unflatten(1, (n_subwindows, length)), dim=-1)
-        return (pooled - math.log(length)) / sharpness
+        pooled = torch.logsumexp(sharpness[..., None] * inner.unflatten(2, (n_subwindows, length)), dim=-1)
+        logits = (pooled - math.log(length)) / sharpness
+        return logits.movedim(1, 0) if self.training else logits.mean(dim=1)
 
     def _rows(self, x):
         """Channels, and rows of the latent maps, of x (batch, 1, channels, times): (batch, rows, steps) each."""
@@ -144,10 +153,10 @@ class SpikeDetector(Network):
         return torch.cat([*courses, power.log(), (power / typical).log()], dim=1)
 
 
-def _layer(n_in, n_out, kernel, dilation=1):
+def _layer(n_in, n_out, kernel, groups=1, dilation=1):
     padding = dilation * (kernel // 2)
     return [
-        nn.Conv1d(n_in, n_out, kernel, padding=padding, dilation=dilation),
+        nn.Conv1d(n_in, n_out, kernel, padding=padding, dilation=dilation, groups=groups),
         nn.BatchNorm1d(n_out),
         nn.LeakyReLU(0.1),
         nn.Dropout(0.3),

@@ -137,6 +137,7 @@ def spike_loss(
 
     def loss(network, cards, labels):
         logits = network(cards)
+        labels = labels.expand_as(logits)  # of several heads in training
         if scores is not None and not network.training:
             scores.add(logits, labels.clamp(min=0))
         losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction='none')
