@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from classifiers.copies import COPIES
 from classifiers.features import fingerprints
 from classifiers.inputs import Masking, latent_statistics
 from classifiers.second_look import Recordings, second_look
@@ -85,6 +86,8 @@ class SubwindowReader(NamedTuple):
         The (reconstruction, target) pairs that are read.
     masking : Masking or None
     device : torch.device
+    change : callable, optional
+        What windows are changed by before they are read, see `copies.COPIES`.
     """
 
     autoencoder: Autoencoder
@@ -93,6 +96,7 @@ class SubwindowReader(NamedTuple):
     levels: list[int]
     masking: Masking | None
     device: torch.device
+    change: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def read(
         self, loader: DataLoader, blocks: np.ndarray | None = None, reference: np.ndarray | None = None
@@ -107,78 +111,83 @@ class SubwindowReader(NamedTuple):
         reference : bool array (n,), optional
             The sub-windows that they are compared with; all where not given.
         """
-        if self.spec.reads_windows:
-            inputs, more = loader.dataset, []
-            [peaks] = gather(self.autoencoder, loader, self._read_peaks, self.device, 'peaks')
-        else:
-            inputs, peaks, *more = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
-        errors, prints = (*more, None, None)[:2]
-        blocks = np.zeros(len(peaks), dtype=np.int64) if blocks is None else blocks
-        reference = np.ones(len(peaks), dtype=bool) if reference is None else reference
+        found = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
+        n = len(found['peaks'])
+        blocks = np.zeros(n, dtype=np.int64) if blocks is None else blocks
+        reference = np.ones(n, dtype=bool) if reference is None else reference
+        inputs = found.get('inputs', loader.dataset)
         if self.masking and self.spec.relative_to_block:
             inputs = self.spec.relative_to_block(inputs, blocks, reference)
-        return SubwindowData(inputs, peaks, errors, prints, blocks, reference)
+        read = {'errors': found.get('errors'), 'fingerprints': found.get('fingerprints')}
+        return SubwindowData(inputs, found['peaks'], blocks=blocks, reference=reference, **read)
 
-    def _read_peaks(self, model, x):
-        """Field peaks alone of one batch of windows."""
-        return (field_peaks(x, self.shape),)
+    def read_copies(self, loader: DataLoader, blocks: np.ndarray, copies: str | None) -> list[np.ndarray]:
+        """Inputs (n, ...) of copies of a loader's windows, see `copies.COPIES`; `blocks` as `read` takes them."""
+        return [self._replace(change=change).read(loader, blocks).inputs for change in COPIES[copies]]
 
     def _read_batch(self, model, x):
-        """Inputs, field peaks, errors averaged over channels, and fingerprints of one batch of windows."""
-        shape, peaks = self.shape, field_peaks(x, self.shape)
+        """What is found in one batch of windows: the field peaks, and what the classifier needs."""
+        if self.change:
+            x = self.change(x)
+        found = {'peaks': field_peaks(x, self.shape)}
+        if self.masking and (self.spec.masked_inputs or self.masking.filters is not None):
+            return found | self._read_masked(model, x, self.masking)
+        if self.spec.reads_windows:
+            return found
         if self.spec.inputs is None:
-            return latent_statistics(model.latent(x), x.shape[-1], shape), peaks
-        if self.masking and self.spec.masked_inputs:
-            residuals = model.masked_residuals(x, shape, self.masking.margin, self.levels)
-            inputs = self.spec.masked_inputs(x, residuals, shape, self.masking)
-            errors = residuals[..., self.masking.margin : self.masking.margin + shape.subwindow_length].square()
-            found = inputs, peaks, errors.mean(dim=2).flatten(-2)
-            if self.masking.filters is None:
-                return found
-            return *found, fingerprints(x[:, 0], residuals[:, 0], self.masking.filters, shape, self.masking.margin)
+            return found | {'inputs': latent_statistics(model.latent(x), x.shape[-1], self.shape)}
         errors = model.error_cards(x, self.levels)
-        inner = slice(shape.border, shape.border + shape.n_subwindows * shape.subwindow_length)
-        return self.spec.inputs(errors, shape), peaks, errors[..., inner].mean(dim=2)
+        inner = slice(self.shape.border, self.shape.border + self.shape.n_subwindows * self.shape.subwindow_length)
+        return found | {'inputs': self.spec.inputs(errors, self.shape), 'errors': errors[..., inner].mean(dim=2)}
+
+    def _read_masked(self, model, x, masking):
+        """Inputs, errors averaged over channels, and fingerprints of one batch, as far as they are needed."""
+        shape, found = self.shape, {}
+        residuals = masking.read(model, x, shape, self.levels)
+        if self.spec.masked_inputs:
+            found['inputs'] = self.spec.masked_inputs(x, residuals, shape, masking)
+        if masking.features == 'residual':
+            errors = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square()
+            found['errors'] = errors.mean(dim=2).flatten(-2)
+        if masking.filters is not None:
+            found['fingerprints'] = fingerprints(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
+        return found
 
 
 def gather(
     model: Autoencoder,
     loader: DataLoader,
-    extract: Callable[[Autoencoder, torch.Tensor], tuple[torch.Tensor, ...]],
+    extract: Callable[[Autoencoder, torch.Tensor], dict[str, torch.Tensor]],
     device: torch.device,
     description: str,
-) -> list[np.ndarray]:
+) -> dict[str, np.ndarray]:
     """Apply `extract(model, x)` to the windows of a loader, without gradients.
 
     Parameters
     ----------
     extract : callable
-        Gives tensors with the same number of rows for every window, such as one per sub-window.
+        Gives tensors by name, with the same number of rows for every window, such as one per sub-window.
     description : str
         For the progress bar.
 
     Returns
     -------
-    list of float32 arrays
+    dict of float32 arrays
         The rows of each of the tensors, in the loader's order.
     """
     model.eval()
     n_windows = len(loader.dataset)  # ty: ignore[invalid-argument-type]
-    gathered: list[np.ndarray] = []
-    per_window: list[int] = []  # rows for every window
+    gathered: dict[str, np.ndarray] = {}
     n_read = 0
     with torch.no_grad():
         shown = tqdm(prefetched(loader), desc=description, total=len(loader), leave=False, disable=None, unit='batch')
         for x, _ in shown:
-            tensors = [rows.cpu().numpy() for rows in extract(model, x.to(device, non_blocking=True))]
-            if not gathered:  # all at once: putting batches together later would take the memory twice
-                per_window = [len(rows) // len(x) for rows in tensors]
-                gathered = [
-                    np.empty((n_windows * n, *rows.shape[1:]), rows.dtype)
-                    for n, rows in zip(per_window, tensors, strict=True)
-                ]
-            for whole, n, rows in zip(gathered, per_window, tensors, strict=True):
-                whole[n * n_read : n * n_read + len(rows)] = rows
+            for name, tensor in extract(model, x.to(device, non_blocking=True)).items():
+                rows = tensor.cpu().numpy()
+                n = len(rows) // len(x)  # rows for every window
+                if name not in gathered:  # all at once: putting batches together later would take the memory twice
+                    gathered[name] = np.empty((n_windows * n, *rows.shape[1:]), rows.dtype)
+                gathered[name][n * n_read : n * n_read + len(rows)] = rows
             n_read += len(x)
     return gathered
 
@@ -256,7 +265,8 @@ def load_run(
         decision, masking = state['decision'], None
         if settings['masking']:
             filters = state['filters']
-            masking = Masking(state['margin'], None if filters is None else filters.to(device))
+            filters = None if filters is None else filters.to(device)
+            masking = Masking(state['margin'], filters, state.get('features', 'residual'))
     except DataError:
         raise
     except Exception as fault:  # a damaged file can raise anything at all

@@ -38,7 +38,15 @@ from reports.run_figures import plot_windows
 from reports.run_results import TestResult, evaluate, write_comparison, write_results
 from runs.context import RunContext
 from runs.network_settings import subwindow_shape_of
-from runs.networks import choose_decision, look_again, make_reader, save_classifier, train_autoencoder, train_classifier
+from runs.networks import (
+    choose_decision,
+    look_again,
+    make_reader,
+    read_copies,
+    save_classifier,
+    train_autoencoder,
+    train_classifier,
+)
 from runs.resume import UnfinishedRun, check_begun, unfinished_run
 from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
@@ -104,7 +112,8 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
     print(f'\nclassifier {settings.classifier}')
     reader = make_reader(autoencoder, split, settings, device)
     data = {part: reader.read(windows_of_part(split, part, settings, device), split.blocks(part)) for part in PARTS}
-    classifier, clf_history = train_classifier(run, split, autoencoder, data, context)
+    copies = read_copies(reader, split, settings)
+    classifier, clf_history = train_classifier(run, split, autoencoder, data, copies, context)
 
     scores = {part: classifier.predict_proba(data[part].inputs) for part in ('validation', 'test')}
     look = None

@@ -72,11 +72,11 @@ reannot_labels = None
 
 # -------------------------------------------------------------------------------------------- recipe
 # 'current' uses the settings of this file. 'original' replaces some by the original's choices: standardize =
-# 'window', masking = None, classifier = 'sfcn', second_look = False, levels = 'all', window_size = 2.0,
-# spike_spacing_from_border = 0.3, subwindow_size = 0.2, latent_nodes = None, a = 1.0, b = 1.0, c = 1.0, d = 1.0, e =
-# 1.0, augmentation = 0.2, augmentation_fraction = 0.5, criterion = 'mse', classifier_loss = 'bce' and positive_weight
-# = 35.0. Every script prints which it changed; windows must be made with recipe = 'original' too. Sizes of networks
-# and batches, learning rates and epochs stay settings, whose defaults are the original's.
+# 'window', masking = None, classifier = 'sfcn', second_look = False, copies = None, levels = 'all', window_size =
+# 2.0, spike_spacing_from_border = 0.3, subwindow_size = 0.2, latent_nodes = None, a = 1.0, b = 1.0, c = 1.0, d = 1.0,
+# e = 1.0, augmentation = 0.2, augmentation_fraction = 0.5, criterion = 'mse', classifier_loss = 'bce' and
+# positive_weight = 35.0. Every script prints which it changed; windows must be made with recipe = 'original' too.
+# Sizes of networks and batches, learning rates and epochs stay settings, whose defaults are the original's.
 recipe = 'current'
 
 # -------------------------------------------------------------------------------------------- windows
@@ -256,10 +256,18 @@ classifier_augmentation = ['sign', 'mirror', 'amplitude', 'shift', 'channels']
 # though no annotation lies in it, nor within a sub-window of it; 1 gives it none.
 hard_negatives = 1.0
 
-# True looks a second time, with masking, at what hgb, svm and threshold have scored: a sub-window counts for more if
-# its recording has others that are probable too and have the same field and time course. How much more is fitted on the
-# annotations of validation. False takes every sub-window by itself.
+# True looks a second time, with masking, at what hgb, svm, threshold, finetuned and raw have scored: a sub-window
+# counts for more if its recording has others that are probable too and have the same field and time course. How much
+# more is fitted on the annotations of validation. False takes every sub-window by itself.
 second_look = True
+
+# hgb, svm and threshold with masking: 'residual', what the context does not predict, or 'signal', the signal itself in
+# its place, a control without the autoencoder.
+features = 'residual'
+
+# hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the same.
+# 'sign': of the opposite sign; 'mirror': left and right of the helmet exchanged; 'both': these two, and both at once.
+copies = None
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
 # wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With

@@ -27,10 +27,21 @@ class Masking(NamedTuple):
         Samples masked on either side of a sub-window: half a pulse, so that a spike is masked whole.
     filters : float32 tensor (n_filters, channels) or None
         Spatial filters of the training windows, where the classifier reads them; on the device of the windows.
+    features : str
+        'residual', or 'signal': the signal itself is read in its place, and nothing is masked.
     """
 
     margin: int
     filters: torch.Tensor | None = None
+    features: str = 'residual'
+
+    def read(
+        self, model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, levels: list[int] | None = None
+    ) -> torch.Tensor:
+        """What is read of windows x, laid out as `Autoencoder.masked_residuals`."""
+        if self.features == 'signal':
+            return shape.stretches(x, self.margin)
+        return model.masked_residuals(x, shape, self.margin, levels)
 
 
 def error_cards(errors: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
@@ -130,9 +141,12 @@ def masking_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> i
 
 
 def measure_filters(
-    autoencoder: Autoencoder, loader: DataLoader, shape: SubwindowShape, margin: int, device: torch.device
+    autoencoder: Autoencoder, loader: DataLoader, shape: SubwindowShape, masking: Masking, device: torch.device
 ) -> torch.Tensor:
-    """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`."""
+    """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`.
+
+    With features='signal' the signal takes the place of the residual: its components get a variance of 1.
+    """
     autoencoder.eval()
     signal, residual, n_windows = np.zeros(()), np.zeros(()), 0
     with torch.no_grad():
@@ -140,7 +154,7 @@ def measure_filters(
             prefetched(loader), desc='filters', total=len(loader), leave=False, disable=None, unit='batch'
         ):
             x = x.to(device, non_blocking=True)
-            residuals = autoencoder.masked_residuals(x, shape, margin, levels=[0])[:, 0]
+            residuals = masking.read(autoencoder, x, shape, levels=[0])[:, 0]
             signal = signal + len(x) * _covariance(x[:, 0])
             residual = residual + len(x) * _covariance(residuals)
             n_windows += len(x)

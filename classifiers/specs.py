@@ -53,6 +53,8 @@ class ClassifierSpec(NamedTuple):
         With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
     reads_windows : bool
         Whether it reads whole windows as they are, instead of something of every sub-window.
+    takes_copies : bool
+        Whether the setting `copies` adds to its training.
     settings : tuple of str
         The settings of params.py that it takes; networks also take the `device`, those on whole windows the `shape` of
         the sub-windows, and `finetuned` the `autoencoder`.
@@ -63,6 +65,7 @@ class ClassifierSpec(NamedTuple):
     masked_inputs: Callable[..., torch.Tensor] | None = None
     relative_to_block: Callable[..., np.ndarray] | None = None
     reads_windows: bool = False
+    takes_copies: bool = False
     settings: tuple[str, ...] = ('seed',)
 
     @property
@@ -77,9 +80,9 @@ def _fields(classifier):
 
 CLASSIFIERS = {
     'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_fields(SfcnClassifier)),
-    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power),
-    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power),
-    'latent': ClassifierSpec(BoostedTrees, None),
+    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power, takes_copies=True),
+    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power, takes_copies=True),
+    'latent': ClassifierSpec(BoostedTrees, None, takes_copies=True),
     'threshold': ClassifierSpec(MeanError, mean_error, masked_score, subtract_block_median, settings=()),
     'finetuned': ClassifierSpec(FinetunedClassifier, None, reads_windows=True, settings=_fields(FinetunedClassifier)),
     'raw': ClassifierSpec(RawClassifier, None, reads_windows=True, settings=_fields(RawClassifier)),

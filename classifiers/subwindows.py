@@ -19,6 +19,11 @@ class SubwindowShape(NamedTuple):
         inner = maps[..., self.border : self.border + self.n_subwindows * self.subwindow_length]
         return inner.unflatten(-1, (self.n_subwindows, self.subwindow_length)).movedim(-2, 1).flatten(0, 1)
 
+    def stretches(self, maps: torch.Tensor, margin: int) -> torch.Tensor:
+        """(batch, ..., times) to (batch, ..., n_subwindows, subwindow_length + 2 margin), as what is masked."""
+        first, length = self.border - margin, self.subwindow_length + 2 * margin
+        return maps[..., first:].unfold(-1, length, self.subwindow_length)[..., : self.n_subwindows, :]
+
 
 def subwindow_shape(window_length: int, border: int, subwindow_length: int) -> SubwindowShape:
     """Cut the inner part of a window into as many whole sub-windows as fit."""

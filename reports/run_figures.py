@@ -134,7 +134,7 @@ def latent_examples(reader: SubwindowReader, split: SplitData, settings: SimpleN
     """Latent statistics and labels of sub-windows of training and test, for `plot_latent`."""
 
     def read(model, x):
-        return (latent_statistics(model.latent(x), x.shape[-1], reader.shape),)
+        return {'latent': latent_statistics(model.latent(x), x.shape[-1], reader.shape)}
 
     latents, labels = {}, {}
     for part in ('train', 'test'):
@@ -142,7 +142,7 @@ def latent_examples(reader: SubwindowReader, split: SplitData, settings: SimpleN
         indices = np.unique(np.linspace(0, len(rows) - 1, N_LATENT_WINDOWS).astype(int))
         dataset = WindowDataset(split.clf_patients, rows.iloc[indices], zscore=zscored(settings.standardize))
         loader = batches(dataset, batch_size=settings.batch_size)
-        [latents[part]] = gather(reader.autoencoder, loader, read, reader.device, 'latent')
+        latents[part] = gather(reader.autoencoder, loader, read, reader.device, 'latent')['latent']
         labels[part] = split.labels(part).reshape(-1, split.shape.n_subwindows)[indices].ravel()
     return latents, labels
 

@@ -27,7 +27,7 @@ from runs.context import RunContext
 from runs.network_settings import loss_weights
 from runs.run_directory import RunDirectory
 from runs.source import Source
-from runs.split_data import SplitData
+from runs.split_data import SplitData, windows_of_part
 from timeseries_dataset import WindowDataset, batches, zscored
 from training.checkpoints import checkpoint_saver, load_checkpoint
 from training.epoch_log import epoch_logger
@@ -188,15 +188,17 @@ def make_reader(
 ) -> SubwindowReader:
     """Make what reads sub-windows for the classifier.
 
-    With masking, the spatial filters that a classifier needs are measured on the autoencoder's training windows.
+    With masking, the spatial filters that the classifier or the second look needs are measured on the autoencoder's
+    training windows. What reads whole windows has no residuals: the second look then takes the signal.
     """
     spec, masking = CLASSIFIERS[settings.classifier], None
     if settings.masking:
-        masking = Masking(masking_margin(split.shape, settings.pulse_width, settings.sfreq))
-        if spec.needs_filters:
+        margin = masking_margin(split.shape, settings.pulse_width, settings.sfreq)
+        of_others = 'signal' if spec.reads_windows else 'residual'
+        masking = Masking(margin, features=settings.features if spec.needs_filters else of_others)
+        if spec.needs_filters or (spec.reads_windows and settings.second_look):
             loader = filter_windows(split, settings, device)
-            filters = measure_filters(autoencoder, loader, split.shape, masking.margin, device)
-            masking = masking._replace(filters=filters)
+            masking = masking._replace(filters=measure_filters(autoencoder, loader, split.shape, masking, device))
     levels = levels_read(spec, settings.levels, len(loss_weights(settings)), settings.masking)
     return SubwindowReader(autoencoder, spec, split.shape, levels, masking, device)
 
@@ -214,6 +216,7 @@ def train_classifier(
     split: SplitData,
     autoencoder: Autoencoder,
     data: dict[str, SubwindowData],
+    copies: list[np.ndarray],
     context: RunContext,
 ) -> tuple[Classifier, list[dict]]:
     """Train the classifier of the settings on the training sub-windows; the validation ones stop a network.
@@ -224,6 +227,8 @@ def train_classifier(
         Trained; a classifier whose encoder it is does not change it.
     data : dict of SubwindowData
         By part, 'train' and 'validation' at least.
+    copies : list of arrays (n, ...)
+        Further inputs of the training part, with the same labels each, see `read_copies`.
 
     Returns
     -------
@@ -245,10 +250,22 @@ def train_classifier(
         print(f'  {settings.classifier} cannot be trained further: a new one is trained on these patients')
     labels = split.labels_t if spec.reads_windows else split.labels
     examples = {part: Examples(data[part].inputs, labels(part)) for part in ('train', 'validation')}
+    if copies:
+        inputs = np.concatenate([examples['train'].inputs, *copies])
+        examples['train'] = Examples(inputs, np.tile(examples['train'].labels, 1 + len(copies)))
     history = classifier.fit(
         examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
     )
     return classifier, history
+
+
+def read_copies(reader: SubwindowReader, split: SplitData, settings: SimpleNamespace) -> list[np.ndarray]:
+    """Inputs of the copies of training windows by the setting `copies`; none where the classifier takes none."""
+    if not reader.spec.takes_copies:
+        return []
+    return reader.read_copies(
+        windows_of_part(split, 'train', settings, reader.device), split.blocks('train'), settings.copies
+    )
 
 
 def look_again(
@@ -311,5 +328,5 @@ def save_classifier(
     content: dict[str, Any] = {'decision': decision}
     if masking:
         filters = None if masking.filters is None else masking.filters.cpu()
-        content |= {'margin': masking.margin, 'filters': filters}
+        content |= {'margin': masking.margin, 'filters': filters, 'features': masking.features}
     classifier.save(run.checkpoint('best', name), content)

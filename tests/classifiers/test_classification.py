@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from classification import SubwindowReader
 from classifiers import boosting, svm
+from classifiers.copies import mirrored_channels
 from classifiers.features import spatial_filters
 from classifiers.inputs import (
     Masking,
@@ -33,6 +34,7 @@ from evaluation.metrics import batchwise
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
 from loop import best_epoch
 from models.autoencoder import Autoencoder
+from recordings.channels import channel_names, ctf275_info
 from timeseries_dataset import batches
 from training.checkpoints import load_checkpoint, save_checkpoint
 from training.losses import spike_loss
@@ -160,12 +162,44 @@ def test_errors_of_hidden_sub_windows_where_hiding_changes_nothing():
     assert errors[..., :4].isnan().all()
     assert errors[..., 34:].isnan().all()
 
-    filters = measure_filters(Zero(), batches(Windows(x), batch_size=2), SHAPE, masking.margin, CPU)
+    filters = measure_filters(Zero(), batches(Windows(x), batch_size=2), SHAPE, masking, CPU)
     signal = x[:, 0].double().numpy()
     stretches = [signal[..., first - 2 : first + 12] for first in (4, 14, 24)]
     each = [np.concatenate(list(part), axis=1) for part in (signal, np.concatenate(stretches, axis=2))]
     expected = spatial_filters(*(rows @ rows.T / rows.shape[1] for rows in each), 8)
     np.testing.assert_allclose(filters.abs(), np.abs(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_the_signal_is_read_in_the_place_of_the_residual():
+    """Of an autoencoder that reconstructs zero, the residual is the signal."""
+    x, filters = windows(5), torch.eye(8)
+    of_residual, of_signal = (
+        read(x, CLASSIFIERS['hgb'], levels=[0], masking=Masking(2, filters, features))
+        for features in ('residual', 'signal')
+    )
+    np.testing.assert_array_equal(of_signal.inputs, of_residual.inputs)
+    np.testing.assert_array_equal(of_signal.fingerprints, of_residual.fingerprints)
+    assert of_residual.errors is not None
+    assert of_signal.errors is None
+
+
+def test_copies_are_read_as_changed_windows():
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 1, 274, 40)).astype(np.float32))
+    reader = SubwindowReader(Zero(), CLASSIFIERS['latent'], SHAPE, [0], None, CPU)
+    loader, blocks = batches(Windows(x), batch_size=2), np.zeros(9)
+    found = reader.read_copies(loader, blocks, 'both')
+    changed = [-x, x[:, :, mirrored_channels()], -x[:, :, mirrored_channels()]]
+    for inputs, copy in zip(found, changed, strict=True):
+        np.testing.assert_array_equal(inputs, reader.read(batches(Windows(copy), batch_size=2)).inputs)
+    assert reader.read_copies(loader, blocks, None) == []
+
+
+def test_the_mirrored_helmet_is_where_its_channels_are():
+    places = np.array([channel['loc'][:3] for channel in ctf275_info(150)['chs']])
+    twins, names = np.array(mirrored_channels()), channel_names()
+    np.testing.assert_array_equal(twins[twins], np.arange(274))
+    distance = np.linalg.norm(places * [-1, 1, 1] - places[twins], axis=1)
+    assert [names[k] for k in np.flatnonzero(distance > 0.002)] == ['MLP52']
 
 
 def test_statistics_of_the_errors():

@@ -168,7 +168,7 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
 def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier, masking):
     patients = {'patient': [1, 2, 3, SPIKE_FREE], 'test_patients': [2, SPIKE_FREE]}
     run('auto', 'wavelets', classifier=classifier, masking=masking, filters=[2, 2], num_epochs=1, latent_nodes=8,
-        subwindow_size=0.7, calibration='isotonic', **patients)  # fmt: skip
+        subwindow_size=0.7, calibration='isotonic', copies='both', features='signal', **patients)  # fmt: skip
     finished = RunDirectory(tmp_path / 'results' / 'wavelets_1')
     assert 'No spike annotation was used' not in finished.report.read_text()
     predictions, results, _ = tables(finished)
