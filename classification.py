@@ -216,6 +216,11 @@ class TrainedRun(NamedTuple):
         """Samples of a window."""
         return round(self.settings['window_size'] * self.settings['sfreq'])
 
+    @property
+    def subwindow_length(self) -> int:
+        """Samples of a sub-window."""
+        return self.reader.shape.subwindow_length
+
     def score(self, data: SubwindowData, timing: np.ndarray | None = None) -> np.ndarray:
         """Calibrated probabilities (n,) of sub-windows.
 
@@ -230,6 +235,35 @@ class TrainedRun(NamedTuple):
             timing = np.arange(len(scores)) if timing is None else timing
             scores = second_look(self.decision['second look'], scores, data.recordings(timing))
         return calibrate(self.decision['calibration'], scores)
+
+
+class Ensemble(NamedTuple):
+    """Runs with the same windows, such as the folds of a cross-validation: the mean of their probabilities counts.
+
+    Attributes
+    ----------
+    members : list of TrainedRun
+    decision : dict
+        threshold and policy.
+    """
+
+    members: list[TrainedRun]
+    decision: dict
+
+    @property
+    def settings(self) -> dict:
+        """Settings of the first member, which shares with the others what decides the windows."""
+        return self.members[0].settings
+
+    @property
+    def window_length(self) -> int:
+        """Samples of a window."""
+        return self.members[0].window_length
+
+    @property
+    def subwindow_length(self) -> int:
+        """Samples of a sub-window."""
+        return self.members[0].subwindow_length
 
 
 def load_run(
@@ -311,6 +345,9 @@ class Detections(NamedTuple):
         In order, tiling the block: part, onset, end (samples of the block, end excluded), proba, pred.
     events : DataFrame
         sample (the highest peak of the field power), part and proba (the highest) of every event.
+
+    Of an ensemble, both have `uncertainty`: the standard deviation of its members' probabilities (of an event, that
+    where its probability is the highest); NaN of a single member.
     """
 
     subwindows: pd.DataFrame
@@ -375,15 +412,40 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, window_length: 
     return np.concatenate(samples), pd.concat(tables, ignore_index=True)
 
 
-def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -> Detections:
-    """Apply a run to every sample of a block, scaled as in training.
+def score_block(trained: TrainedRun | Ensemble, meg: np.ndarray, part_lengths: list[int]) -> Detections:
+    """Apply a run, or several, to every sample of a block, scaled as in training.
 
     Parameters
     ----------
+    trained : TrainedRun or Ensemble
     meg : array (274, n_samples)
         In tesla.
     part_lengths : list of int
         Samples of its continuous parts.
+    """
+    if isinstance(trained, Ensemble):
+        tables = [score_subwindows(member, meg, part_lengths) for member in trained.members]
+        probas = np.stack([table['proba'] for table in tables])
+        spread = probas.std(axis=0, ddof=1) if len(probas) > 1 else np.full(probas.shape[1], np.nan)
+        table = tables[0].assign(proba=probas.mean(axis=0), uncertainty=spread)
+    else:
+        table = score_subwindows(trained, meg, part_lengths)
+    table['pred'] = (table['proba'] >= trained.decision['threshold']).astype(int)
+    in_order = table.rename(columns={'part': 'block'}).assign(subject=0)
+    events = merge_events(in_order, trained.subwindow_length).rename(columns={'block': 'part'})
+    more = [name for name in ('uncertainty',) if name in table]
+    return Detections(
+        table[['part', 'onset', 'end', 'proba', 'pred', *more]], events[['sample', 'part', 'proba', *more]]
+    )
+
+
+def score_subwindows(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -> pd.DataFrame:
+    """Probabilities of the sub-windows that tile a block, without the decision; see `score_block`.
+
+    Returns
+    -------
+    DataFrame
+        In order: part, timing, onset, end, proba, field and peak (see `merge_events`).
     """
     reader, standardize = trained.reader, trained.settings['standardize']
     shape, device = reader.shape, reader.device
@@ -397,11 +459,5 @@ def score_block(trained: TrainedRun, meg: np.ndarray, part_lengths: list[int]) -
     window, number = np.divmod(np.arange(len(table)), shape.n_subwindows)
     # A peak in a mirror image is that of the sample it shows.
     peak = samples[window, shape.border + number * shape.subwindow_length + np.round(peak).astype(np.int64)]
-    pred = (proba >= trained.decision['threshold']).astype(int)
-    table = table.assign(proba=proba, field=field, peak=peak, pred=pred)
-    table = table[table['kept']].sort_values(['part', 'timing'], ignore_index=True)
-    events = merge_events(table.rename(columns={'part': 'block'}).assign(subject=0), shape.subwindow_length)
-    return Detections(
-        table[['part', 'onset', 'end', 'proba', 'pred']],
-        events.rename(columns={'block': 'part'})[['sample', 'part', 'proba']],
-    )
+    table = table.assign(proba=proba, field=field, peak=peak)
+    return table[table['kept']].sort_values(['part', 'timing'], ignore_index=True)

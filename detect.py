@@ -4,11 +4,13 @@
     python detect.py RUN cohort.csv [name=value ...]
     python detect.py RUN BIDS_FOLDER [name=value ...]
 
-Reads   RUN, a finished run: its name in path_writing_data (AE1D_3) or its path; and recordings: CTF folders (.ds),
+Reads   RUN, a finished run: its name in path_writing_data (AE1D_3) or its path; of a cross-validation, all folds count
+        (the mean of their probabilities), or one (AE1D_3/fold_2); and recordings: CTF folders (.ds),
         FIF files, other files that MNE reads, or data_raw_NNN.pkl, of which every block counts as a recording. Of a
         whole study, cohort.csv or BIDS_FOLDER as for create_data_raw.py.
 Writes  next to each recording, or in the folder `output`, <recording>_detections/ with
-        detections.csv      onset, duration, probas, bad (1 in a segment marked bad): an event per row
+        detections.csv      onset, duration, probas, bad (1 in a segment marked bad): an event per row; of a
+                            cross-validation also uncertainty (standard deviation over the folds)
         probabilities.csv   the probability of every sub-window (200 ms)
         MarkerFile.mrk      CTF recordings: the recording's own classes and the class marker_name
         <recording>-annot.fif   the same events as annotations of MNE
@@ -28,7 +30,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from classification import TrainedRun, load_run, score_block
+from classification import Ensemble, TrainedRun, load_run, score_block
 from recordings.checks import read_checked, read_data_raw_blocks
 from recordings.cohorts import cohort_output, is_cohort, read_cohort
 from recordings.marker_files import MARKER_FILE, write_marker_file
@@ -46,11 +48,12 @@ from runs.applied_settings import (
     seen_by_run,
     settings_of_run,
 )
+from runs.ensemble import ensemble_of, members_of, unseen_by
 from runs.patient_jobs import MADE, SKIPPED, run_patients, share_threads
 from runs.run_directory import RunDirectory, find_run, git_revision
 from runs.settings import read_command
 from system.files import sha256
-from utils import DataError, SettingError, choose_device, choose_precision, run_script, set_seed
+from utils import SettingError, choose_device, choose_precision, run_script, set_seed
 
 
 # ------------------------------------------------------------------------------------------- the story
@@ -68,10 +71,8 @@ def main(words: list[str]) -> None:
     if len(positional) < 2:
         raise SettingError('usage: python detect.py RUN REC [REC ...] | cohort.csv | BIDS_FOLDER [name=value ...]')
     run = find_run(settings.path_writing_data, positional[0])
-    if not run.checkpoint('best').is_file() and (run.path / 'fold_1').is_dir():
-        raise DataError(f'{run.path}: a cross-validation; take one of its folds, such as {run.name}/fold_1')
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
-    run_settings: dict[str, Any] = settings_of_run(run, vars(settings)) | {'bad_channels': bad_channels}
+    run_settings: dict[str, Any] = settings_of_run(first_of(run), vars(settings)) | {'bad_channels': bad_channels}
     load = functools.partial(load_applied, run, run_settings, settings, shlex.join(['python', 'detect.py', *words]))
     applied = load()
     decision = applied.trained.decision
@@ -128,7 +129,8 @@ def detect_in_patient(
 
 def detect_in(plan: DetectionPlan, applied: 'AppliedRun', settings: SimpleNamespace) -> int:
     """Read a recording, or a data_raw file, score it, publish its detections and return their number."""
-    trained, made_with = applied.trained, applied.made_with
+    made_with, known_by = applied.made_with, plan.samples | {plan.identity['path']}
+    trained, notes = applied.for_recording(known_by)
     marker = {'name': settings.marker_name, 'color': settings.marker_color}
     made_from = {'identity': plan.identity, 'input': input_of(plan, applied, settings)}
     n_events, started = 0, time.perf_counter()
@@ -138,8 +140,7 @@ def detect_in(plan: DetectionPlan, applied: 'AppliedRun', settings: SimpleNamesp
         by_block = [score_block(trained, block.meg, parts) for block, parts in zip(blocks, lengths, strict=True)]
         scored = time.perf_counter()
         detections = detections_of_recording(name, blocks, by_block)
-        warnings = seen_warnings(plan.samples, applied.seen)
-        warnings += recording_warnings(blocks, set(made_with['compensation of the run']), trained.window_length)
+        warnings = notes + recording_warnings(blocks, set(made_with['compensation of the run']), trained.window_length)
         warnings += bad_segment_warnings(detections, settings.drop_bad_segments)
         if settings.drop_bad_segments:
             detections = without_bad_segments(detections)
@@ -162,40 +163,66 @@ class AppliedRun(NamedTuple):
 
     Attributes
     ----------
-    trained : TrainedRun
+    trained : TrainedRun or Ensemble
+        An ensemble is a whole cross-validation.
     made_with : dict
         What detections.json says of it, from `describe_run`, and the command.
-    seen : dict
-        Where it has seen recordings, from `seen_by_run`.
+    seen : list of dict
+        Where it, or every fold, has seen recordings, from `seen_by_run`.
     """
 
-    trained: TrainedRun
+    trained: TrainedRun | Ensemble
     made_with: dict
-    seen: dict[str, str]
+    seen: list[dict[str, str]]
+
+    def for_recording(self, known_by: set[str]) -> tuple[TrainedRun | Ensemble, list[str]]:
+        """What scores a recording, and warnings: of an ensemble, the folds that have not seen it (see `unseen_by`)."""
+        unseen = unseen_by(self.seen, known_by)
+        if not isinstance(self.trained, Ensemble) or len(unseen) == len(self.seen):
+            return self.trained, seen_warnings(known_by, self.seen[unseen[0]])
+        members = [self.trained.members[number] for number in unseen]
+        numbers = ', '.join(str(number + 1) for number in unseen)
+        note = f'the recording is of a patient of the run: only fold {numbers}, which has not seen it, counts'
+        return self.trained._replace(members=members), [note]
 
 
 def load_applied(run: RunDirectory, run_settings: dict, settings: SimpleNamespace, command: str) -> AppliedRun:
     """Load a run; `run_settings` are those of the run, and `settings` those of now."""
     device = choose_device(settings.device)
-    checkpoints = run.checkpoint('best'), run.checkpoint('best', run_settings['classifier'])
-    trained = load_run(run_settings, *checkpoints, device, choose_precision(settings.precision, device))
-    made_with = {'command': command} | describe_run(run, run_settings, checkpoints, trained.decision)
-    return AppliedRun(trained, made_with, seen_by_run(run, run_settings['path_raw_data']))
+    precision, classifier = choose_precision(settings.precision, device), run_settings['classifier']
+    members = members_of(run, classifier)
+    checkpoints = [(member.checkpoint('best'), member.checkpoint('best', classifier)) for member in members]
+    loaded = [load_run(run_settings, *paths, device, precision) for paths in checkpoints]
+    trained = loaded[0] if members == [run] else ensemble_of(run, loaded)
+    made_with = {'command': command} | describe_run(run, run_settings, checkpoints, loaded)
+    made_with |= {name: trained.decision[name] for name in ('threshold', 'policy')}
+    return AppliedRun(trained, made_with, [seen_by_run(member, run_settings['path_raw_data']) for member in members])
 
 
-def describe_run(run: RunDirectory, settings: dict, checkpoints: tuple[Path, Path], decision: dict) -> dict:
-    """What detections.json says of the run: its code, checkpoints, settings and decision."""
+def first_of(run: RunDirectory) -> RunDirectory:
+    """The first fold of a cross-validation, which knows all patients and settings; of another run, the run."""
+    return run.folds[0] if run.folds and not run.checkpoint('best').is_file() else run
+
+
+def describe_run(
+    run: RunDirectory, settings: dict, checkpoints: list[tuple[Path, Path]], loaded: list[TrainedRun]
+) -> dict:
+    """What detections.json says of the run: its code, checkpoints, settings and calibration, of every fold."""
+    calibrations, second_looks = (
+        [trained.decision.get(name) for trained in loaded] for name in ('calibration', 'second look')
+    )
+    first = first_of(run)
     return {
         'code revision': git_revision(),
         'run': str(run.path),
         'code revision of the run': json.loads(run.params.read_text()).get('git revision'),
-        'checkpoints': {path.name: sha256(path) for path in checkpoints},
+        'checkpoints': {str(path.relative_to(run.path)): sha256(path) for paths in checkpoints for path in paths},
         'model': settings['model'],
         'classifier': settings['classifier'],
         'settings': {name: settings[name] for name in (*OF_THE_RUN, 'bad_channels')},
-        'compensation of the run': sorted(compensation_of_run(run, settings['path_raw_data'])),
-        **{name: decision[name] for name in ('threshold', 'policy', 'calibration')},
-        'second look': decision.get('second look'),
+        'compensation of the run': sorted(compensation_of_run(first, settings['path_raw_data'])),
+        'calibration': calibrations[0] if first is run else calibrations,
+        'second look': second_looks[0] if first is run else second_looks,
     }
 
 

@@ -118,13 +118,15 @@ def merge_events(predictions: pd.DataFrame, subwindow_length: int) -> pd.DataFra
     Returns
     -------
     DataFrame
-        subject, block, onset and end (samples, end excluded), sample (the highest field peak), proba (the highest).
+        subject, block, onset and end (samples, end excluded), sample (the highest field peak), proba (the highest),
+        and `uncertainty` of the sub-window with that probability, where the predictions have it.
     """
     positive = predictions[predictions['pred'] == 1]
     block = positive.groupby(['subject', 'block']).ngroup().to_numpy()
     timing, proba = positive['timing'].to_numpy(), positive['proba'].to_numpy()
     starts = _first_of_events(block, timing, subwindow_length)
     highest = positive.iloc[_first_highest(positive['field'].to_numpy(), starts)]
+    surest = positive.iloc[_first_highest(proba, starts)]
     last = np.append(starts[1:], len(positive)) - 1 if len(starts) else starts
     return pd.DataFrame(
         {
@@ -133,7 +135,7 @@ def merge_events(predictions: pd.DataFrame, subwindow_length: int) -> pd.DataFra
             'onset': np.round(timing[starts] - subwindow_length / 2).astype(np.int64),
             'end': np.round(timing[last] + subwindow_length / 2).astype(np.int64),
             'sample': highest['peak'].to_numpy().astype(np.int64),
-            'proba': np.maximum.reduceat(proba, starts) if len(starts) else proba,
+            **{name: surest[name].to_numpy() for name in ('proba', 'uncertainty') if name in surest},
         }
     )
 

@@ -8,6 +8,7 @@ import pandas as pd
 from evaluation.metrics import MAIN_METRICS
 from reports.run_results import TestResult, evaluate, write_results
 from runs.context import RunContext
+from runs.networks import choose_threshold
 from runs.run_directory import RunDirectory, load_params
 from runs.split_data import SplitData
 from saving_functions import load_predictions
@@ -54,6 +55,7 @@ def pool_folds(run: RunDirectory, folds: list[TestResult], context: RunContext) 
             print(f'warning: fold {row["fold"]}: undefined, and left out of means: {", ".join(undefined)}')
     by_fold = 'its own in every fold'
     decision = {'threshold': None, 'policy': folds[0].decision['policy'], 'calibration': by_fold, 'reached': by_fold}
+    decision |= {'ensemble': choose_threshold(predictions, spikes, context.settings, 'pooled tests of the folds')}
     evaluation = evaluate(predictions, spikes, context.settings)
     result = TestResult(run, evaluation, decision, folds[0].tested_on, folds[0].split)
     write_results(result, rows, context, summary=True)

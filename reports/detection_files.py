@@ -88,7 +88,8 @@ def write_all(detections: RecordingDetections, folder: Path, made_with: dict, ma
     with writing(folder / 'probabilities.csv') as temporary:
         detections.subwindows.round({'onset': 6, 'duration': 6}).to_csv(temporary, index=False)
     probas, bad = events['proba'].to_numpy(), events['bad'].to_numpy()
-    write_detections(folder / 'detections.csv', onsets, durations, probas, bad)
+    uncertainty = events['uncertainty'].to_numpy() if 'uncertainty' in events else None
+    write_detections(folder / 'detections.csv', onsets, durations, probas, bad, uncertainty)
     stem = layout.path.resolve().stem if layout.path.suffix != '.pkl' else folder.name
     write_annotations(folder / f'{stem}-annot.fif', onsets, durations, marker['name'], layout)
     if layout.trial:
@@ -143,7 +144,12 @@ def describe_fit(fit: DipoleFit, origin: str) -> dict:
 
 # ------------------------------------------------------------------------------------------ review files
 def write_detections(
-    path: str | Path, onsets: np.ndarray, durations: np.ndarray, probas: np.ndarray, bad: np.ndarray | None = None
+    path: str | Path,
+    onsets: np.ndarray,
+    durations: np.ndarray,
+    probas: np.ndarray,
+    bad: np.ndarray | None = None,
+    uncertainty: np.ndarray | None = None,
 ) -> None:
     """Write detections.csv, one row per event.
 
@@ -156,10 +162,14 @@ def write_detections(
         Probabilities.
     bad : array (n_events,), optional
         1 for events in segments marked bad.
+    uncertainty : array (n_events,), optional
+        Standard deviation of the probability over the members of an ensemble.
     """
     table = pd.DataFrame({'onset': onsets, 'duration': durations, 'probas': probas})
     if bad is not None:
         table['bad'] = np.asarray(bad, dtype=np.int64)
+    if uncertainty is not None:
+        table['uncertainty'] = uncertainty
     with writing(path) as temporary:
         table.to_csv(temporary, index=False, float_format='%.6f')
 

@@ -164,7 +164,8 @@ def surest_events(detections: RecordingDetections) -> list[EventSignal]:
             left, right = max(event.sample - reach, end - lengths[event.part]), min(event.sample + reach + 1, end)
             [seconds] = block.layout.to_seconds(np.array([event.sample]), sfreq)
             [bad] = in_bad_segments(block, np.array([event.sample]))
-            title = f'{seconds:.3f} s, probability {event.proba:.2f}{", in a bad segment" if bad else ""}'
+            spread = f' ± {event.uncertainty:.2f}' if np.isfinite(getattr(event, 'uncertainty', np.nan)) else ''
+            title = f'{seconds:.3f} s, probability {event.proba:.2f}{spread}{", in a bad segment" if bad else ""}'
             times = (np.arange(left, right) - event.sample) / sfreq
             surest.append(EventSignal(event.proba, title, times, 1e15 * block.meg[:, left:right]))
     return sorted(surest, key=lambda event: -event.proba)[:N_SHOWN]

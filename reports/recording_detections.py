@@ -71,7 +71,8 @@ def seconds_of_events(blocks: list[Recording], by_block: list[Detections]) -> pd
     Returns
     -------
     DataFrame
-        onset (s from the first sample of the recording), proba, bad (whether it lies in a segment marked bad).
+        onset (s from the first sample of the recording), proba, bad (whether it lies in a segment marked bad); of an
+        ensemble, uncertainty.
     """
     tables = [
         pd.DataFrame(
@@ -79,6 +80,11 @@ def seconds_of_events(blocks: list[Recording], by_block: list[Detections]) -> pd
                 'onset': block.layout.to_seconds(block_detections.events['sample'], block.info['sfreq']),
                 'proba': block_detections.events['proba'].to_numpy(),
                 'bad': in_bad_segments(block, block_detections.events['sample']),
+                **{
+                    name: block_detections.events[name].to_numpy()
+                    for name in ('uncertainty',)
+                    if name in block_detections.events
+                },
             }
         )
         for block, block_detections in zip(blocks, by_block, strict=True)
@@ -92,7 +98,7 @@ def seconds_of_subwindows(blocks: list[Recording], by_block: list[Detections]) -
     Returns
     -------
     DataFrame
-        onset (s from the first sample of the recording), duration (s), proba, pred.
+        onset (s from the first sample of the recording), duration (s), proba, pred; of an ensemble, uncertainty.
     """
     tables = [
         pd.DataFrame(
@@ -101,6 +107,7 @@ def seconds_of_subwindows(blocks: list[Recording], by_block: list[Detections]) -
                 'duration': (subwindows['end'] - subwindows['onset']) / block.info['sfreq'],
                 'proba': subwindows['proba'],
                 'pred': subwindows['pred'],
+                **{name: subwindows[name] for name in ('uncertainty',) if name in subwindows},
             }
         )
         for block, (subwindows, _) in zip(blocks, by_block, strict=True)

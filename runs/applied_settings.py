@@ -74,14 +74,17 @@ def records_of_run(params: dict, path_raw_data: str) -> list[tuple[Path, dict]]:
 
 
 def seen_by_run(run: RunDirectory, path_raw_data: str) -> dict[str, str]:
-    """Where a run has seen recordings: SHA-256 of their samples to data_raw file and part, as far as records say."""
+    """Where a run has seen recordings: to data_raw file and part, from that file's path, and SHA-256 of samples.
+
+    The hashes are there as far as records say.
+    """
     params = load_params(run)
     seen = {}
     for part, word in (('validation', 'validation'), ('train', 'training')):  # who is in both was trained on
         of_part = {'split': {part: params['split'].get(part, ())}}
         for path, record in records_of_run(of_part, path_raw_data):
-            for recording in record.get('recordings', []):
-                seen[recording.get('sha256')] = f'{path.name}, of a patient of its {word}'
+            for known_by in (str(path.resolve()), *(one.get('sha256') for one in record.get('recordings', []))):
+                seen[known_by] = f'{path.name}, of a patient of its {word}'
     return seen
 
 

@@ -306,19 +306,39 @@ def choose_decision(scores: np.ndarray, table: pd.DataFrame, split: SplitData, s
     """
     labels = table['test'].to_numpy()
     calibration = fit_calibration(settings.calibration, scores, labels)
-    proba = calibrate(calibration, scores)
+    predictions = with_predictions(table, calibrate(calibration, scores), 0.5)
+    return {
+        'calibration': calibration,
+        **choose_threshold(predictions, split.spikes['validation'], settings, 'validation set'),
+    }
+
+
+def choose_threshold(predictions: pd.DataFrame, spikes: pd.DataFrame, settings: SimpleNamespace, on: str) -> dict:
+    """Choose the threshold of calibrated probabilities by the policy of the settings.
+
+    Parameters
+    ----------
+    predictions, spikes : DataFrame
+        See `sensitivity_curve`.
+    on : str
+        What they are, for the report.
+
+    Returns
+    -------
+    dict
+        threshold, policy and reached, see `choose_decision`.
+    """
+    labels, proba = predictions['test'].to_numpy(), predictions['proba'].to_numpy()
     if settings.threshold_policy == 'f1':
         threshold, chosen_by = best_f1_threshold(labels, proba), 'best F1 of the sub-windows'
         reached = f'F1 {f1_score(labels, proba >= threshold):.2f}'
     else:
-        predictions = with_predictions(table, proba, 0.5)
         tolerance = settings.tolerance * settings.sfreq
-        spikes = split.spikes['validation']
-        curve = sensitivity_curve(predictions, spikes, split.shape.subwindow_length, tolerance, settings.sfreq)
+        subwindow_length = round(settings.subwindow_size * settings.sfreq)
+        curve = sensitivity_curve(predictions, spikes, subwindow_length, tolerance, settings.sfreq)
         limits = {name: getattr(settings, name) for name in ('target_sensitivity', 'false_alarm_budget')}
         threshold, chosen_by, reached = threshold_from_curve(curve, settings.threshold_policy, **limits)
-    policy = f'{chosen_by} on the validation set'
-    return {'calibration': calibration, 'threshold': threshold, 'policy': policy, 'reached': reached}
+    return {'threshold': threshold, 'policy': f'{chosen_by} on the {on}', 'reached': reached}
 
 
 def save_classifier(

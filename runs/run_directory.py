@@ -66,6 +66,12 @@ class RunDirectory:
         return RunDirectory(path, self.name)
 
     @property
+    def folds(self) -> list['RunDirectory']:
+        """The folds of a cross-validation that are there, in order; none of another run."""
+        numbers = sorted(int(path.name.removeprefix('fold_')) for path in self.path.glob('fold_*') if path.is_dir())
+        return [RunDirectory(self.path / f'fold_{number}', self.name) for number in numbers]
+
+    @property
     def finished(self) -> bool:
         """Whether the run is complete: metrics.json is written last."""
         return self.metrics.is_file()

@@ -1,0 +1,69 @@
+"""A cross-validation that is applied as a whole: its folds, and their common threshold."""
+
+import json
+
+from classification import Ensemble, TrainedRun
+from runs.run_directory import RunDirectory
+from utils import DataError
+
+
+def members_of(run: RunDirectory, classifier: str) -> list[RunDirectory]:
+    """The folds of a cross-validation, or a run that is none itself.
+
+    Parameters
+    ----------
+    run : RunDirectory
+        Finished.
+    classifier : str
+
+    Raises
+    ------
+    DataError
+        A fold, or a checkpoint of it, is missing.
+    """
+    if run.checkpoint('best').is_file() or not run.folds:
+        return [run]
+    n_folds = len(run.results.read_text().splitlines()) - 1 if run.results.is_file() else 0
+    numbers = [int(fold.path.name.removeprefix('fold_')) for fold in run.folds]
+    lacking = [number for number in range(1, n_folds + 1) if number not in numbers]
+    for number, fold in zip(numbers, run.folds, strict=True):
+        if not (fold.finished and fold.checkpoint('best').is_file() and fold.checkpoint('best', classifier).is_file()):
+            lacking.append(number)
+    if lacking or not n_folds:
+        raise DataError(
+            f'{run.path}: fold {", ".join(map(str, sorted(lacking)))} of the cross-validation is missing or not whole; '
+            f'restore it, or take one fold, such as {run.name}/fold_{numbers[0]}'
+        )
+    return run.folds
+
+
+def ensemble_of(run: RunDirectory, members: list[TrainedRun]) -> Ensemble:
+    """The folds of a cross-validation together, with the threshold that its pooled tests have chosen.
+
+    Raises
+    ------
+    DataError
+        metrics.json has no such threshold.
+    """
+    try:
+        decision = json.loads(run.metrics.read_text())['ensemble']
+        return Ensemble(members, {'threshold': float(decision['threshold']), 'policy': decision['policy']})
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise DataError(
+            f'{run.metrics}: no threshold for all folds together, as of an earlier version; take one of the folds, '
+            f'such as {run.name}/fold_1'
+        ) from fault
+
+
+def unseen_by(seen: list[dict[str, str]], known_by: set[str]) -> list[int]:
+    """Which of the members, counted from 0, have not seen a recording; all where every one has.
+
+    Parameters
+    ----------
+    seen : list of dict
+        Of every member, from `seen_by_run`.
+    known_by : set of str
+        What tells the recording: hashes of its samples, and the path of its data_raw file.
+    """
+    unseen = [number for number, of_member in enumerate(seen) if not known_by & set(of_member)]
+    return unseen or list(range(len(seen)))
