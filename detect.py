@@ -72,7 +72,7 @@ def main(words: list[str]) -> None:
         raise SettingError('usage: python detect.py RUN REC [REC ...] | cohort.csv | BIDS_FOLDER [name=value ...]')
     run = find_run(settings.path_writing_data, positional[0])
     bad_channels = [settings.bad_channels] if isinstance(settings.bad_channels, str) else settings.bad_channels
-    run_settings: dict[str, Any] = settings_of_run(first_of(run), vars(settings)) | {'bad_channels': bad_channels}
+    run_settings: dict[str, Any] = settings_of_run(members_of(run)[0], vars(settings)) | {'bad_channels': bad_channels}
     load = functools.partial(load_applied, run, run_settings, settings, shlex.join(['python', 'detect.py', *words]))
     applied = load()
     decision = applied.trained.decision
@@ -190,18 +190,13 @@ def load_applied(run: RunDirectory, run_settings: dict, settings: SimpleNamespac
     """Load a run; `run_settings` are those of the run, and `settings` those of now."""
     device = choose_device(settings.device)
     precision, classifier = choose_precision(settings.precision, device), run_settings['classifier']
-    members = members_of(run, classifier)
+    members = members_of(run)
     checkpoints = [(member.checkpoint('best'), member.checkpoint('best', classifier)) for member in members]
     loaded = [load_run(run_settings, *paths, device, precision) for paths in checkpoints]
     trained = loaded[0] if members == [run] else ensemble_of(run, loaded)
     made_with = {'command': command} | describe_run(run, run_settings, checkpoints, loaded)
     made_with |= {name: trained.decision[name] for name in ('threshold', 'policy')}
     return AppliedRun(trained, made_with, [seen_by_run(member, run_settings['path_raw_data']) for member in members])
-
-
-def first_of(run: RunDirectory) -> RunDirectory:
-    """The first fold of a cross-validation, which knows all patients and settings; of another run, the run."""
-    return run.folds[0] if run.folds and not run.checkpoint('best').is_file() else run
 
 
 def describe_run(
@@ -211,7 +206,7 @@ def describe_run(
     calibrations, second_looks = (
         [trained.decision.get(name) for trained in loaded] for name in ('calibration', 'second look')
     )
-    first = first_of(run)
+    first = members_of(run)[0]  # a fold knows all patients
     return {
         'code revision': git_revision(),
         'run': str(run.path),

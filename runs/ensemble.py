@@ -3,18 +3,12 @@
 import json
 
 from classification import Ensemble, TrainedRun
-from runs.run_directory import RunDirectory
+from runs.run_directory import RunDirectory, load_params
 from utils import DataError
 
 
-def members_of(run: RunDirectory, classifier: str) -> list[RunDirectory]:
-    """The folds of a cross-validation, or a run that is none itself.
-
-    Parameters
-    ----------
-    run : RunDirectory
-        Finished.
-    classifier : str
+def members_of(run: RunDirectory) -> list[RunDirectory]:
+    """The folds of a finished cross-validation, or another run itself.
 
     Raises
     ------
@@ -23,6 +17,7 @@ def members_of(run: RunDirectory, classifier: str) -> list[RunDirectory]:
     """
     if run.checkpoint('best').is_file() or not run.folds:
         return [run]
+    classifier = load_params(run)['settings']['classifier']
     n_folds = len(run.results.read_text().splitlines()) - 1 if run.results.is_file() else 0
     numbers = [int(fold.path.name.removeprefix('fold_')) for fold in run.folds]
     lacking = [number for number in range(1, n_folds + 1) if number not in numbers]

@@ -500,7 +500,7 @@ def only_folds(run):
             lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_hgb_1.pth'),
             r'best_hgb_1\.pth: not a hgb',
         ),
-        (only_folds, 'a cross-validation; take one of its folds, such as AE1D_smaller_1/fold_1'),
+        (only_folds, 'fold 1 of the cross-validation is missing .* take one fold, such as AE1D_smaller_1/fold_1'),
     ],
 )
 def test_faults_of_a_run(trained, spoiled, apply, tmp_path, change, said):

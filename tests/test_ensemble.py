@@ -141,10 +141,10 @@ def test_a_cross_validation_that_is_not_whole_is_refused(study, tmp_path):
         detect.main([run.name, str(tmp_path / 'any.pkl'), *words])
     copy.folds[0].checkpoint('best', 'hgb').unlink()
     with pytest.raises(DataError, match=r'fold 1 of the cross-validation is missing .*/fold_1'):
-        members_of(copy, 'hgb')
+        members_of(copy)
     shutil.rmtree(copy.folds[1].path)
     with pytest.raises(DataError, match='fold 1, 2 of the cross-validation is missing'):
-        members_of(copy, 'hgb')
+        members_of(copy)
 
 
 def test_who_has_seen_a_recording():
