@@ -55,6 +55,7 @@ from runs.split_data import SplitData, open_window_sets, split_data, windows_of_
 from runs.split_record import split_record
 from saving_functions import plot_losses, save_peaks
 from system.interruption import Interrupted, interruptible
+from system.memory import keep_freed_memory
 from timeseries_dataset import PARTS
 from training.distributed import Processes, init_distributed
 from utils import SettingError, choose_device, choose_precision, run_script, set_seed
@@ -166,6 +167,8 @@ def start_or_resume(mode: str, words: list[str], command: str, settings: SimpleN
         source = open_source(mode, settings, unfinished.source_nb if unfinished.path else settings.model_nb)
     device = choose_device(settings.device)
     settings.precision = choose_precision(settings.precision, device)
+    if settings.keep_memory and device.type == 'cpu':
+        keep_freed_memory()
     shape = subwindow_shape_of(settings)
     splits = split_data(open_window_sets(settings), mode, source, settings, shape)
     if settings.fold is not None and settings.fold > len(splits):

@@ -22,8 +22,10 @@ import mne
 import numpy as np
 import torch
 
-from classifiers.specs import CLASSIFIERS
+from classifiers.inputs import N_FILTERS
+from classifiers.specs import CLASSIFIERS, Examples
 from models import AUTOENCODERS, build_model
+from models.sfcn import SFCN
 from recordings.channels import N_CHANNELS, ctf275_info
 from recordings.simulation import simulate_patient
 from runs.run_directory import RunDirectory
@@ -32,6 +34,7 @@ from training.checkpoints import save_checkpoint
 from utils import ROOT, SettingError, run_script, set_seed, write_json
 
 SECONDS, SFREQ = 180, 1200
+N_FEATURES = 74  # of hgb with masking, those relative to the block among them
 
 
 def main(words: list[str]) -> None:
@@ -40,26 +43,27 @@ def main(words: list[str]) -> None:
         raise SettingError('usage: python benchmarks/detection.py [REC.ds]')
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        runs = {masking: folder / f'wavelets_{number}' for number, masking in enumerate((None, 'context'))}
-        for masking, run in runs.items():
-            make_run(run, masking)
+        kinds = [('sfcn', None), ('sfcn', 'context'), ('hgb', 'context')]
+        runs = {kind: folder / f'wavelets_{number}' for number, kind in enumerate(kinds)}
+        for kind, run in runs.items():
+            make_run(run, *kind)
         signal, spikes = simulate()
         recordings = [write_fif(folder / 'simulated_raw.fif', signal, spikes)]
         if words:
             recordings.append(write_ds(folder / 'simulated.ds', signal, Path(words[0])))
         del signal
         print(
-            '\n| recording | masking | times real time | reading | detection | writing | processor time |'
+            '\n| recording | classifier | masking | times real time | reading | detection | writing | processor time |'
             ' largest memory |'
         )
-        print('|---|---|---|---|---|---|---|---|')
-        for path, (masking, run) in itertools.product(recordings, runs.items()):
+        print('|---|---|---|---|---|---|---|---|---|')
+        for path, (kind, run) in itertools.product(recordings, runs.items()):
             detect = [sys.executable, str(ROOT / 'detect.py'), str(run), str(path), f'output={folder / run.name}_found']
             ended = subprocess.run([sys.executable, '-c', MEASURE, *detect], capture_output=True, text=True, check=True)
             seconds, kilobytes = ended.stdout.split('\n')[-2].split()
             cells = list(re.search(FIGURES, ended.stdout).groups())
             cells += [f'{float(seconds):.1f} s', f'{int(kilobytes) / 1e6:.2f} GB']
-            print(f'| {path.suffix} | {masking} | {" | ".join(cells)} |', flush=True)
+            print(f'| {path.suffix} | {kind[0]} | {kind[1]} | {" | ".join(cells)} |', flush=True)
 
 
 FIGURES = r'([\d.]+) times .* reading ([\d.]+ s), detection ([\d.]+ s), writing ([\d.]+ s)'
@@ -72,9 +76,9 @@ print(used.ru_utime + used.ru_stime, used.ru_maxrss)
 """
 
 
-def make_run(path, masking):
-    """A run directory with networks as they are before training, and the default settings but for the classifier."""
-    _, settings = read_command(['classifier=sfcn', f'masking={masking}'])
+def make_run(path, classifier, masking):
+    """A run directory with networks as they are before training, trees taught noise, and otherwise default settings."""
+    _, settings = read_command([f'classifier={classifier}', f'masking={masking}', 'model=wavelets'])
     set_seed(0)
     run = RunDirectory(path)
     path.mkdir()
@@ -82,14 +86,19 @@ def make_run(path, masking):
     model = build_model('wavelets', N_CHANNELS, 300, **chosen)
     network = {'name': 'wavelets', 'n_channels': N_CHANNELS, 'n_times': 300, 'settings': chosen}
     save_checkpoint(run.checkpoint('best'), {'model_state_dict': model.state_dict(), 'network': network})
-    kind = CLASSIFIERS['sfcn']
+    kind = CLASSIFIERS[classifier]
     taken = vars(settings) | {'device': torch.device('cpu')}
-    judge = kind.make(**{name: taken[name] for name in kind.settings})
-    judge._build(len(settings.filters) + 2, N_CHANNELS, 30)
-    judge.state = {'model_state_dict': judge.network.state_dict(), 'network': judge.description}
+    judge, rng = kind.make(**{name: taken[name] for name in kind.settings}), np.random.default_rng(0)
+    if classifier == 'sfcn':
+        description = {'n_planes': len(settings.filters) + 2, 'n_channels': N_CHANNELS, 'n_times': 30}
+        judge.state = {'model_state_dict': SFCN(**description).state_dict(), 'network': description}
+    else:
+        noise = Examples(rng.normal(size=(2000, N_FEATURES)), rng.integers(0, 2, 2000))
+        judge.fit(noise, noise, None)
+    filters = torch.from_numpy(rng.normal(size=(N_FILTERS, N_CHANNELS)).astype(np.float32))
     calibration = {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}
     decision = {'calibration': calibration, 'threshold': 0.5, 'policy': 'none'}
-    judge.save(run.checkpoint('best', 'sfcn'), {'decision': decision, 'margin': 8, 'filters': None})
+    judge.save(run.checkpoint('best', classifier), {'decision': decision, 'margin': 8, 'filters': filters})
     write_json(run.params, {'command': '', 'settings': vars(settings) | {'path_raw_data': str(path)}, 'split': {}})
     write_json(run.metrics, {})
 

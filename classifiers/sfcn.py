@@ -56,8 +56,10 @@ class SfcnClassifier(NetworkClassifier):
         return CardDataset(*examples, self.device)
 
     def _batches(self, inputs):
-        for first in range(0, len(inputs), self.classifier_batch_size):
-            yield torch.from_numpy(inputs[first : first + self.classifier_batch_size])
+        # On a CPU few at a time: their maps stay in the cache.
+        size = 16 if self.device.type == 'cpu' else self.classifier_batch_size
+        for first in range(0, len(inputs), size):
+            yield torch.from_numpy(inputs[first : first + size])
 
     def _describe(self, train_set):
         n_planes, n_channels, n_times = train_set.inputs.shape[1:]

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from models.autoencoder import ConvolutionStack, SameConv2d
 from models.network import Network
 
 
@@ -30,17 +31,13 @@ class SFCN(Network):
         super().__init__()
         layers, n_in = [], n_planes
         for n_out in (width, 2 * width, 4 * width, 8 * width):
-            layers += [
-                nn.Conv2d(n_in, n_out, 5, padding=2),
-                nn.BatchNorm2d(n_out),
-                nn.LeakyReLU(),
-                nn.MaxPool2d(2),
-            ]
+            activation = nn.LeakyReLU(inplace=True)
+            layers += [SameConv2d(n_in, n_out, 5), nn.BatchNorm2d(n_out), activation, nn.MaxPool2d(2)]
             n_in = n_out
         n_latent = 2 * width
         # 30 samples are one after four poolings: the average pooling must round up to leave anything.
         layers += [nn.Conv2d(n_in, n_latent, 1), nn.AvgPool2d(2, ceil_mode=True)]
-        self.features = nn.Sequential(*layers)
+        self.features = ConvolutionStack(*layers)
         rows, columns = (-(-(n // 16) // 2) for n in (n_channels, n_times))
         self.dropout = nn.Dropout(0.5)
         self.output = nn.Linear(n_latent * rows * columns, 1)

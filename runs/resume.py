@@ -16,6 +16,7 @@ FREE_SETTINGS = (
     'path_writing_data',
     'device',
     'preload',
+    'keep_memory',
     'num_workers',
     'n_jobs',
     'model_nb',

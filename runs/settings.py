@@ -236,6 +236,7 @@ RULES = {
     'n_jobs': _integer(1),
     'num_workers': _integer(0, 1000),
     'preload': _choice('auto', True, False),
+    'keep_memory': _choice(True, False),
     'simulated_patients': _integer(1, 9999),
     'simulated_spike_free': _integer(0, 9999),
     'simulated_blocks': _integer(1, 9999),
