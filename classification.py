@@ -16,6 +16,7 @@ from classifiers.features import fingerprints
 from classifiers.inputs import Masking, latent_statistics
 from classifiers.second_look import Recordings, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
+from classifiers.stacked import FeaturesAndWindows
 from classifiers.subwindows import SubwindowShape, field_peaks, subwindow_shape
 from evaluation.events import merge_events
 from evaluation.operating_point import calibrate
@@ -118,6 +119,8 @@ class SubwindowReader(NamedTuple):
         inputs = found.get('inputs', loader.dataset)
         if self.masking and self.spec.relative_to_block:
             inputs = self.spec.relative_to_block(inputs, blocks, reference)
+        if self.spec.reads_windows and 'inputs' in found:
+            inputs = FeaturesAndWindows(inputs, loader.dataset)  # ty: ignore[invalid-argument-type]
         read = {'errors': found.get('errors'), 'fingerprints': found.get('fingerprints')}
         return SubwindowData(inputs, found['peaks'], blocks=blocks, reference=reference, **read)
 
@@ -132,7 +135,7 @@ class SubwindowReader(NamedTuple):
         found = {'peaks': field_peaks(x, self.shape)}
         if self.masking and (self.spec.masked_inputs or self.masking.filters is not None):
             return found | self._read_masked(model, x, self.masking)
-        if self.spec.reads_windows:
+        if self.spec.inputs is None and self.spec.reads_windows:
             return found
         if self.spec.inputs is None:
             return found | {'inputs': latent_statistics(model.latent(x), x.shape[-1], self.shape)}

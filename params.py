@@ -237,7 +237,8 @@ n_epochs_stop = 10
 # 'threshold': what is brief and long at once (without masking: the mean error); the autoencoder then
 # learns from all windows, so that training uses no annotation.
 # 'finetuned': a network on whole windows whose encoder is the trained autoencoder's; `levels` and the residual play no
-# part. 'raw': the group's network on the signal itself, no autoencoder plays a part (their published baseline).
+# part. 'stacked': the mean of the log odds of hgb and finetuned. 'raw': the group's network on the signal itself, no
+# autoencoder plays a part (their published baseline).
 classifier = 'hgb'
 
 # finetuned: 'pretrained' trains the autoencoder's encoder further; 'frozen' leaves it as it is; 'scratch' starts from a

@@ -199,7 +199,8 @@ def stacked(scores: list[dict], cohort: Cohort) -> dict:
     log_odds = []
     for of_detector in scores:
         calibration = fit_calibration('temperature', of_detector['validation'], cohort.validation.annotated)
-        log_odds.append({part: logit(calibrate(calibration, values)) for part, values in of_detector.items()})
+        proba = {part: calibrate(calibration, values).clip(1e-12, 1 - 1e-12) for part, values in of_detector.items()}
+        log_odds.append({part: logit(values) for part, values in proba.items()})
     return {part: expit(np.mean([of[part] for of in log_odds], axis=0)) for part in ('validation', 'test')}
 
 

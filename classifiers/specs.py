@@ -12,6 +12,7 @@ from classifiers.boosting import BoostedTrees
 from classifiers.features import append_relative_power, subtract_block_median
 from classifiers.inputs import error_cards, error_statistics, masked_cards, masked_features, masked_score, mean_error
 from classifiers.sfcn import SfcnClassifier
+from classifiers.stacked import StackedClassifier
 from classifiers.svm import SupportVectors
 from classifiers.threshold import MeanError
 from classifiers.windows import FinetunedClassifier, RawClassifier
@@ -52,12 +53,12 @@ class ClassifierSpec(NamedTuple):
     relative_to_block : callable or None
         With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
     reads_windows : bool
-        Whether it reads whole windows as they are, instead of something of every sub-window.
+        Whether it reads whole windows as they are: instead of something of every sub-window, or beside `inputs`.
     takes_copies : bool
         Whether the setting `copies` adds to its training.
     settings : tuple of str
         The settings of params.py that it takes; networks also take the `device`, those on whole windows the `shape` of
-        the sub-windows, and `finetuned` the `autoencoder`.
+        the sub-windows, and `finetuned` and `stacked` the `autoencoder`.
     """
 
     make: Callable[..., Classifier]
@@ -85,6 +86,14 @@ CLASSIFIERS = {
     'latent': ClassifierSpec(BoostedTrees, None, takes_copies=True),
     'threshold': ClassifierSpec(MeanError, mean_error, masked_score, subtract_block_median, settings=()),
     'finetuned': ClassifierSpec(FinetunedClassifier, None, reads_windows=True, settings=_fields(FinetunedClassifier)),
+    'stacked': ClassifierSpec(
+        StackedClassifier,
+        error_statistics,
+        masked_features,
+        append_relative_power,
+        reads_windows=True,
+        settings=_fields(StackedClassifier),
+    ),
     'raw': ClassifierSpec(RawClassifier, None, reads_windows=True, settings=_fields(RawClassifier)),
 }
 
@@ -95,7 +104,7 @@ class Examples(NamedTuple):
     Attributes
     ----------
     inputs : float32 array (n, ...)
-        Or a dataset of windows, of a classifier that reads these.
+        Or a dataset of windows, of a classifier that reads these, or `FeaturesAndWindows`.
     labels : int array (n,)
         1 where an annotated spike is; with whole windows, the time labels (n_windows, times).
     """

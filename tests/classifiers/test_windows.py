@@ -3,14 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 from test_classification import SETTINGS
 from torch.utils.data import Dataset
 
 from classifiers.augmentation import CHANGES, add_noise, shift_windows
 from classifiers.specs import CLASSIFIERS, Examples
+from classifiers.stacked import FeaturesAndWindows
 from classifiers.subwindows import subwindow_shape
-from classifiers.windows import LabelledWindows, subwindow_labels
+from classifiers.windows import FinetunedClassifier, LabelledWindows, subwindow_labels
+from evaluation.operating_point import calibrate, fit_calibration
 from models import build_model
 from models.detector import SpikeDetector, field_similarity
 from recordings.channels import channel_names
@@ -207,7 +210,37 @@ def test_hard_negatives_are_far_from_annotations_and_count_as_often_as_the_setti
     logits = torch.from_numpy(np.random.default_rng(0).normal(size=(4, 4)))
     loss = spike_loss('bce', 10.0, 2.0, hard_negatives=5.0)(lambda x: logits, None, labels.double())
     total = 0.0
-    for logit, label in zip(logits.flatten().tolist(), labels.flatten().tolist(), strict=True):
-        weight = 10 if label == 1 else 5 if label == 0 and logit > 0 else 1
-        total += weight * np.logaddexp(0, -logit if label == 1 else logit)
+    for value, label in zip(logits.flatten().tolist(), labels.flatten().tolist(), strict=True):
+        weight = 10 if label == 1 else 5 if label == 0 and value > 0 else 1
+        total += weight * np.logaddexp(0, -value if label == 1 else value)
     assert loss.item() == pytest.approx(total / 16)
+
+
+def test_trees_and_network_are_stacked_by_their_log_odds(tmp_path):
+    def both(**options):
+        windows = Windows(**options)
+        labels = subwindow_labels(torch.from_numpy(windows.labels_t), SHAPE).numpy().ravel()
+        features = labels[:, None] + np.random.default_rng(7).normal(size=(len(labels), 3))
+        return Examples(FeaturesAndWindows(features.astype(np.float32), windows), windows.labels_t), labels
+
+    set_seed(0)
+    classifier = make('stacked', classifier_num_epochs=2)
+    (train, _), (validation, of_validation), (test, labels) = both(), both(seed=1), both(seed=2)
+    history = classifier.fit(train, validation, lambda which: tmp_path / f'{which}.pth')
+    assert len(history) == 2
+
+    def alone(inputs):
+        return [
+            classifier.trees.predict_proba(inputs.features),
+            FinetunedClassifier.predict_proba(classifier, inputs.windows),
+        ]
+
+    log_odds = []
+    for of_fitting, score in zip(alone(validation.inputs), alone(test.inputs), strict=True):
+        calibrated = calibrate(fit_calibration('temperature', of_fitting, of_validation), score)
+        log_odds.append(logit(calibrated.clip(1e-12, 1 - 1e-12)))
+    proba = classifier.predict_proba(test.inputs)
+    np.testing.assert_allclose(logit(proba), np.mean(log_odds, axis=0), rtol=1e-6)
+    assert roc_auc_score(labels, proba) > 0.7
+    classifier.save(tmp_path / 'saved.pth', {'decision': {'threshold': 0.25}})
+    np.testing.assert_array_equal(make('stacked').load(tmp_path / 'saved.pth').predict_proba(test.inputs), proba)

@@ -163,7 +163,7 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
 
 @pytest.mark.parametrize(
     ('classifier', 'masking'),
-    [('latent', None), ('sfcn', 'context'), ('hgb', 'context'), ('finetuned', 'context'), ('raw', None)],
+    [('latent', None), ('sfcn', 'context'), ('hgb', 'context'), ('stacked', 'context'), ('raw', None)],
 )
 def test_predictions_come_again_from_the_run_directory_alone(run, windows, tmp_path, classifier, masking):
     patients = {'patient': [1, 2, 3, SPIKE_FREE], 'test_patients': [2, SPIKE_FREE]}
