@@ -1,4 +1,4 @@
-"""The page of a run: command, facts, metrics, pictures, patients, settings."""
+"""The page of a run, read from the top: summary, pictures in the order of the questions, figures, settings."""
 
 import html
 from typing import NamedTuple
@@ -8,6 +8,7 @@ import pandas as pd
 
 from evaluation.intervals import Evaluation
 from evaluation.metrics import MAIN_METRICS
+from reports.run_summary import summary_sentences
 from runs.run_directory import RunDirectory
 from utils import writing
 
@@ -19,6 +20,7 @@ CAPTIONS = {
     'error_maps': 'Where and when the reconstruction fails, with the annotation and the probability below. With '
     'masking, every scored sub-window was masked in turn, and nothing is shown outside them.',
     'events': 'Spikes found against false alarms, for every threshold.',
+    'losses': 'Losses, figures of the validation (of a network as classifier), and learning rate, epoch by epoch.',
     'latent': 'What the autoencoder keeps of the signal, seen along its two main directions (left) and along the one '
     'that best separates spikes on training patients (right).',
     'patients': 'The same metrics patient by patient.',
@@ -26,6 +28,15 @@ CAPTIONS = {
     'roc': 'Share of spike sub-windows found against share of others called spikes, for every threshold.',
     'topographies': 'Where over the helmet the error lies at detected events.',
     'traces': 'The surest detections that are annotated, the surest that are not, and spikes that were missed.',
+}
+
+
+# The pictures in the order of the questions that they answer.
+QUESTIONS = {
+    'Does it find them?': ('events', 'patients', 'precision_recall', 'roc', 'confusion_matrix', 'calibration'),
+    'What does it find wrongly?': ('traces',),
+    'Where?': ('topographies', 'error_maps'),
+    'How did it train?': ('losses', 'contrast', 'latent'),
 }
 
 
@@ -52,7 +63,7 @@ class RunFacts(NamedTuple):
 def write_report(
     run: RunDirectory, described: RunFacts, metrics: dict, evaluation: Evaluation, rows: list[dict]
 ) -> None:
-    """Write report.html, one self-contained page: command, facts, metrics, pictures, patients, settings.
+    """Write report.html, one self-contained page: summary, pictures, figures, patients, settings, command.
 
     Parameters
     ----------
@@ -65,15 +76,17 @@ def write_report(
         The rows of the results table, one per fold.
     """
     report = mne.Report(title=f'{run.name}: spike detection in MEG', verbose=False)
-    add_commands(report, described)
-    report.add_html(html_table(pd.Series(described.facts).to_frame('')), title='Summary')
+    sentences = ''.join(f'<li>{html.escape(sentence)}</li>' for sentence in summary_sentences(metrics, evaluation))
+    report.add_html(f'<ul>{sentences}</ul>', title='Summary')
+    add_pictures(report, run)
+    report.add_html(html_table(pd.Series(described.facts).to_frame('')), title='How it was made and tested')
     report.add_html(html_table(main_metrics(metrics, evaluation)), title='Main metrics on the test set')
-    report.add_html(html_table(pd.DataFrame(rows).T), title='All metrics')
     shown = ['subject', 'spikes', 'blocks', 'minutes', *MAIN_METRICS]
     report.add_html(html_table(evaluation.patients[shown].set_index('subject')), title='Patients')
-    add_pictures(report, run)
+    report.add_html(html_table(pd.DataFrame(rows).T), title='All metrics')
     settings = pd.Series(described.settings, dtype=object).map(repr)
     report.add_html(html_table(settings.to_frame('')), title='Settings')
+    add_commands(report, described)
     with writing(run.report) as temporary:
         report.save(temporary, open_browser=False, overwrite=True, verbose=False)
 
@@ -107,11 +120,16 @@ def main_metrics(metrics: dict, evaluation: Evaluation) -> pd.DataFrame:
 
 
 def add_pictures(report: mne.Report, run: RunDirectory) -> None:
-    """Put the pictures of a run on the page: its loss curves, which a pooled run has not, and its figures."""
+    """Put the pictures of a run on the page, under the questions that they answer; a pooled run has no loss curves."""
+    pictures = {path.stem: path for path in sorted(run.figures.glob('*.png'))}
     if run.losses.is_file():
-        report.add_image(run.losses, title='loss curves')
-    for path in sorted(run.figures.glob('*.png')):
-        report.add_image(path, title=path.stem.replace('_', ' '), caption=CAPTIONS.get(path.stem))
+        pictures['losses'] = run.losses
+    others = [name for name in pictures if name not in sum(QUESTIONS.values(), ())]
+    for question, names in (QUESTIONS | {'Other pictures': others}).items():
+        for name in names:
+            if name in pictures:
+                title, caption = name.replace('_', ' '), CAPTIONS.get(name)
+                report.add_image(pictures[name], title=f'{question} {title}', caption=caption, section=question)
 
 
 def html_table(table: pd.DataFrame) -> str:

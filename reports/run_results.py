@@ -8,6 +8,7 @@ import pandas as pd
 
 from evaluation.intervals import Evaluation, compare, intervals
 from evaluation.metrics import MAIN_METRICS
+from reports.model_card import write_model_card
 from reports.run_page import RunFacts, write_report
 from runs.context import RunContext
 from runs.run_directory import RunDirectory, find_run
@@ -84,6 +85,7 @@ def write_results(result: TestResult, rows: list[dict], context: RunContext, *, 
     words = [f'{name}={value!r}' for name, value in vars(settings).items() if name != 'model']
     full_command = shlex.join(['python', 'main_train.py', context.mode, settings.model, *words])
     write_report(run, RunFacts(context.command, full_command, context.saved, facts), metrics, evaluation, rows)
+    write_model_card(run, facts, metrics, evaluation, result.split)
     if summary:
         save_summary_row(settings.path_writing_data, summary_row(result, context.mode, settings))
     write_json(run.metrics, metrics)  # last: a run with this file is finished

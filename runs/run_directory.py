@@ -52,6 +52,7 @@ class RunDirectory:
         self.metrics = self.path / 'metrics.json'
         self.peaks = self.path / 'peaks.csv'
         self.report = self.path / 'report.html'
+        self.model_card = self.path / 'model_card.md'
         self.figures = self.path / 'figures'
 
     def checkpoint(self, which: str, network: str | None = None) -> Path:

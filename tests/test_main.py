@@ -69,6 +69,7 @@ def test_the_run_directory_is_complete(demo):
         'params.json',
         'metrics.json',
         'report.html',
+        'model_card.md',
         'best_AE1D_1.pth',
         'last_AE1D_1.pth',
         'best_sfcn_1.pth',
