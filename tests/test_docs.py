@@ -117,7 +117,7 @@ def run(project):
 @pytest.fixture
 def blocks():
     """Simulated blocks, signal and spikes, one after the other."""
-    data = clear_patient(1, n_blocks=25, block_seconds=10, spike_rate=12.0, sfreq=SFREQ)
+    data = clear_patient(1, n_blocks=40, block_seconds=10, spike_rate=12.0, sfreq=SFREQ)
     found = zip(data['meg'], data['events'], strict=True)
     return ((signal, spikes) for signal, spikes in found if 1 <= len(spikes) <= 3)  # of either kind of window, some
 
