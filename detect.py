@@ -9,12 +9,13 @@ Reads   RUN, a finished run: its name in path_writing_data (AE1D_3) or its path;
         FIF files, other files that MNE reads, or data_raw_NNN.pkl, of which every block counts as a recording. Of a
         whole study, cohort.csv or BIDS_FOLDER as for create_data_raw.py.
 Writes  next to each recording, or in the folder `output`, <recording>_detections/ with
-        detections.csv      onset, duration, probas, bad (1 in a segment marked bad): an event per row; of a
-                            cross-validation also uncertainty (standard deviation over the folds)
+        detections.csv      onset, duration, probas, bad (1 in a segment marked bad), cluster: an event per row; of a
+                            cross-validation uncertainty before cluster (standard deviation over the folds)
         probabilities.csv   the probability of every sub-window (200 ms)
         MarkerFile.mrk      CTF recordings: the recording's own classes and the class marker_name
         <recording>-annot.fif   the same events as annotations of MNE
-        report.html         a page with pictures: surest events, their average, where it may come from
+        <recording>_anywave.mrk the same for AnyWave
+        report.html         a page with pictures: groups of events, where each may come from, single events
         detections.json     the run, the settings and the recording that these files were made from
         The recording does not change, unless markers_into_recording=True. Files that a person has changed in the
         folder, or added to it, stay. Of a study, n_jobs patients at a time; what would be made the same again stays
@@ -33,13 +34,21 @@ from typing import Any, NamedTuple
 from classification import Ensemble, TrainedRun, load_run, score_block
 from recordings.checks import read_checked, read_data_raw_blocks
 from recordings.cohorts import cohort_output, is_cohort, read_cohort
-from recordings.marker_files import MARKER_FILE, write_marker_file
 from recordings.planning import input_hash, recordings_with_markers
 from recordings.reading import Recording
-from reports.detection_files import bad_segment_warnings, print_result, recording_warnings, write_all
+from reports.detection_files import (
+    MarkerStyle,
+    bad_segment_warnings,
+    print_result,
+    recording_warnings,
+    write_all,
+    write_elsewhere,
+)
 from reports.detection_planning import DetectionPlan, is_made, plan_detections, seen_warnings
 from reports.detections_folder import publishing
-from reports.recording_detections import RecordingDetections, detections_of_recording, without_bad_segments
+from reports.event_residuals import event_residuals
+from reports.exchange import check_derivatives_of
+from reports.recording_detections import detections_of_recording, without_bad_segments
 from runs.applied_settings import (
     OF_DETECTIONS,
     OF_THE_RUN,
@@ -87,6 +96,7 @@ def main(words: list[str]) -> None:
         return
     recordings: list[tuple[Path, Path | None]] = [(Path(word), None) for word in positional[1:]]
     plans = plan_detections(recordings, run_settings, settings.output, settings.markers_into_recording)
+    check_derivatives_of([plan.path for plan in plans], settings.bids_derivatives)
     set_seed(run_settings['seed'])
     for plan in plans:
         detect_in(plan, applied, settings)
@@ -118,6 +128,7 @@ def detect_in_patient(
     applied, recordings = load(), recordings_with_markers(words)
     output = output and str(Path(output) / f'{number:03d}')
     plans = plan_detections(recordings, applied.trained.settings, output, settings.markers_into_recording)
+    check_derivatives_of([plan.path for plan in plans], settings.bids_derivatives)
     new = [plan for plan in plans if settings.overwrite or not is_made(plan.folder, input_of(plan, applied, settings))]
     if not new:
         return SKIPPED, f'{len(plans)} recordings, made before from the same recordings, run and settings'
@@ -131,8 +142,9 @@ def detect_in(plan: DetectionPlan, applied: 'AppliedRun', settings: SimpleNamesp
     """Read a recording, or a data_raw file, score it, publish its detections and return their number."""
     made_with, known_by = applied.made_with, plan.samples | {plan.identity['path']}
     trained, notes = applied.for_recording(known_by)
-    marker = {'name': settings.marker_name, 'color': settings.marker_color}
+    marker = MarkerStyle(settings.marker_name, settings.marker_color, settings.markers_per_cluster)
     made_from = {'identity': plan.identity, 'input': input_of(plan, applied, settings)}
+    elsewhere = {'into_recording': settings.markers_into_recording, 'derivatives': settings.bids_derivatives}
     n_events, started = 0, time.perf_counter()
     for name, folder, blocks in read_units(plan, trained.settings, trained.window_length):
         read = time.perf_counter()
@@ -147,9 +159,9 @@ def detect_in(plan: DetectionPlan, applied: 'AppliedRun', settings: SimpleNamesp
         for warning in warnings:
             print(f'warning: {name}: {warning}')
         with publishing(folder, plan.path, plan.identity) as staging:
-            write_all(detections, staging, made_with | made_from | {'warnings': warnings}, marker)
-        if settings.markers_into_recording and blocks[0].layout.trial:
-            write_into_recording(plan.path / MARKER_FILE, detections, marker)
+            described = made_with | made_from | {'warnings': warnings}
+            detections = write_all(detections, staging, described, marker, functools.partial(event_residuals, trained))
+        write_elsewhere(plan.path, detections, marker, **elsewhere)
         written = time.perf_counter()
         print_result(detections, folder, (read - started, scored - read, written - scored))
         n_events += len(detections.events)
@@ -245,14 +257,6 @@ def read_units(plan: DetectionPlan, settings: dict, window_length: int) -> Itera
     else:
         reading = {name: settings[name] for name in (*PREPROCESSING, 'bad_channels')}
         yield path.resolve().name, folder, read_checked(path, plan.markers, **reading)
-
-
-def write_into_recording(path: Path, detections: RecordingDetections, marker: dict[str, str]) -> None:
-    """Merge the detections into the marker file of a CTF recording, and print where the earlier file is."""
-    onsets = detections.events['onset'].to_numpy()
-    backup = write_marker_file(path, onsets, detections.blocks[0].layout, **marker)
-    earlier = f', the file before kept as {backup.name}' if backup else ''
-    print(f'{path}: class {marker["name"]} written{earlier}')
 
 
 if __name__ == '__main__':

@@ -53,7 +53,7 @@ trials = 'join'
 # create_data_raw.py prints which labels counted and which were excluded.
 spike_labels = ['*spike*', 'jj_*']
 spike_labels_exclude = [
-    'detected_spike',
+    'detected_spike*',
     'bad*',
     'no[-_ ]*spike*',
     'non[-_ ]*spike*',
@@ -328,6 +328,10 @@ bootstrap_samples = 1000
 # Folder in which detect.py makes a folder <recording>_detections for each recording; None makes it next to each.
 output = None
 
+# Folder of BIDS derivatives, such as 'study/derivatives/spikes', in which detect.py also writes a table of events for
+# each recording with a name of BIDS; None writes none.
+bids_derivatives = None
+
 # True leaves out detections in segments marked bad (bad.segments and ClassFile.cls of a CTF recording, annotations
 # BAD...); False keeps them and marks them in the column `bad`.
 drop_bad_segments = False
@@ -336,6 +340,10 @@ drop_bad_segments = False
 # spike_labels_exclude should contain the name, so that no detection counts as an expert's spike.
 marker_name = 'detected_spike'
 marker_color = 'green'
+
+# True makes a class of markers for every group of events that are alike (the column `cluster`): marker_name_1 for the
+# largest, marker_name_2, ..., each in a colour of its own; marker_name then holds the events that are like no other.
+markers_per_cluster = False
 
 # True also merges the class into the CTF recording's own MarkerFile.mrk, after a backup. No other file of a recording
 # is ever written to.

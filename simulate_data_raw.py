@@ -3,9 +3,9 @@
     python simulate_data_raw.py [name=value ...]
 
 Writes, in `path_raw_data`, per patient `data_raw_NNN.pkl` and its sampling rate in `data_raw_NNN.json`, and `truth.csv`
-(subject, block, sample, amplitude: the true peak of every spike, which the simulated annotation misplaces a little and
-sometimes misses). The last `simulated_spike_free` patients have no spike. The same seed gives the same bytes, and a
-patient with spikes does not depend on how many patients are simulated.
+(subject, block, sample, amplitude, focus, x, y, z: the true peak of every spike, which the simulated annotation
+misplaces a little and sometimes misses, and where its source is). The last `simulated_spike_free` patients have no
+spike. The same seed gives the same bytes, and a patient with spikes does not depend on how many patients are simulated.
 """
 
 from pathlib import Path

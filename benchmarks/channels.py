@@ -19,7 +19,8 @@ from recordings import simulation
 from recordings.channels import ctf275_info, interpolate_channels, map_to_ctf275, placed_info, plain_name, sphere_centre
 from recordings.opening import open_recording
 from recordings.reading import read_recording
-from reports.dipole import average_events, fit_source
+from reports.dipole import fit_dipoles
+from reports.foci import with_ridge
 from utils import SettingError, run_script
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
@@ -148,10 +149,11 @@ def locate_focus(subject, sources, snr):
     field = head['foci'][:, focus['sources']] @ simulation.band_pass(waves, 150)
     events = np.rint(starts * 150).astype(int)
     field *= snr * background.std() / field[:, events].std(axis=0).mean()
-    average, _ = average_events([(background + field, events)], 30, 30)
-    source = fit_source(average, info, [], search=slice(20, 41))
+    average = np.mean([(background + field)[:, event - 10 : event + 11] for event in events], axis=0)
+    peak = average[:, average.std(axis=0).argmax()]
+    [dipole] = fit_dipoles(peak[None], info, [], with_ridge(np.cov(background)), np.array([len(events)]))
     main_source = centre + head['foci_positions'][focus['sources'][0]]
-    return np.linalg.norm(source.position - main_source), source.goodness
+    return np.linalg.norm(dipole.position - main_source), dipole.goodness
 
 
 if __name__ == '__main__':

@@ -93,7 +93,7 @@ def head_patient(
         foci = recorded_foci(rng, head)
     else:
         background = eeg_background(rng, head, chosen, rhythms, sfreq, eeg[rng.integers(len(eeg))])
-        foci = draw_foci(rng, head)
+        foci, _ = draw_foci(rng, head, None)
     scene = Scene(background, foci, draw_distractors(rng, head))
     return record_patient(scene, rng=rng, subject=subject, sfreq=sfreq, **options)
 

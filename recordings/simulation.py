@@ -58,9 +58,9 @@ def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.n
     -------
     dict of arrays
         `positions` of the cortical dipoles, (N_CORTEX, 3), and `foci_positions`, (N_FOCI, 3), of sources of spikes, in
-        metres from the centre of the head: superficial ones and, down to 3.5 cm from the centre, mesial ones. And the
+        metres from the centre of the head: superficial ones and, down to 3.5 cm from the centre, mesial ones. The
         fields of `cortex`, `foci`, `eyes`, `heart`, `left_muscle`, `right_muscle`, each (n_channels, n_dipoles), with
-        a std of 1 over channels.
+        a std of 1 over channels. And the `centre` of the head, (3,), in metres in the coordinates of the helmet.
     """
     # The head lies a few millimetres off the centre of the helmet.
     centre = sphere_centre(info) + rng.normal(0, 0.003, 3)
@@ -93,7 +93,7 @@ def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.n
     fields /= fields.std(axis=0)
     ends = np.cumsum([len(dipoles) for dipoles in sources.values()])[:-1]
     fields_of = dict(zip(sources, np.split(fields, ends, axis=1), strict=True))
-    return {**fields_of, 'positions': sources['cortex'], 'foci_positions': sources['foci']}
+    return {**fields_of, 'positions': sources['cortex'], 'foci_positions': sources['foci'], 'centre': centre}
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:
@@ -220,12 +220,19 @@ def spike_wave(*, rng: np.random.Generator, focus: dict[str, Any], times: np.nda
     return rng.lognormal(0, 0.45) * spike_course(rng, focus['shape'], t) * [[1], [focus['spread']]]
 
 
-def draw_foci(rng: np.random.Generator, head: dict[str, np.ndarray]) -> list[tuple[np.ndarray, Callable]]:
-    """Draw one or two foci of a patient, as a `Scene` has them."""
-    foci = [draw_focus(rng=rng, head=head) for _ in range(rng.integers(1, 3))]
-    return [
+def draw_foci(
+    rng: np.random.Generator, head: dict[str, np.ndarray], n_foci: int | None
+) -> tuple[list[tuple[np.ndarray, Callable]], np.ndarray]:
+    """Draw the foci of a patient, one or two for None, as a `Scene` has them; and where their first sources are.
+
+    Positions (n_foci, 3) are in metres in the coordinates of the helmet.
+    """
+    n_drawn = rng.integers(1, 3)
+    foci = [draw_focus(rng=rng, head=head) for _ in range(n_foci or n_drawn)]
+    scene: list[tuple[np.ndarray, Callable]] = [
         (head['foci'][:, focus['sources']], functools.partial(_spike_at, rng, focus)) for focus in foci
-    ]  # fmt: skip
+    ]
+    return scene, head['centre'] + head['foci_positions'][[focus['sources'][0] for focus in foci]]
 
 
 def _spike_at(rng, focus, times):
@@ -264,6 +271,7 @@ def simulate_patient(
     spike_free: bool,
     sfreq: float,
     seed: int,
+    n_foci: int | None = None,
 ) -> tuple[dict[str, list], pd.DataFrame]:
     """Simulate the recordings of a patient.
 
@@ -290,6 +298,8 @@ def simulate_patient(
         Sampling frequency, in Hz.
     seed : int
         The setting of this name.
+    n_foci : int, optional
+        Number of foci; one or two at random where not given.
 
     Returns
     -------
@@ -297,20 +307,22 @@ def simulate_patient(
         One entry per block: `meg`, float32, shape (274, n_times), tesla, 0.5-50 Hz; `events`, int64, the annotated
         spikes in samples; `reannot`, empty; `file`, a name.
     truth : pandas.DataFrame
-        One row per spike: `subject`, `block`, `sample` of the peak of the field's power, and `amplitude`, the largest
-        absolute value over channels of the noise-free field there, in tesla.
+        One row per spike: `subject`, `block`, `sample` of the peak of the field's power; `amplitude`, the largest
+        absolute value over channels of the noise-free field there, in tesla; `focus`, its number from 1 on, and the
+        position `x`, `y`, `z` of the focus' first source, in metres in the coordinates of the helmet.
     """
     rng = np.random.default_rng([seed, subject])
     head = simulate_head(rng=rng, info=ctf275_info(sfreq))
     rhythms = draw_rhythms(rng)
+    foci, positions = draw_foci(rng, head, n_foci)
     scene = Scene(
         background=lambda n_times: simulate_background(
             rng=rng, head=head, rhythms=rhythms, n_times=n_times, sfreq=sfreq
         ),
-        foci=draw_foci(rng, head),
+        foci=foci,
         distractor=draw_distractors(rng, head),
     )
-    return record_patient(
+    data, truth = record_patient(
         scene,
         rng=rng,
         subject=subject,
@@ -323,6 +335,7 @@ def simulate_patient(
         annotation_missed=annotation_missed,
         sfreq=sfreq,
     )
+    return data, truth.assign(**dict(zip('xyz', positions[truth['focus'] - 1].T, strict=True)))
 
 
 def record_patient(
@@ -339,7 +352,10 @@ def record_patient(
     annotation_missed: float,
     sfreq: float,
 ) -> tuple[dict[str, list], pd.DataFrame]:
-    """Make the recordings of a patient from a scene; arguments and results are those of `simulate_patient`."""
+    """Make the recordings of a patient from a scene; arguments and results are those of `simulate_patient`.
+
+    The truth does not say where the foci are.
+    """
     spike_fields = np.concatenate([fields for fields, _ in scene.foci], axis=1)
     rows_of = np.split(np.arange(spike_fields.shape[1]), np.cumsum([fields.shape[1] for fields, _ in scene.foci])[:-1])
     n_times = round(block_seconds * sfreq)
@@ -352,15 +368,17 @@ def record_patient(
         'border': BORDER + PEAK_SEARCH,
     }
 
-    backgrounds, spikes, distractors, peaks, spike_std = [], [], [], [], []
+    backgrounds, spikes, distractors, peaks, spike_std, numbers = [], [], [], [], [], []
     for _ in range(n_blocks):
         backgrounds.append(band_pass(scene.background(n_times), sfreq).astype(np.float32))
 
         # Blocks differ in their number of spikes: the rate of each is drawn around `spike_rate`.
         starts = draw_times(rate=spike_rate * rng.gamma(4, 1 / 4), **spacing)
         sources = np.zeros((len(spike_fields.T), n_times))
+        numbers.append([])
         for start in starts:
             focus = rng.integers(len(scene.foci))
+            numbers[-1].append(focus + 1)
             sources[rows_of[focus]] += scene.foci[focus][1](times - start)
         transients = [scene.distractor(times - start) for start in draw_times(rate=distractor_rate, **spacing)]
         waves = [course[None] for _, course in transients]
@@ -389,6 +407,8 @@ def record_patient(
         data['events'].append(np.unique(annotated))
         data['reannot'].append(np.array([], dtype=np.int64))
         data['file'].append(f'sim_{subject:03d}_block_{block:02d}.ds')
-        rows += [(subject, block, peak, np.abs(field[:, peak]).max()) for peak in peaks[block]]
-    types = {'subject': np.int64, 'block': np.int64, 'sample': np.int64, 'amplitude': np.float64}
+        amplitudes = np.abs(field[:, peaks[block]]).max(axis=0, initial=0)
+        rows += [(subject, block, *spike) for spike in zip(peaks[block], amplitudes, numbers[block], strict=True)]
+    integers = dict.fromkeys(['subject', 'block', 'sample', 'focus'], np.int64)
+    types = dict.fromkeys(['subject', 'block', 'sample', 'amplitude', 'focus'], np.float64) | integers
     return data, pd.DataFrame(rows, columns=list(types)).astype(types)

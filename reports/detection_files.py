@@ -1,6 +1,8 @@
 """The files of the detections in a recording."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import mne
 import numpy as np
@@ -8,11 +10,14 @@ import pandas as pd
 
 from recordings.checks import training_warnings
 from recordings.layout import Layout
-from recordings.marker_files import MARKER_FILE, write_marker_file
+from recordings.marker_files import MARKER_FILE, NewClass, write_marker_classes
 from recordings.reading import Recording
 from reports.detection_page import write_report
 from reports.detections_folder import output_hashes
-from reports.dipole import DipoleFit, coordinates, interpolated_channels, locate
+from reports.dipole import coordinates, interpolated_channels
+from reports.event_residuals import EventResidual
+from reports.exchange import print_derivative, write_anywave
+from reports.foci import Focus, find_foci
 from reports.recording_detections import RecordingDetections, bad_seconds
 from utils import write_json, writing
 
@@ -21,10 +26,23 @@ UNITS = {
     'onset, duration': 's, onset from the first sample of the recording, at the peak of the field power',
     'sampling rate, high_pass, low_pass, notch': 'Hz',
     'position': 'm',
+    'confidence volume': 'm^3',
     'moment': 'A m',
     'signal': 'T',
     'threshold, proba': 'probability',
 }
+
+
+# Colours of the classes of the groups, which CTF's programs know.
+COLORS = ('red', 'blue', 'orange', 'magenta', 'cyan', 'yellow', 'purple', 'brown')
+
+
+class MarkerStyle(NamedTuple):
+    """Name and colour of the class of markers of the detections, and whether each group gets a class of its own."""
+
+    name: str
+    color: str
+    per_cluster: bool
 
 
 # --------------------------------------------------------------------------------------------- messages
@@ -69,8 +87,14 @@ def print_result(detections: RecordingDetections, folder: Path, seconds: tuple[f
 
 
 # --------------------------------------------------------------------------------------------- all files
-def write_all(detections: RecordingDetections, folder: Path, made_with: dict, marker: dict[str, str]) -> None:
-    """Write the files of a recording's detections, detections.json last.
+def write_all(
+    detections: RecordingDetections,
+    folder: Path,
+    made_with: dict,
+    marker: MarkerStyle,
+    residuals_of: Callable[[Recording, np.ndarray], list[EventResidual]],
+) -> RecordingDetections:
+    """Group the events of a recording and write the files of its detections, detections.json last.
 
     Parameters
     ----------
@@ -79,38 +103,80 @@ def write_all(detections: RecordingDetections, folder: Path, made_with: dict, ma
         An empty folder.
     made_with : dict
         What detections.json says of the run, and the warnings.
-    marker : dict
-        name and color of the class of markers.
+    marker : MarkerStyle
+    residuals_of : function
+        For the page, see `write_report`.
+
+    Returns
+    -------
+    RecordingDetections
+        With the groups.
     """
+    detections, foci = find_foci(detections)
     layout, events = detections.blocks[0].layout, detections.events
     onsets = events['onset'].to_numpy()
     durations = np.zeros(len(onsets))
     with writing(folder / 'probabilities.csv') as temporary:
         detections.subwindows.round({'onset': 6, 'duration': 6}).to_csv(temporary, index=False)
-    probas, bad = events['proba'].to_numpy(), events['bad'].to_numpy()
-    uncertainty = events['uncertainty'].to_numpy() if 'uncertainty' in events else None
-    write_detections(folder / 'detections.csv', onsets, durations, probas, bad, uncertainty)
+    further = events[
+        [name for name in ('bad', 'uncertainty', 'cluster') if name in events]
+    ]  # of an ensemble, all three
+    write_detections(folder / 'detections.csv', onsets, durations, events['proba'].to_numpy(), further)
     stem = layout.path.resolve().stem if layout.path.suffix != '.pkl' else folder.name
-    write_annotations(folder / f'{stem}-annot.fif', onsets, durations, marker['name'], layout)
+    names = class_names(events['cluster'], marker)
+    extras = events[['proba', 'cluster']].assign(bad=events['bad'].astype(int)).to_dict('records')
+    write_annotations(folder / f'{stem}-annot.fif', onsets, durations, names, layout, extras)
+    write_anywave(folder / f'{stem}_anywave.mrk', events, names)
     if layout.trial:
         own_file = layout.path / MARKER_FILE
         source = own_file if own_file.exists() else None
-        write_marker_file(folder / MARKER_FILE, onsets, layout, source=source, **marker)
-    fit = locate(detections)
-    write_report(detections, folder, made_with, fit)
-    files = output_hashes(folder)
-    write_json(folder / 'detections.json', describe_detections(detections, files, made_with, marker['name'], fit))
+        write_marker_classes(folder / MARKER_FILE, marker_classes(events, marker), layout, source=source)
+    write_report(detections, folder, made_with, foci, residuals_of)
+    described = describe_detections(detections, made_with, foci)
+    write_json(folder / 'detections.json', described | {'files': output_hashes(folder), 'marker': marker.name})
+    return detections
 
 
-def describe_detections(
-    detections: RecordingDetections, files: dict[str, str], made_with: dict, marker_name: str, fit: DipoleFit | None
-) -> dict:
-    """The content of detections.json; `files` from `output_hashes`, the rest as in `write_all`."""
+def write_elsewhere(
+    path: Path, detections: RecordingDetections, marker: MarkerStyle, *, into_recording: bool, derivatives: str | None
+) -> None:
+    """Write detections outside of their folder: into the CTF recording `path`, and as derivatives of BIDS."""
+    if into_recording and detections.blocks[0].layout.trial:
+        write_into_recording(path, detections, marker)
+    if derivatives:
+        print_derivative(derivatives, path, detections.events, class_names(detections.events['cluster'], marker))
+
+
+def write_into_recording(path: Path, detections: RecordingDetections, marker: MarkerStyle) -> None:
+    """Merge the detections into the marker file of a CTF recording, and print where the earlier file is."""
+    path = path / MARKER_FILE
+    backup = write_marker_classes(path, marker_classes(detections.events, marker), detections.blocks[0].layout)
+    earlier = f', the file before kept as {backup.name}' if backup else ''
+    print(f'{path}: class {marker.name} written{earlier}')
+
+
+def class_names(clusters: pd.Series, marker: MarkerStyle) -> list[str]:
+    """Name of the class of markers of each event; with classes per group, <name>_<number>."""
+    return [f'{marker.name}_{number}' if number and marker.per_cluster else marker.name for number in clusters]
+
+
+def marker_classes(events: pd.DataFrame, marker: MarkerStyle) -> list[NewClass]:
+    """The classes of markers of events (with onset and cluster), that of single events first; it may be empty."""
+    names = np.array(class_names(events['cluster'], marker), dtype=object)
+    onsets = events['onset'].to_numpy()
+    numbers = range(1, events['cluster'].max() + 1) if marker.per_cluster and len(events) else ()
+    colors = {f'{marker.name}_{number}': COLORS[(number - 1) % len(COLORS)] for number in numbers}
+    return [
+        NewClass(name, color, onsets[names == name]) for name, color in ({marker.name: marker.color} | colors).items()
+    ]
+
+
+def describe_detections(detections: RecordingDetections, made_with: dict, foci: list[Focus]) -> dict:
+    """The content of detections.json but for files and marker; arguments as in `write_all`."""
     block, minutes, events = detections.blocks[0], detections.minutes, detections.events
     layout, facts = block.layout, block.facts
     return {
         'recording': layout.path.resolve().name,
-        'files': files,
         'block': None if layout.path.suffix != '.pkl' else facts['file'],
         'warnings': made_with['warnings'],
         **made_with,
@@ -124,21 +190,25 @@ def describe_detections(
         'detections per minute': len(events) / minutes,
         'detections in bad segments': events['bad'].sum(),
         'bad segments': bad_seconds(detections.blocks),
-        'marker': marker_name,
-        'dipole': describe_fit(fit, coordinates(block.info)) if fit else None,
+        'groups': [describe_focus(focus, minutes) for focus in foci],
+        'events in no group': (events['cluster'] == 0).sum(),
+        'coordinates': coordinates(block.info),
         'units': UNITS,
     }
 
 
-def describe_fit(fit: DipoleFit, origin: str) -> dict:
-    """What detections.json says of the dipole; `origin` from `coordinates`."""
+def describe_focus(focus: Focus, minutes: float) -> dict:
+    """What detections.json says of a group of events in a recording of so many minutes."""
     return {
-        'events averaged': fit.n_events,
-        'position': fit.dipole.position,
-        'orientation': fit.dipole.orientation,
-        'moment': fit.dipole.moment,
-        'goodness of fit': fit.dipole.goodness,
-        'coordinates': origin,
+        'cluster': focus.number,
+        'events': focus.n_events,
+        'events per minute': focus.n_events / minutes,
+        'mean probability': focus.proba,
+        'position': focus.dipole.position,
+        'orientation': focus.dipole.orientation,
+        'moment': focus.dipole.moment,
+        'goodness of fit': focus.dipole.goodness,
+        'confidence volume': focus.dipole.confidence,
     }
 
 
@@ -148,8 +218,7 @@ def write_detections(
     onsets: np.ndarray,
     durations: np.ndarray,
     probas: np.ndarray,
-    bad: np.ndarray | None = None,
-    uncertainty: np.ndarray | None = None,
+    further: pd.DataFrame | None = None,
 ) -> None:
     """Write detections.csv, one row per event.
 
@@ -160,16 +229,13 @@ def write_detections(
         In s from the recording's first sample, as MNE's browser counts.
     probas : array (n_events,)
         Probabilities.
-    bad : array (n_events,), optional
-        1 for events in segments marked bad.
-    uncertainty : array (n_events,), optional
-        Standard deviation of the probability over the members of an ensemble.
+    further : DataFrame (n_events rows), optional
+        Columns to write behind these; True becomes 1.
     """
     table = pd.DataFrame({'onset': onsets, 'duration': durations, 'probas': probas})
-    if bad is not None:
-        table['bad'] = np.asarray(bad, dtype=np.int64)
-    if uncertainty is not None:
-        table['uncertainty'] = uncertainty
+    if further is not None:
+        booleans = further.select_dtypes(bool).columns
+        table = table.join(further.astype(dict.fromkeys(booleans, np.int64)).reset_index(drop=True))
     with writing(path) as temporary:
         table.to_csv(temporary, index=False, float_format='%.6f')
 

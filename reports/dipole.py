@@ -1,6 +1,5 @@
-"""Where the spikes of a recording may come from: average of the events and a dipole."""
+"""Where the spikes of a group may come from: single equivalent dipoles."""
 
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import mne
@@ -8,9 +7,6 @@ import numpy as np
 
 from recordings.channels import sphere_centre
 from recordings.reading import Recording
-from reports.recording_detections import RecordingDetections
-
-AROUND, SEARCH = 0.2, 0.05  # half the length of the average, and of the segment searched for its peak, in s
 
 
 class Dipole(NamedTuple):
@@ -18,10 +14,6 @@ class Dipole(NamedTuple):
 
     Attributes
     ----------
-    sample : int
-        Sample of the average at which it was fitted.
-    topography : array (274,)
-        Field there, in tesla.
     position, orientation : array (3,)
         In metres, and of length 1: x to the right, y to the front, z up. In head coordinates where the recording has
         the head's position, otherwise in those of the helmet.
@@ -29,114 +21,59 @@ class Dipole(NamedTuple):
         In A m.
     goodness : float
         Share of the field's power that the dipole explains, from 0 to 1.
+    confidence : float
+        Volume in m^3 that holds the position with a probability of 95 %, if nothing but the background disturbs it.
     """
 
-    sample: int
-    topography: np.ndarray
     position: np.ndarray
     orientation: np.ndarray
     moment: float
     goodness: float
+    confidence: float
 
 
-class DipoleFit(NamedTuple):
-    """The average of the events of a recording, and the dipole fitted to it.
+def fit_dipoles(
+    fields: np.ndarray, info: mne.Info, interpolated: list[str], noise: np.ndarray, counts: np.ndarray
+) -> list[Dipole]:
+    """Fit a single equivalent dipole in a spherical head to each of several fields, with MNE.
 
-    Attributes
-    ----------
-    dipole : Dipole
-    average : array (274, n_samples)
-        In tesla.
-    n_events : int
-        Events averaged.
-    """
-
-    dipole: Dipole
-    average: np.ndarray
-    n_events: int
-
-
-def average_events(
-    blocks: Iterable[tuple[np.ndarray, np.ndarray]], before: int, after: int
-) -> tuple[np.ndarray | None, int]:
-    """Average the signal around events.
+    The position is that of the least error weighted by the background; moment and goodness are those of the dipole at
+    this position that comes nearest to the field, all channels alike.
 
     Parameters
     ----------
-    blocks : iterable of (array (274, n_samples), array (n_events,))
-        Signal in tesla, and events in samples of it.
-    before, after : int
-        Samples before and after an event. Events nearer to an end of their block are left out.
-
-    Returns
-    -------
-    average : array (274, before + after + 1), or None without any event
-    n_events : int
-        Events averaged.
-    """
-    total, n_events = np.zeros(()), 0
-    for signal, events in blocks:
-        for event in np.asarray(events, dtype=np.int64):
-            if before <= event < signal.shape[1] - after:
-                total = total + signal[:, event - before : event + after + 1].astype(np.float64)
-                n_events += 1
-    return (total / n_events if n_events else None), n_events
-
-
-def fit_source(average: np.ndarray, info: mne.Info, interpolated: list[str], *, search: slice) -> Dipole:
-    """Fit a single equivalent dipole in a spherical head to the peak of an average of events, with MNE.
-
-    Parameters
-    ----------
-    average : array (274, n_samples)
+    fields : array (n_fields, 274)
         In tesla.
     info : mne.Info
         Positions of the channels and of the head. The centre of the sphere is that of the sensors.
     interpolated : list of str
         Channels that are left out of the fit, because they measure nothing of their own.
-    search : slice
-        Samples that are searched for the peak, the largest std over channels.
+    noise : array (274, 274)
+        Covariance of the background of a single event, in T^2.
+    counts : array (n_fields,)
+        Events that each field is the average of.
     """
-    sample = int(np.arange(average.shape[1])[search][average[:, search].std(axis=0).argmax()])
-    topography = average[:, sample]
-    evoked = mne.EvokedArray(topography[:, None], info.copy(), verbose='error')
+    if not len(fields):
+        return []
+    evoked = mne.EvokedArray(np.transpose(fields), info.copy(), verbose='error')
     evoked.info['bads'] = list(interpolated)
+    covariance = mne.Covariance(noise, info['ch_names'], [], [], nfree=1, verbose='error')
     sphere = mne.make_sphere_model(r0=sphere_centre(info), head_radius=None, verbose='error')
-    dipole, _ = mne.fit_dipole(evoked, mne.make_ad_hoc_cov(info, verbose='error'), sphere, verbose='error')
-    return Dipole(sample, topography, dipole.pos[0], dipole.ori[0], float(dipole.amplitude[0]), dipole.gof[0] / 100)
-
-
-def locate(detections: RecordingDetections) -> DipoleFit | None:
-    """Average all events of a recording, and fit a dipole; None without any event."""
-    info = detections.blocks[0].info
-    reach, search = round(AROUND * info['sfreq']), round(SEARCH * info['sfreq'])
-    average, n_events = average_events(signals_of_parts(detections), reach, reach)
-    if average is None:
-        return None
-    around_peak = slice(reach - search, reach + search + 1)
-    dipole = fit_source(average, info, interpolated_channels(detections.blocks), search=around_peak)
-    return DipoleFit(dipole, average, n_events)
+    fit, _ = mne.fit_dipole(evoked, covariance, sphere, verbose='error')
+    # The fit of an average is that of a single event, but for the noise: variances are 1 / count.
+    volumes = fit.conf['vol'] * np.asarray(counts) ** -1.5
+    equal = mne.make_ad_hoc_cov(info, verbose='error')
+    dipoles = []
+    for index, (position, volume) in enumerate(zip(fit.pos, volumes.tolist(), strict=True)):
+        field = mne.EvokedArray(evoked.data[:, [index]], evoked.info, verbose='error')
+        there, _ = mne.fit_dipole(field, equal, sphere, pos=position, verbose='error')
+        dipoles.append(Dipole(position, there.ori[0], float(there.amplitude[0]), float(there.gof[0]) / 100, volume))
+    return dipoles
 
 
 def interpolated_channels(blocks: list[Recording]) -> list[str]:
     """Names of the channels that were interpolated in any of the blocks."""
     return sorted({channel for block in blocks for channel in block.facts['interpolated']})
-
-
-def signals_of_parts(detections: RecordingDetections) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Give the signal of every continuous part, and the events in it.
-
-    Yields
-    ------
-    signal : array (274, n_samples)
-        In tesla.
-    events : int array (n_events,)
-        In samples of the part.
-    """
-    for block, (_, events) in zip(detections.blocks, detections.by_block, strict=True):
-        ends = np.cumsum(block.layout.lengths(block.info['sfreq']))
-        for part, (start, end) in enumerate(zip([0, *ends[:-1]], ends, strict=True)):
-            yield block.meg[:, start:end], events.loc[events['part'] == part, 'sample'].to_numpy() - start
 
 
 def coordinates(info: mne.Info) -> str:

@@ -21,7 +21,7 @@ class RecordingDetections(NamedTuple):
     by_block : list of Detections
         One per block, in samples of the block.
     events : DataFrame
-        From `seconds_of_events`.
+        From `seconds_of_events`; with the column cluster from `foci.find_foci`.
     subwindows : DataFrame
         From `seconds_of_subwindows`.
     """
@@ -72,7 +72,8 @@ def seconds_of_events(blocks: list[Recording], by_block: list[Detections]) -> pd
     -------
     DataFrame
         onset (s from the first sample of the recording), proba, bad (whether it lies in a segment marked bad); of an
-        ensemble, uncertainty.
+        ensemble, uncertainty; and block, part and sample: the number of its block, its continuous part, and its sample
+        of the block.
     """
     tables = [
         pd.DataFrame(
@@ -85,9 +86,12 @@ def seconds_of_events(blocks: list[Recording], by_block: list[Detections]) -> pd
                     for name in ('uncertainty',)
                     if name in block_detections.events
                 },
+                'block': number,
+                'part': block_detections.events['part'].to_numpy(),
+                'sample': block_detections.events['sample'].to_numpy(),
             }
         )
-        for block, block_detections in zip(blocks, by_block, strict=True)
+        for number, (block, block_detections) in enumerate(zip(blocks, by_block, strict=True))
     ]
     return pd.concat(tables, ignore_index=True).sort_values('onset', ignore_index=True)
 

@@ -14,7 +14,14 @@ PREPROCESSING = (*FILTERS, 'trials')
 # Settings that turn signal into sub-windows: those of the run are used, whatever params.py says.
 OF_THE_RUN = (*PREPROCESSING, *(name for name in WINDOW_SETTINGS if name not in PREPROCESSING), 'subwindow_size')
 # Settings of now that decide what the files of detections are.
-OF_DETECTIONS = ('drop_bad_segments', 'marker_name', 'marker_color', 'markers_into_recording')
+OF_DETECTIONS = (
+    'bids_derivatives',
+    'drop_bad_segments',
+    'marker_name',
+    'marker_color',
+    'markers_per_cluster',
+    'markers_into_recording',
+)
 
 
 def settings_of_run(run: RunDirectory, now: dict) -> dict:

@@ -224,9 +224,11 @@ RULES = {
     'tolerance': _number(0),
     'bootstrap_samples': _integer(1, 1_000_000),
     'output': _or_none(_PATH),
+    'bids_derivatives': _or_none(_PATH),
     'drop_bad_segments': _choice(True, False),
     'marker_name': _WORD,
     'marker_color': _WORD,
+    'markers_per_cluster': _choice(True, False),
     'markers_into_recording': _choice(True, False),
     'review_order': _choice('doubt', 'certainty', 'time'),
     'reviewer': _or_none(Rule(lambda v: isinstance(v, str) and v.strip() != '', 'a name')),
@@ -297,7 +299,7 @@ def _settings_of_params() -> dict[str, Any]:
 
 def _from_folder(name: str, value: Any, folder: Path) -> Any:
     """The value of a setting with absolute paths; relative ones start at `folder`."""
-    if not (name.startswith('path_') or name == 'output'):
+    if not (name.startswith('path_') or name in ('output', 'bids_derivatives')):
         return value
     if isinstance(value, list | tuple):
         return [_from_folder(name, path, folder) for path in value]

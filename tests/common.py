@@ -4,9 +4,13 @@ import multiprocessing
 import os
 import signal
 from dataclasses import fields
+from pathlib import Path
 
 import main_train
 from data_processing import create_windows
+from recordings.channels import ctf275_info
+from recordings.layout import Layout
+from recordings.reading import Recording
 from recordings.simulation import simulate_patient
 from recordings.window_settings import WindowSettings
 from reports import run_results
@@ -98,3 +102,14 @@ def at_call(module, function, call, act, monkeypatch):
 def names(folder):
     """Names of what a folder holds, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
+
+
+def recording_of(meg, *, parts=None, bad_segments=(), sfreq=150.0):
+    """A recording (274, n_samples) in tesla as read_recording gives it, of CTF-275, without gaps where not said."""
+    parts = [(0, meg.shape[1])] if parts is None else parts
+    layout = Layout(Path('x_raw.fif'), sfreq, parts, None, 0.0, None)
+    facts = {
+        'seconds': meg.shape[1] / sfreq, 'interpolated': [], 'file': 'x', 'warnings': [], 'system': 'CTF-275',
+        'compensation': 3, 'bad_segments': list(bad_segments),
+    }  # fmt: skip
+    return Recording('x', meg, layout, ctf275_info(sfreq), facts)

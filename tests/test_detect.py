@@ -35,6 +35,7 @@ from recordings.marker_files import read_marker_file
 from recordings.pickles import read_pickle, write_pickle
 from recordings.reading import read_recording
 from reports import detection_planning
+from reports.dipole import Dipole
 from reports.recording_detections import seconds_of_events, seconds_of_subwindows
 from runs.run_directory import RunDirectory
 from utils import DataError, SettingError, write_json
@@ -47,6 +48,7 @@ TRAINING = {
     'num_epochs': 2,
     'bootstrap_samples': 20,
 }
+NO_DIPOLE = Dipole(np.zeros(3), np.zeros(3), 0.0, 0.0, 0.0)
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
 
 
@@ -89,7 +91,7 @@ def apply(trained, monkeypatch):
         with monkeypatch.context() as patch:
             if not pictures:
                 patch.setattr('reports.detection_files.write_report', lambda *arguments: None)
-                patch.setattr('reports.detection_files.locate', lambda detections: None)
+                patch.setattr('reports.foci.fit_dipoles', lambda fields, *rest: [NO_DIPOLE] * len(fields))
             words = [f'{name}={value}' for name, value in settings.items()]
             detect.main([str(run), *map(str, recordings), *words])
 
@@ -215,6 +217,7 @@ def test_the_round_trip(trained, apply, make_windows, tmp_path, capsys):
     folder = tmp_path / 'run2_raw_detections'
     assert sorted(file.name for file in folder.iterdir()) == [
         'detections.csv', 'detections.json', 'probabilities.csv', 'report.html', 'run2_raw-annot.fif',
+        'run2_raw_anywave.mrk',
     ]  # fmt: skip
     said = capsys.readouterr().out
     assert 'times faster than real time' in said
@@ -266,9 +269,17 @@ def test_the_page_and_the_record_say_where_it_all_comes_from(trained, apply, tmp
     assert record['interpolated channels'] == []
     assert record['detections'] == len(pd.read_csv(folder / 'detections.csv')) > 0
     assert record['detections per minute'] == 3 * record['detections']
-    # One focus of a simulated head: the dipole lies within it.
-    assert 0.02 < np.linalg.norm(np.array(record['dipole']['position'])) < 0.1
-    assert record['dipole']['goodness of fit'] > 0.5
+    # The largest group is a focus of a simulated head: the dipole lies within it.
+    assert 0.02 < np.linalg.norm(np.array(record['groups'][0]['position'])) < 0.1
+    assert record['groups'][0]['goodness of fit'] > 0.5
+    table = pd.read_csv(folder / 'detections.csv')
+    assert list(table) == ['onset', 'duration', 'probas', 'bad', 'cluster']
+    assert [group['events'] for group in record['groups']] == table['cluster'].value_counts().drop(
+        0, errors='ignore'
+    ).tolist()
+    notes = mne.read_annotations(folder / 'run1_raw-annot.fif')
+    assert [note['cluster'] for note in notes.extras] == table['cluster'].tolist()
+    np.testing.assert_allclose([note['proba'] for note in notes.extras], table['probas'], atol=1e-6)
     page = (folder / 'report.html').read_text()
     for words in (
         f'{decision["threshold"]:.4f}',
@@ -294,8 +305,8 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
     torch.save(state, run / 'best_hgb_9.pth')
     apply(tmp_path / 'quiet_raw.fif', pictures=True, run=run)
     folder = tmp_path / 'quiet_raw_detections'
-    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas,bad\n'
-    assert json.loads((folder / 'detections.json').read_text())['dipole'] is None
+    assert (folder / 'detections.csv').read_text() == 'onset,duration,probas,bad,cluster\n'
+    assert json.loads((folder / 'detections.json').read_text())['groups'] == []
     assert 'No sub-window reaches the threshold' in (folder / 'report.html').read_text()
 
 

@@ -57,7 +57,7 @@ def demo(tmp_path_factory, run_script):
 def test_simulated_patients_and_their_truth(demo):
     folder, _, _ = demo
     truth = pd.read_csv(folder / 'raw' / 'truth.csv')
-    assert list(truth) == ['subject', 'block', 'sample', 'amplitude']
+    assert list(truth) == ['subject', 'block', 'sample', 'amplitude', 'focus', 'x', 'y', 'z']
     assert set(truth['subject']) == {1, 2, 3, 4}  # the fifth has no spike
     assert read_data_raw(folder / 'raw' / 'data_raw_005.pkl')['events'][0].size == 0
 

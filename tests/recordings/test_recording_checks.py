@@ -67,10 +67,10 @@ def apply(tmp_path, monkeypatch, capsys):
     settings = vars(read_command([f'path_raw_data={tmp_path / "raw"}'])[1])
     write_json(run / 'params.json', {'settings': settings, 'split': {'train': [1]}})
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': 'temperature'}
-    trained = {'decision': decision, 'window_length': 300}
+    trained = {'decision': decision, 'window_length': 300, 'reader': SimpleNamespace(device='cpu')}
     monkeypatch.setattr(detect, 'load_run', lambda settings, *more: SimpleNamespace(settings=settings, **trained))
     monkeypatch.setattr(detect, 'seen_by_run', lambda *arguments: {})  # which has seen the recordings of these tests
-    monkeypatch.setattr('reports.detection_files.locate', lambda detections: None)
+    monkeypatch.setattr(detect, 'event_residuals', lambda *arguments: [])
 
     def apply(*words, samples=(), page=False):
         def score_block(trained, meg, part_lengths):
@@ -93,7 +93,7 @@ def apply(tmp_path, monkeypatch, capsys):
 def said_by_both(create, apply, monkeypatch):
     """Check that a warning about one recording is on the console, in the JSON and on the page, in both scripts."""
     monkeypatch.setattr(
-        'reports.detection_page.plot_probability', lambda *arguments: None
+        'reports.detection_page.plot_over_time', lambda *arguments: None
     )  # pictures take most of the time
     monkeypatch.setattr('reports.detection_page.add_picture', lambda *arguments: None)
 
@@ -285,7 +285,7 @@ def test_detections_in_bad_segments_are_marked_or_left_out(tmp_path, apply):
     path = write_fif(tmp_path / 'marked_raw.fif', brain(6000), [(4.0, 1.0, 'BAD_eye')])
     found, folder, printed = apply(path, samples=(300, 600, 749, 750), page=True)
     table = pd.read_csv(folder / 'detections.csv')
-    assert list(table) == ['onset', 'duration', 'probas', 'bad']
+    assert list(table) == ['onset', 'duration', 'probas', 'bad', 'cluster']
     assert table['bad'].tolist() == [0, 1, 1, 0]
     assert (found['detections'], found['detections in bad segments'], found['bad segments']) == (4, 2, [[4.0, 5.0]])
     assert '2 detections lie in segments marked bad and are marked in the column bad' in ' '.join(found['warnings'])

@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from recordings.channels import N_CHANNELS, ctf275_info
-from recordings.marker_files import read_marker_file, write_marker_file
+from recordings.marker_files import read_marker_file, write_marker_classes, write_marker_file
 from recordings.opening import open_recording, read_annotations, read_layout
-from reports.detection_files import write_annotations, write_detections
-from reports.dipole import average_events, fit_source
+from reports.detection_files import MarkerStyle, marker_classes, write_annotations, write_detections
+from reports.dipole import fit_dipoles
 from utils import DataError
 
 CLASS = {'name': 'detected_spike', 'color': 'green'}
@@ -220,29 +220,17 @@ def test_a_marker_file_that_cannot_stay_what_it_is_is_not_written(ds, tmp_path, 
     assert own.read_bytes() == before
 
 
-def test_events_are_averaged_where_they_are_whole():
-    rng = np.random.default_rng(0)
-    blocks = [(rng.normal(size=(4, 50)), [2, 10, 30, 46]), (rng.normal(size=(4, 20)), [3])]
-    average, n_events = average_events(blocks, 3, 4)
-    cut = [blocks[0][0][:, 7:15], blocks[0][0][:, 27:35], blocks[1][0][:, 0:8]]
-    assert n_events == 3
-    np.testing.assert_allclose(average, np.mean(cut, axis=0))
-    assert average_events([(blocks[0][0], [])], 3, 4) == (None, 0)
-
-
 def test_simulated_foci_are_found(dipole_fields):
     info = ctf275_info(150)
-    rng = np.random.default_rng(0)
     # The head lies 5 mm off the centre that the fit assumes.
     fields, positions, orientations = dipole_fields(info, 10, off=[0.003, -0.003, 0.003])
+    noise = 1e-13 * np.random.default_rng(0).normal(size=fields.shape)
+    dipoles = fit_dipoles((1e-12 * fields + noise).T, info, [], 1e-26 * np.eye(N_CHANNELS), np.ones(10))
     errors = []
-    for field, position, orientation in zip(fields.T, positions, orientations, strict=True):
-        average = 1e-12 * (np.outer(field, np.hanning(31)) + 0.1 * rng.normal(size=(N_CHANNELS, 31)))
-        source = fit_source(average, info, [], search=slice(10, 21))
-        assert abs(source.sample - 15) <= 3
-        assert source.goodness > 0.9
-        assert abs(source.orientation @ orientation) > 0.9
-        errors.append(np.linalg.norm(source.position - position))
+    for dipole, position, orientation in zip(dipoles, positions, orientations, strict=True):
+        assert dipole.goodness > 0.9
+        assert abs(dipole.orientation @ orientation) > 0.9
+        errors.append(np.linalg.norm(dipole.position - position))
     assert max(errors) < 0.015
     assert np.mean(errors) < 0.006
 
@@ -250,10 +238,50 @@ def test_simulated_foci_are_found(dipole_fields):
 def test_interpolated_channels_play_no_part_in_the_fit(dipole_fields):
     info = ctf275_info(150)
     fields, positions, _ = dipole_fields(info, 1)
-    average = 1e-12 * fields * np.hanning(5)
-    average[[3, 200]] = 1e-13
-    source = fit_source(average, info, [info['ch_names'][3], info['ch_names'][200]], search=slice(0, 5))
-    assert source.sample == 2
-    np.testing.assert_allclose(source.position, positions[0], atol=5e-4)
-    np.testing.assert_allclose(source.topography, average[:, 2])
-    assert source.goodness > 0.999
+    field = 1e-12 * fields[:, 0]
+    field[[3, 200]] = 1e-13
+    bad = [info['ch_names'][3], info['ch_names'][200]]
+    [dipole] = fit_dipoles(field[None], info, bad, 1e-26 * np.eye(N_CHANNELS), np.ones(1))
+    np.testing.assert_allclose(dipole.position, positions[0], atol=5e-4)
+    assert dipole.goodness > 0.999
+
+
+def test_the_volume_of_confidence_is_that_of_the_noise_of_the_average(dipole_fields):
+    """Four times the events give the same volume as a quarter of the variance, and the true place is in it."""
+    info = ctf275_info(150)
+    fields, positions, _ = dipole_fields(info, 1)
+    rng = np.random.default_rng(0)
+    noise, errors = 1e-26 * np.eye(N_CHANNELS), []
+    [many] = fit_dipoles(1e-12 * fields.T, info, [], noise, np.array([4]))
+    [quiet] = fit_dipoles(1e-12 * fields.T, info, [], noise / 4, np.array([1]))
+    assert many.confidence == pytest.approx(quiet.confidence, rel=1e-3)
+    noisy = 1e-12 * fields.T + 1e-13 * rng.normal(size=(8, N_CHANNELS))
+    for dipole in fit_dipoles(noisy, info, [], noise, np.ones(8)):
+        errors.append(np.linalg.norm(dipole.position - positions[0]))
+    # The region is longer in depth than the ball of its volume.
+    assert np.median(errors) < (3 * dipole.confidence / (4 * np.pi)) ** (1 / 3) < 4 * np.max(errors)
+
+
+def test_a_class_of_markers_for_every_group_and_none_of_an_earlier_time(ds):
+    path, layout = ds / 'MarkerFile.mrk', layout_of(ds)
+    events = pd.DataFrame({'onset': [0.1, 0.2, 0.3, 0.4, 0.5], 'cluster': [1, 0, 2, 1, 2]})
+    style = MarkerStyle('detected_spike', 'green', per_cluster=True)
+    write_marker_file(path, np.array([0.7]), layout, name='spike', color='red')
+    write_marker_classes(path, marker_classes(events, style), layout)
+    _, classes = read_marker_file(path)
+    assert [marker_class.name for marker_class in classes] == [
+        'spike', 'detected_spike', 'detected_spike_1', 'detected_spike_2',
+    ]  # fmt: skip
+    np.testing.assert_array_equal(markers_by_mne(ds, 'detected_spike_1'), [30, 120])
+    np.testing.assert_array_equal(markers_by_mne(ds, 'detected_spike_2'), [90, 150])
+    np.testing.assert_array_equal(markers_by_mne(ds), [60])
+    ids = [marker_class.content.split(b'CLASSID:\n')[1].split(b'\n')[0] for marker_class in classes]
+    assert len(set(ids)) == 4
+
+    # Fewer groups the next time, then all in one class: what is not written again goes, what is not ours stays.
+    write_marker_classes(path, marker_classes(events[events['cluster'] < 2], style), layout)
+    assert [c.name for c in read_marker_file(path)[1]] == ['spike', 'detected_spike', 'detected_spike_1']
+    write_marker_classes(path, marker_classes(events, style._replace(per_cluster=False)), layout)
+    _, classes = read_marker_file(path)
+    assert [(c.name, len(c.markers)) for c in classes] == [('spike', 1), ('detected_spike', 5)]
+    assert path.read_bytes().count(b'CLASSGROUPID') == 2

@@ -24,7 +24,7 @@ from reports import detection_files
 from utils import DataError, run_script, write_json
 
 OUTPUTS = ['detections.csv', 'detections.json', 'probabilities.csv', 'report.html']
-CTF_OUTPUTS = sorted([*OUTPUTS, 'MarkerFile.mrk', 'run01-annot.fif'])
+CTF_OUTPUTS = sorted([*OUTPUTS, 'MarkerFile.mrk', 'run01-annot.fif', 'run01_anywave.mrk'])
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +43,15 @@ def run(tmp_path, monkeypatch):
         )
 
     decision = {'threshold': 0.5, 'policy': 'f1', 'calibration': None}
+    reader = SimpleNamespace(device='cpu')
     monkeypatch.setattr(detect, 'find_run', lambda *arguments: run)
     monkeypatch.setattr(detect, 'settings_of_run', lambda run, settings: settings)
     monkeypatch.setattr(
         detect,
         'load_run',
-        lambda settings, *more: SimpleNamespace(settings=settings, decision=decision, window_length=300),
+        lambda settings, *more: SimpleNamespace(settings=settings, decision=decision, window_length=300, reader=reader),
     )
     monkeypatch.setattr(detect, 'score_block', score)
-    monkeypatch.setattr('reports.detection_files.locate', lambda detections: None)
     monkeypatch.setattr(
         'reports.detection_files.write_report',
         lambda detections, folder, *rest: (folder / 'report.html').write_text(detections.name),
