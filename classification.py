@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from classifiers.copies import COPIES
-from classifiers.features import fingerprints
-from classifiers.inputs import Masking, latent_statistics
+from classifiers.features import FEATURES_VERSION, fingerprints
+from classifiers.inputs import Masking, latent_statistics, masked_features
 from classifiers.second_look import Recordings, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
 from classifiers.stacked import FeaturesAndWindows
@@ -299,6 +299,8 @@ def load_run(
     try:
         loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
         state = load_checkpoint(classifier)
+        if settings['masking'] and spec.masked_inputs is masked_features:
+            check_features(state, classifier, settings['classifier'])
         decision, masking = state['decision'], None
         if settings['masking']:
             filters = state['filters']
@@ -313,6 +315,18 @@ def load_run(
     n_pairs = 1 if settings['model'] != 'wavelets' else len(settings['filters']) + 2
     levels = levels_read(spec, settings['levels'], n_pairs, settings['masking'])
     return TrainedRun(settings, SubwindowReader(model, spec, shape, levels, masking, device), loaded, decision)
+
+
+def check_features(state: dict, path: Path, name: str) -> None:
+    """Refuse the checkpoint of a classifier that was trained on the features of an earlier version.
+
+    Raises
+    ------
+    DataError
+        It was.
+    """
+    if state.get('features_version') != FEATURES_VERSION:
+        raise DataError(f'{path}: the features of `{name}` have changed since; train the classifier again (mode clf)')
 
 
 def load_autoencoder(path: Path, window_length: int) -> Autoencoder:

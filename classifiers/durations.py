@@ -1,5 +1,7 @@
 """Durations of a transient: a spike is both brief and long at one time and of one field, a rhythm is one of both."""
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional as F
 
@@ -8,7 +10,33 @@ _WIDTHS = (4.0, 18.0)
 _REACH = 36  # samples on either side of a wave's peak, where both are over
 _SHARE_OF_RESIDUAL = 0.25
 _WEIGHT_OF_USUAL = 0.25
+_BESIDE = (-40, -25, -15, -10, 10, 15, 25, 40)  # samples from the peak at which classifiers read the power too
 _LEAST = 0.01  # of the typical power, so that no logarithm is infinite
+
+
+class Peaks(NamedTuple):
+    """What there is where a sub-window is most brief and long at once.
+
+    Attributes
+    ----------
+    height : tensor (batch, n_subwindows)
+        Three quarters of the logarithm of the least product of the signal, and one quarter of that of the residual.
+    signal, residual : tensors (batch, n_subwindows, 3)
+        Power of the brief field, that of the long one, and their product; in units of typical power in the window.
+    beside : tensor (batch, n_subwindows, 16)
+        Both powers of the signal before and after.
+    usual : tensor (batch, n_subwindows, 2)
+        Logarithms of median and 90 % quantile of the power that the peak's field has in the window, over its level.
+    position : tensor (batch, n_subwindows)
+        Samples of the peak since the start of what is masked.
+    """
+
+    height: torch.Tensor
+    signal: torch.Tensor
+    residual: torch.Tensor
+    beside: torch.Tensor
+    usual: torch.Tensor
+    position: torch.Tensor
 
 
 def duration_score(
@@ -37,6 +65,35 @@ def duration_score(
     tensor (batch * n_subwindows,)
         On the device of x.
     """
+    peaks = find_peaks(x, residuals, filters, shape, margin)
+    return (peaks.height - _WEIGHT_OF_USUAL * peaks.usual[..., 0]).flatten()
+
+
+def duration_features(
+    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What classifiers read of the durations; arguments as `features.spike_features` takes them.
+
+    Returns
+    -------
+    powers : tensor (batch, n_subwindows, 7)
+        Logarithms of power: height, of the signal and of the residual.
+    others : tensor (batch, n_subwindows, 21)
+        Whether the brief and the long field are the same (cosine), in signal and residual; the usual power of the
+        peak's field; the place of the peak; the logarithms of power beside it.
+    """
+    peaks = find_peaks(x, residuals, filters, shape, margin)
+    both = torch.stack([peaks.signal, peaks.residual], dim=-2)  # (batch, n_subwindows, 2, 3)
+    cosines = both[..., 2] / (both[..., 0] * both[..., 1] + 1e-9).sqrt()
+    powers = torch.cat([peaks.height[..., None], _log(both).flatten(-2)], dim=-1)
+    position = (peaks.position - margin)[..., None].to(x.dtype)
+    return powers, torch.cat([cosines, peaks.usual, position, _log(peaks.beside)], dim=-1)
+
+
+def find_peaks(
+    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
+) -> Peaks:
+    """Where every sub-window, with the margins masked with it, is most brief and long at once; see `duration_score`."""
     border, n_subwindows, subwindow_length = shape
     # Components between both extremes: scaled as in the signal, and to residuals of one variance.
     filters = filters / filters.norm(dim=1, keepdim=True).sqrt()
@@ -45,20 +102,26 @@ def duration_score(
     bands = brief_and_long(signal)  # (batch, components, 2, times)
     typical = torch.quantile(bands.square().sum(dim=1), 0.5, dim=-1).clamp(min=1e-20).sqrt()[:, None, :, None]
     bands = bands / typical
-    masked = brief_and_long(masked) / typical[:, None]  # (batch, n_subwindows, components, 2, n_masked)
+    products = _products(bands)  # (batch, 3, times)
+    # (batch, n_subwindows, 3, n_masked)
+    masked_products = _products(brief_and_long(masked) / typical[:, None])
 
     first = border - margin + subwindow_length * torch.arange(n_subwindows, device=x.device)
-    at = first[:, None] + torch.arange(residuals.shape[-1], device=x.device)  # (n_subwindows, n_masked)
-    in_both = (1 - _SHARE_OF_RESIDUAL) * _least_product(bands)[:, at] + _SHARE_OF_RESIDUAL * _least_product(masked)
-    height, peak = in_both.max(dim=-1)  # (batch, n_subwindows)
+    in_segments = first[:, None] + torch.arange(residuals.shape[-1], device=x.device)  # (n_subwindows, n_masked)
+    of_signal = _log(products.amin(dim=1))[:, in_segments]
+    of_residual = _log(masked_products.amin(dim=2))
+    both = (1 - _SHARE_OF_RESIDUAL) * of_signal + _SHARE_OF_RESIDUAL * of_residual
+    height, position = both.max(dim=-1)  # (batch, n_subwindows)
+    at = first + position
 
-    fields = bands.sum(dim=2)  # (batch, components, times)
-    pattern = fields.gather(2, (first + peak)[:, None].expand(-1, fields.shape[1], -1)).transpose(1, 2)
+    pattern = _read(bands.sum(dim=2), at)  # (batch, n_subwindows, components)
     course = pattern / (pattern.norm(dim=-1, keepdim=True) + 1e-12) @ signal  # (batch, n_subwindows, times)
-    usual = torch.quantile(course.square(), 0.5, dim=-1)
-    level = torch.quantile(signal.square().sum(dim=1), 0.5, dim=-1)[:, None]
-    usual = (usual / (level + 1e-20) + 1e-4).log()
-    return (height - _WEIGHT_OF_USUAL * usual).flatten()
+    shares = torch.tensor([0.5, 0.9], dtype=x.dtype, device=x.device)
+    level = torch.quantile(signal.square().sum(dim=1), 0.5, dim=-1)[:, None, None]
+    usual = torch.quantile(course.square(), shares, dim=-1).movedim(0, -1) / (level + 1e-20)
+    beside = [_read(products[:, :2], (at + offset).clamp(0, x.shape[-1] - 1)) for offset in _BESIDE]
+    of_masked = masked_products.gather(3, position[..., None, None].expand(-1, -1, 3, 1))[..., 0]
+    return Peaks(height, _read(products, at), of_masked, torch.cat(beside, dim=-1), (usual + 1e-4).log(), position)
 
 
 def brief_and_long(courses: torch.Tensor) -> torch.Tensor:
@@ -76,11 +139,20 @@ def brief_and_long(courses: torch.Tensor) -> torch.Tensor:
     return rows.view(*courses.shape[:-1], *rows.shape[1:])
 
 
-def _least_product(bands):
-    """Logarithm of the least of: power of the brief field, of the long one, and their product.
+def _products(bands):
+    """Power of the brief field, of the long one, and their product.
 
-    (..., components, 2, times) to (..., times).
+    (..., components, 2, times) to (..., 3, times).
     """
     brief, long = bands.unbind(dim=-2)
-    products = torch.stack([brief.square(), long.square(), brief * long]).sum(dim=-2)
-    return products.amin(dim=0).clamp(min=_LEAST).log()
+    return torch.stack([product.sum(dim=-2) for product in (brief * brief, long * long, brief * long)], dim=-2)
+
+
+def _read(courses, at):
+    """Values (batch, n_subwindows, rows) of time courses (batch, rows, times) at samples (batch, n_subwindows)."""
+    return courses.gather(2, at[:, None].expand(-1, courses.shape[1], -1)).transpose(1, 2)
+
+
+def _log(power):
+    """Logarithm of a power in units of the typical one; a product of fields of opposite sign counts as none."""
+    return power.clamp(min=_LEAST).log()

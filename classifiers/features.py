@@ -5,12 +5,15 @@ import pandas as pd
 import torch
 from torch import nn
 
+from classifiers.durations import duration_features
+
 # Samples around the peak at which time courses are read: at 150 Hz, 0.3 s either side, which holds the slow wave.
 _AROUND = np.arange(-45, 46, 3)
 _AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45])
 _BEYOND = 12
 _IN_RESIDUAL = np.arange(-_BEYOND, _BEYOND + 1, 2)
-N_POWERS = 5  # the first features are logs of power
+N_POWERS = 12  # the first features are logs of power
+FEATURES_VERSION = 2  # 1 had none of durations
 N_COURSE = len(_AROUND)  # samples of a time course
 
 
@@ -75,12 +78,14 @@ def spike_features(
     outside = nn.functional.pad(masked_course, (_BEYOND, _BEYOND))
     channels = _at_peak(residuals, peak).abs()
     channels = channels / (channels.norm(dim=-1, keepdim=True) + 1e-12)
-    alone = [
+    powers = [
         _log(height),
         _log((height + 1e-12) / (typical + 1e-12)),
         _log(power.mean(dim=-1)),
         _log(inside.mean(dim=-1)),
         _log(inside.amax(dim=-1)),
+    ]
+    alone = [
         peak - margin,
         (peak - (n_masked - 1) / 2).abs(),
         # How much of the residual the pattern holds, and how few channels the pattern.
@@ -89,11 +94,15 @@ def spike_features(
         (channels**4).sum(dim=-1),
     ]
     field = _read(_field(signal, shape), at + _samples(_AROUND_FIELD, x)).sqrt()
+    duration_powers, durations = duration_features(x, residuals, filters, shape, margin)
     features = [
+        torch.stack(powers, dim=-1),
+        duration_powers,
         torch.stack(alone, dim=-1),
         _read(course, at + _samples(_AROUND, x)) * polarity / size,
         _read(outside, peak[..., None] + _BEYOND + _samples(_IN_RESIDUAL, x)) / size,
         (field / (typical[..., None] + 1e-12).sqrt() + 1e-6).log(),
+        durations,
     ]
     return torch.cat(features, dim=-1).flatten(0, 1)
 

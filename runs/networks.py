@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 
 from classification import BATCH_SIZE, SubwindowData, SubwindowReader, levels_read
+from classifiers.features import FEATURES_VERSION
 from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.network import NetworkClassifier
 from classifiers.second_look import fit_second_look, second_look
@@ -349,4 +350,5 @@ def save_classifier(
     if masking:
         filters = None if masking.filters is None else masking.filters.cpu()
         content |= {'margin': masking.margin, 'filters': filters, 'features': masking.features}
+        content['features_version'] = FEATURES_VERSION
     classifier.save(run.checkpoint('best', name), content)

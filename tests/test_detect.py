@@ -38,6 +38,7 @@ from reports import detection_planning
 from reports.dipole import Dipole
 from reports.recording_detections import seconds_of_events, seconds_of_subwindows
 from runs.run_directory import RunDirectory
+from training.checkpoints import load_checkpoint, save_checkpoint
 from utils import DataError, SettingError, write_json
 
 SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
@@ -102,6 +103,15 @@ def loaded(trained):
     settings = json.loads(trained.run.params.read_text())['settings']
     best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'hgb')
     return load_run(settings, *best, torch.device('cpu'))
+
+
+def test_a_classifier_of_earlier_features_is_refused(trained, tmp_path):
+    settings = json.loads(trained.run.params.read_text())['settings']
+    state = load_checkpoint(trained.run.checkpoint('best', 'hgb'))
+    del state['features_version']
+    save_checkpoint(tmp_path / 'earlier.pth', state)
+    with pytest.raises(DataError, match=r'earlier\.pth: the features of `hgb` have changed since; train .* again'):
+        load_run(settings, trained.run.checkpoint('best'), tmp_path / 'earlier.pth', torch.device('cpu'))
 
 
 # ------------------------------------------------------------------------------------------ every sample

@@ -41,32 +41,51 @@ def filtered_one_by_one(course):
     return np.array(found)
 
 
+def products(fields):
+    """Power of the brief and the long field (components, 2) and their product."""
+    return [first @ second for first, second in ((fields[:, 0],) * 2, (fields[:, 1],) * 2, fields.T)]
+
+
+def one_by_one(signal, masked, first):
+    """Score and features of one sub-window: filtered window, filtered residual, and the residual's first sample."""
+    bands, of_masked = (np.array([filtered_one_by_one(course) for course in rows]) for rows in (signal, masked))
+    typical = np.sqrt(np.median((bands**2).sum(axis=0), axis=1))[None, :, None]
+    bands, of_masked = bands / typical, of_masked / typical
+    heights = []
+    for t in range(masked.shape[1]):
+        least = [max(min(products(fields)), 0.01) for fields in (bands[..., first + t], of_masked[..., t])]
+        heights.append(0.75 * np.log(least[0]) + 0.25 * np.log(least[1]))
+    peak = np.argmax(heights)
+    at = first + peak
+    pattern = bands[..., at].sum(axis=1)
+    power = (pattern / np.linalg.norm(pattern) @ signal) ** 2 / np.median((signal**2).sum(axis=0))
+    usual = np.log(np.quantile(power, [0.5, 0.9]) + 1e-4)
+    both = [products(bands[..., at]), products(of_masked[..., peak])]
+    near = [min(max(at + offset, 0), signal.shape[1] - 1) for offset in (-40, -25, -15, -10, 10, 15, 25, 40)]
+    beside = [value for t in near for value in products(bands[..., t])[:2]]
+    cosines = [product / np.sqrt(brief * long + 1e-9) for brief, long, product in both]
+    powers = [heights[peak], *np.log(np.clip(np.ravel(both), 0.01, None))]
+    others = [*cosines, *usual, peak - MARGIN, *np.log(np.clip(beside, 0.01, None))]
+    return heights[peak] - 0.25 * usual[0], powers, others
+
+
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
-def test_the_score_equals_a_second_implementation(dtype):
+def test_score_and_features_equal_a_second_implementation(dtype):
     rng = np.random.default_rng(0)
     x = noise(n_windows=2)
     residuals = masked_parts(x) + 0.1 * rng.standard_normal((N_CHANNELS, 7, 46))
     filters = rng.standard_normal((5, N_CHANNELS))
-    scores = score_of(*(array.astype(dtype) for array in (x, residuals, filters)))
-    assert scores.dtype == dtype
+    arrays = [array.astype(dtype) for array in (x, residuals, filters)]
+    scores, tensors = score_of(*arrays), map(torch.from_numpy, arrays)
+    powers, others = (values.flatten(0, 1).numpy() for values in durations.duration_features(*tensors, SHAPE, MARGIN))
+    assert scores.dtype == powers.dtype == others.dtype == dtype
     scaled = filters / np.linalg.norm(filters, axis=1, keepdims=True) ** 0.5
+    tolerance = {'rtol': 0, 'atol': 2e-3 if dtype == np.float32 else 1e-9}
     for window in range(2):
-        signal = scaled @ x[window]
-        bands = np.array([filtered_one_by_one(course) for course in signal])
-        typical = np.sqrt(np.median((bands**2).sum(axis=0), axis=1))
-        level = np.median((signal**2).sum(axis=0))
         for k in range(7):
-            masked = np.array([filtered_one_by_one(course) for course in scaled @ residuals[window, :, k]])
-            values, first = [], SHAPE[0] + 30 * k - MARGIN
-            for t in range(46):
-                brief, long = (bands[:, :, first + t] / typical).T
-                value = 0.75 * np.log(max(min(brief @ brief, long @ long, brief @ long), 0.01))
-                brief, long = (masked[:, :, t] / typical).T
-                values.append(value + 0.25 * np.log(max(min(brief @ brief, long @ long, brief @ long), 0.01)))
-            pattern = (bands[:, :, first + np.argmax(values)] / typical).sum(axis=1)
-            usual = np.median((pattern / np.linalg.norm(pattern) @ signal) ** 2) / level
-            expected = max(values) - 0.25 * np.log(usual + 1e-4)
-            assert scores[7 * window + k] == pytest.approx(expected, abs=1e-3 if dtype == np.float32 else 1e-9)
+            expected = one_by_one(scaled @ x[window], scaled @ residuals[window, :, k], SHAPE[0] + 30 * k - MARGIN)
+            for values, wanted in zip((scores, powers, others), expected, strict=True):
+                np.testing.assert_allclose(values[7 * window + k], wanted, **tolerance)
 
 
 @pytest.mark.parametrize('width', [2, 3, 6])  # samples: 22 to 67 ms wide at half height
