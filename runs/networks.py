@@ -239,7 +239,7 @@ def train_classifier(
     """
     settings = context.settings
     spec = CLASSIFIERS[settings.classifier]
-    if settings.encoder == 'scratch':
+    if settings.encoder == 'scratch' and 'autoencoder' in spec.settings:
         autoencoder = build_autoencoder(describe_autoencoder(split, settings), context._replace(source=None))
     arguments = vars(settings) | {'device': context.device, 'shape': split.shape, 'autoencoder': autoencoder}
     classifier = spec.make(**{name: arguments[name] for name in spec.settings})
