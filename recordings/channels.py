@@ -10,7 +10,6 @@ from scipy.spatial.transform import Rotation
 
 N_CHANNELS = 274  # CTF-275 without MRP52
 LEAST_CTF = 200  # good channels of CTF-275 that identify this system (CTF-151 has 151)
-N_NEIGHBOURS = 60  # channels from which one is interpolated
 LEAST_OTHER = 60  # good MEG channels of another system that can be mapped to 274
 
 
@@ -113,10 +112,7 @@ def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float)
 
 
 def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -> np.ndarray:
-    """Replace channels, in place, by an estimate from their neighbours (MNE's minimum-norm interpolation).
-
-    The `N_NEIGHBOURS` nearest channels of each take an eighth of the time of all, and estimate channels of a real
-    recording as well, see benchmarks/README.md.
+    """Replace channels, in place, by an estimate from all others (MNE's minimum-norm interpolation).
 
     Parameters
     ----------
@@ -135,17 +131,12 @@ def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -
     if not names:
         return signal
     rows = [info['ch_names'].index(name) for name in names]
-    positions = np.array([ch['loc'][:3] for ch in info['chs']])
-    distances = np.linalg.norm(positions - positions[rows][:, None], axis=2)  # (names, 274)
-    distances[:, rows] = np.inf
-    near = np.argsort(distances, axis=1)[:, : min(N_NEIGHBOURS, N_CHANNELS - len(rows))]
-    used = np.union1d(near, rows)
     # The interpolation is linear: what it makes of each channel alone says all, however long the recording is.
-    raw = mne.io.RawArray(np.eye(len(used)), mne.pick_info(info, used, verbose='error'), verbose='error')
+    raw = mne.io.RawArray(np.eye(N_CHANNELS), info.copy(), verbose='error')
     raw.info['bads'] = list(names)
     # 'fast' is twice as fast and gives the same to 1e-4.
     raw.interpolate_bads(origin=sphere_centre(info), mode='fast', verbose='error')
-    signal[rows] = np.asarray(raw.get_data())[np.searchsorted(used, rows)] @ signal[used]
+    signal[rows] = np.asarray(raw.get_data())[rows] @ signal
     return signal
 
 
