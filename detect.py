@@ -23,7 +23,6 @@ Writes  next to each recording, or in the folder `output`, <recording>_detection
 """
 
 import functools
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -51,17 +50,14 @@ from reports.exchange import check_derivatives_of
 from reports.recording_detections import detections_of_recording, without_bad_segments
 from runs.applied_settings import (
     OF_DETECTIONS,
-    OF_THE_RUN,
     PREPROCESSING,
-    compensation_of_run,
     seen_by_run,
     settings_of_run,
 )
-from runs.ensemble import ensemble_of, members_of, unseen_by
+from runs.ensemble import describe_run, ensemble_of, members_of, unseen_by
 from runs.patient_jobs import MADE, SKIPPED, run_patients, share_threads
-from runs.run_directory import RunDirectory, find_run, git_revision
+from runs.run_directory import RunDirectory, find_run
 from runs.settings import read_command
-from system.files import sha256
 from utils import SettingError, choose_device, choose_precision, run_script, set_seed
 
 
@@ -209,28 +205,6 @@ def load_applied(run: RunDirectory, run_settings: dict, settings: SimpleNamespac
     made_with = {'command': command} | describe_run(run, run_settings, checkpoints, loaded)
     made_with |= {name: trained.decision[name] for name in ('threshold', 'policy')}
     return AppliedRun(trained, made_with, [seen_by_run(member, run_settings['path_raw_data']) for member in members])
-
-
-def describe_run(
-    run: RunDirectory, settings: dict, checkpoints: list[tuple[Path, Path]], loaded: list[TrainedRun]
-) -> dict:
-    """What detections.json says of the run: its code, checkpoints, settings and calibration, of every fold."""
-    calibrations, second_looks = (
-        [trained.decision.get(name) for trained in loaded] for name in ('calibration', 'second look')
-    )
-    first = members_of(run)[0]  # a fold knows all patients
-    return {
-        'code revision': git_revision(),
-        'run': str(run.path),
-        'code revision of the run': json.loads(run.params.read_text()).get('git revision'),
-        'checkpoints': {str(path.relative_to(run.path)): sha256(path) for paths in checkpoints for path in paths},
-        'model': settings['model'],
-        'classifier': settings['classifier'],
-        'settings': {name: settings[name] for name in (*OF_THE_RUN, 'bad_channels')},
-        'compensation of the run': sorted(compensation_of_run(first, settings['path_raw_data'])),
-        'calibration': calibrations[0] if first is run else calibrations,
-        'second look': second_looks[0] if first is run else second_looks,
-    }
 
 
 def input_of(plan: DetectionPlan, applied: AppliedRun, settings: SimpleNamespace) -> str:

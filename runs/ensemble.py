@@ -1,9 +1,12 @@
-"""A cross-validation that is applied as a whole: its folds, and their common threshold."""
+"""A run or a whole cross-validation that is applied to recordings: its folds, their common threshold, its record."""
 
 import json
+from pathlib import Path
 
 from classification import Ensemble, TrainedRun
-from runs.run_directory import RunDirectory, load_params
+from runs.applied_settings import OF_THE_RUN, compensation_of_run
+from runs.run_directory import RunDirectory, git_revision, load_params
+from system.files import sha256
 from utils import DataError
 
 
@@ -62,3 +65,25 @@ def unseen_by(seen: list[dict[str, str]], known_by: set[str]) -> list[int]:
     """
     unseen = [number for number, of_member in enumerate(seen) if not known_by & set(of_member)]
     return unseen or list(range(len(seen)))
+
+
+def describe_run(
+    run: RunDirectory, settings: dict, checkpoints: list[tuple[Path, Path]], loaded: list[TrainedRun]
+) -> dict:
+    """What detections.json says of the run: its code, checkpoints, settings and calibration, of every fold."""
+    calibrations, second_looks = (
+        [trained.decision.get(name) for trained in loaded] for name in ('calibration', 'second look')
+    )
+    first = members_of(run)[0]  # a fold knows all patients
+    return {
+        'code revision': git_revision(),
+        'run': str(run.path),
+        'code revision of the run': json.loads(run.params.read_text()).get('git revision'),
+        'checkpoints': {str(path.relative_to(run.path)): sha256(path) for paths in checkpoints for path in paths},
+        'model': settings['model'],
+        'classifier': settings['classifier'],
+        'settings': {name: settings[name] for name in (*OF_THE_RUN, 'bad_channels')},
+        'compensation of the run': sorted(compensation_of_run(first, settings['path_raw_data'])),
+        'calibration': calibrations[0] if first is run else calibrations,
+        'second look': second_looks[0] if first is run else second_looks,
+    }
