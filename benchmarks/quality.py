@@ -15,6 +15,7 @@ quality.png into path_writing_data. `n_jobs` cohorts are taken at a time, with o
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import multiprocessing
@@ -41,10 +42,12 @@ from quality_table import (
     pr_auc,
     summarise,
 )
+from second_looks import looked_again
 from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
 from classifiers.boosting import BoostedTrees
+from classifiers.copies import COPIES
 from classifiers.durations import duration_score
 from classifiers.features import (
     N_POWERS,
@@ -155,12 +158,14 @@ def scores_of_cohort(
     device = choose_device(settings.device)
     cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings, kind, eeg)
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
-    residuals = residuals_of(train_autoencoder(cohort, size.model, size, seed, device), cohort, device)
+    autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
+    residuals = residuals_of(autoencoder, cohort, device)
     tried = [detect(cohort, residuals, seed)]
     if difficulty == 'medium' and number < size.networks:
         tried.append(networks(cohort, seed, device))
     if difficulty == 'medium' and number < size.retrained:
         tried.append(retrained(cohort, size, seed, device))
+        tried.append(with_copies(cohort, autoencoder, residuals, seed, device))
     scores = []
     for name, found in itertools.chain(*tried):
         scores.append(
@@ -181,7 +186,9 @@ def detect(cohort: Cohort, residuals: dict, seed: int):
     signal_features, features = features_of(cohort, signal), features_of(cohort, residuals)
     yield 'no autoencoder: signal + hgb', trees(relative_to_blocks(signal_features, cohort), cohort, seed)
     yield 'no autoencoder: signal + threshold', peaks(cohort, signal)
-    yield SUPERVISED, trees(relative_to_blocks(features, cohort), cohort, seed)
+    supervised = trees(relative_to_blocks(features, cohort), cohort, seed)
+    yield SUPERVISED, supervised
+    yield f'{SUPERVISED}, second look', looked_again(supervised, cohort, residuals, filters_of(cohort, residuals))
     yield UNSUPERVISED, peaks(cohort, residuals)
     power = {name: values[:, :N_POWERS] for name, values in features.items()}
     yield 'masked errors, power alone + hgb', trees(power, cohort, seed)
@@ -207,6 +214,30 @@ def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
         residuals = residuals_of(train_autoencoder(scaled, size.model, size, seed, device), scaled, device)
         yield f'windows scaled by {scaling}, masked errors + hgb', boosted(scaled, residuals, seed)
         yield f'windows scaled by {scaling}, masked errors + threshold', peaks(scaled, residuals)
+
+
+def with_copies(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torch.device):
+    """Yield the name and {part: scores} of `hgb` that also learns from changed training windows, see `copies`."""
+    features = relative_to_blocks(features_of(cohort, residuals), cohort)
+    filters, train = torch.from_numpy(filters_of(cohort, residuals)), cohort.train
+
+    def read(x):
+        of_x = autoencoder.masked_residuals(x, cohort.sub, cohort.margin, levels=[0])[:, 0].cpu()
+        return spike_features(x[:, 0].cpu(), of_x, filters, cohort.sub, cohort.margin)
+
+    for name in ('sign', 'mirror', 'both'):
+        copies = [
+            append_relative_power(batched(functools.partial(read_changed, read, change), train, device), train.block)
+            for change in COPIES[name]
+        ]
+        more = np.concatenate([features['train'], *copies])
+        labels = np.tile(train.annotated, 1 + len(copies))
+        yield f'{SUPERVISED}, copies {name}', trees(features | {'train': more}, cohort, seed, labels)
+
+
+def read_changed(read, change, x):
+    """What is read of changed windows."""
+    return read(change(x))
 
 
 # ------------------------------------------------------------------------------- autoencoder and classifier
@@ -295,12 +326,12 @@ def boosted(cohort, residuals, seed):
     return trees(relative_to_blocks(features_of(cohort, residuals), cohort), cohort, seed)
 
 
-def trees(features, cohort, seed):
-    """Scores by gradient-boosted trees on features: the classifier `hgb`."""
+def trees(features, cohort, seed, labels=None):
+    """Scores by gradient-boosted trees on features: the classifier `hgb`; labels are as annotated if not given."""
     judge = BoostedTrees(seed=seed)
     with contextlib.redirect_stdout(io.StringIO()):
         judge.fit(
-            Examples(features['train'], cohort.train.annotated),
+            Examples(features['train'], cohort.train.annotated if labels is None else labels),
             Examples(features['validation'], cohort.validation.annotated),
             None,
         )
