@@ -271,7 +271,8 @@ features = 'residual'
 
 # hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the same.
 # 'sign': of the opposite sign; 'mirror': left and right of the helmet exchanged; 'both': these two, and both at once.
-copies = None
+# None: no copies.
+copies = 'sign'
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
 # wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With

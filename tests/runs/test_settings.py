@@ -66,7 +66,7 @@ def test_the_original_recipe_overrules_other_settings_and_says_so(capsys):
     chosen = (settings.standardize, settings.masking, settings.classifier, settings.augmentation, settings.width)
     assert chosen == ('window', None, 'sfcn', 0.2, 4)
     said = "recipe='original': standardize='window', masking=None, classifier='sfcn', second_look=False, "
-    said += 'latent_nodes=None, augmentation=0.2, augmentation_fraction=0.5\n'
+    said += 'copies=None, latent_nodes=None, augmentation=0.2, augmentation_fraction=0.5\n'
     assert capsys.readouterr().out == said
     documented = ' '.join(SOURCE.split('\nrecipe = ')[0].rsplit('\n\n', 1)[1].replace('#', ' ').split())
     for name, value in ORIGINAL.items():
