@@ -6,6 +6,8 @@ import signal
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
+
 import main_train
 from data_processing import create_windows
 from recordings.channels import ctf275_info
@@ -14,6 +16,10 @@ from recordings.reading import Recording
 from recordings.simulation import simulate_patient
 from recordings.window_settings import WindowSettings
 from reports import run_results
+from reports.dipole import Dipole
+
+# Stands for a fit where a test is not about it.
+NO_DIPOLE = Dipole(np.zeros(3), np.zeros(3), 0.0, 0.0, 0.0)
 
 # What draws the pictures and the page of a run, for tests that do without.
 PICTURES = [(main_train, 'plot_losses'), (main_train, 'plot_windows'), (run_results, 'plot_metrics'),

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import clear_patient
+from common import NO_DIPOLE, clear_patient
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
@@ -35,7 +35,6 @@ from recordings.marker_files import read_marker_file
 from recordings.pickles import read_pickle, write_pickle
 from recordings.reading import read_recording
 from reports import detection_planning
-from reports.dipole import Dipole
 from reports.recording_detections import seconds_of_events, seconds_of_subwindows
 from runs.run_directory import RunDirectory
 from training.checkpoints import load_checkpoint, save_checkpoint
@@ -49,7 +48,6 @@ TRAINING = {
     'num_epochs': 2,
     'bootstrap_samples': 20,
 }
-NO_DIPOLE = Dipole(np.zeros(3), np.zeros(3), 0.0, 0.0, 0.0)
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
 
 
@@ -188,7 +186,7 @@ def test_a_network_on_whole_windows_detects_as_it_was_tested(trained, apply, tmp
     middle = SFREQ * (judged['onset'] + judged['duration'] / 2)
     inside = judged[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
     assert len(inside) == len(predictions)
-    np.testing.assert_allclose(inside['proba'], predictions['proba'], rtol=1e-4)
+    np.testing.assert_allclose(inside['proba'], predictions['proba'], rtol=1e-3)  # float32, in other batches
 
 
 def test_spikes_in_the_margins_are_found(trained):

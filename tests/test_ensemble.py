@@ -7,14 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import PICTURES, clear_patient
+from common import NO_DIPOLE, PICTURES, clear_patient
 
 import detect
 import main_train
 from classification import Ensemble, load_run, score_subwindows
 from evaluation.operating_point import best_f1_threshold
 from recordings.pickles import write_pickle
-from reports import detection_files
 from runs.ensemble import members_of, unseen_by
 from runs.run_directory import RunDirectory, load_params
 from utils import DataError, write_json
@@ -58,8 +57,8 @@ def study(tmp_path_factory, make_windows):
 def apply(study, tmp_path, monkeypatch):
     """Run detect.py on a data_raw file; gives the folder of the detections in its first block."""
     _, words, _ = study
-    monkeypatch.setattr(detection_files, 'write_report', lambda *_: None)
-    monkeypatch.setattr(detection_files, 'locate', lambda *_: None)
+    monkeypatch.setattr('reports.detection_files.write_report', lambda *_: None)
+    monkeypatch.setattr('reports.foci.fit_dipoles', lambda fields, *rest: [NO_DIPOLE] * len(fields))
 
     def detected(path, run='AE1D_smaller_1'):
         detect.main([run, str(path), *words, f'output={tmp_path}'])

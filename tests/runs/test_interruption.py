@@ -100,7 +100,8 @@ def contents(folder):
         elif path.suffix == '.pth':
             found |= {f'{name} {key}': value for key, value in flat(load_checkpoint(path)) if 'seconds' not in key}
         elif path.is_file():
-            assert path.name in ('params.json', '.lock')
+            # The card names checkpoints by their hash, and they hold seconds.
+            assert path.name in ('params.json', '.lock', 'model_card.md')
     return found
 
 
