@@ -110,7 +110,7 @@ def test_an_array_makes_the_windows_of_all_patients(submit, project):
     submit('windows_array.sbatch', options=['--array=1-4'], seconds=200)
     text = logs(folder)
     print(text)
-    assert text.count('spikes annotated') == 8
+    assert text.count('spikes annotated') == 12  # windows of the autoencoder, of the training and of the test
     made = {path.name: path.read_bytes() for path in (folder / 'ae').glob('*_windows_bi')}
     assert len(made) == 4
     other = [paths[0], f'path_extracted_data={[str(folder / "ae2"), str(folder / "clf2")]}']
