@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
@@ -19,7 +20,7 @@ from training.losses import Loss, ValidationScores, spike_loss
 
 
 @dataclasses.dataclass(kw_only=True)
-class NetworkClassifier:
+class NetworkClassifier(ABC):
     """A network as classifier; the settings are those of params.py.
 
     A classifier of this kind says how it makes its network and its batches.
@@ -134,33 +135,34 @@ class NetworkClassifier:
         return self.network
 
     # ------------------------------------------------------------------------ what differs between classifiers
+    @abstractmethod
     def _labels(self, examples) -> np.ndarray:
         """Labels (n,) of the sub-windows."""
-        raise NotImplementedError
 
     def _loss(self, positive_weight: float, scores: ValidationScores) -> Loss:
         """Loss of a batch, in training and in validation, whose scores are collected."""
         return spike_loss(self.classifier_loss, positive_weight, self.focal_gamma, scores)
 
+    @abstractmethod
     def _batch_size(self) -> int:
         """Rows of a batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _labelled(self, examples, *, training: bool) -> WindowSource:
         """Dataset of batches (input, labels)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _batches(self, inputs):
         """Yield the batches of what is to be scored."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _describe(self, train_set) -> dict:
         """What builds a network for a training set."""
-        raise NotImplementedError
 
     def _prepare(self, train_set) -> None:
-        """Do what a new network needs before it is trained."""
+        """Do what a new network needs before it is trained; by default nothing."""
+        return
 
+    @abstractmethod
     def _build(self, description: dict) -> Network:
         """The network of a description, on the device."""
-        raise NotImplementedError
