@@ -39,7 +39,7 @@ class WaveletTransform(nn.Module):
         self.wavelet, self.n_levels, self.mode = pywt.Wavelet(wavelet), n_levels, mode
         self.length = self.wavelet.dec_len
         self._matrices = {}  # see _matrix
-        self._behind = {}  # see values_behind
+        self._behind, self._moved = {}, {}  # see values_behind, values_moved
 
     def band_lengths(self, n_times: int) -> list[int]:
         """Values per channel in each band of a signal of `n_times` samples, in the order of `forward`."""
@@ -75,10 +75,20 @@ class WaveletTransform(nn.Module):
     def values_behind(self, span: tuple[int, int], n_times: int) -> list[tuple[int, int]]:
         """The values (first, last) of each band that the samples of a span (first, last) are made of."""
         if (span, n_times) not in self._behind:
-            of_bands = np.split(self._join_all(n_times)[:, slice(*span)], np.cumsum(self.band_lengths(n_times))[:-1])
-            used = [np.flatnonzero(of_band.any(axis=1)) for of_band in of_bands]
-            self._behind[span, n_times] = [(int(rows[0]), int(rows[-1]) + 1) for rows in used]
-        return self._behind[span, n_times]
+            self._behind[span, n_times] = self._used(self._join_all(n_times)[:, slice(*span)], n_times)
+        return list(self._behind[span, n_times])
+
+    def values_moved(self, span: tuple[int, int], n_times: int) -> list[tuple[int, int]]:
+        """The values (first, last) of each band that the samples of a span (first, last) count in."""
+        if (span, n_times) not in self._moved:
+            self._moved[span, n_times] = self._used(self._split_all(n_times)[slice(*span)].T, n_times)
+        return list(self._moved[span, n_times])
+
+    def _used(self, weights, n_times):
+        """First and last row of every band with a weight other than 0, of (values of all bands, samples)."""
+        of_bands = np.split(weights, np.cumsum(self.band_lengths(n_times))[:-1])
+        used = [np.flatnonzero(of_band.any(axis=1)) for of_band in of_bands]
+        return [(int(rows[0]), int(rows[-1]) + 1) for rows in used]
 
     def _matrix(self, direction, n_times, like):
         """Matrix of either direction for signals of `n_times`; kept on the device for the next pass."""

@@ -1,6 +1,5 @@
 """MEGA, called `wavelets`: a wavelet transform, a learned graph over the channels per band, a spatial bottleneck."""
 
-import itertools
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from models.wavelet_transform import WaveletTransform
 # Pooling and unpooling are stored divided by this, so that they learn as many times faster than the convolutions. Adam
 # moves all weights by steps of one size, which leaves these two far from the best linear code when the rest is done.
 _PROJECTION_GAIN = 10.0
-_DECODER_REACH = 4  # of two kernels of five samples
+_ENCODER_REACH, _DECODER_REACH = 2, 4  # of one and of two kernels of five samples
 _ALL = slice(None)
 
 
@@ -22,7 +21,7 @@ class _Level(nn.Module):
     """Autoencoder of the band or bands of one level of the transform.
 
     Maps are laid out (batch, channels, times, maps), so that convolutions are products of long matrices with small
-    ones, and the graph is one matrix product per window, without a copy.
+    ones, and the graph reads the maps of a channel as one row, without a copy.
 
     Parameters
     ----------
@@ -55,14 +54,15 @@ class _Level(nn.Module):
             for correction in (self.mix[-1], self.decoder[-1]):
                 correction.bias.zero_()
 
-    def latent(self, planes, part=_ALL):
-        """(batch, n_channels, n_times, n_planes) to (batch, n_nodes, times of the part, n_planes)."""
-        maps = from_planes(planes, *self.encoder)  # (batch, n_channels, n_times, n_filters)
-        # Divided after the sum: the gradient of a mean would be written out for every sample.
-        maps = _across(self.graph(maps.sum(dim=2) / maps.shape[2]), maps[:, :, part])
+    def latent(self, planes, maps, content):
+        """Latent map (batch, n_nodes, times, n_planes) of planes and of what `encoder` makes of them.
+
+        The content (batch, n_channels, n_filters) is the mean of the maps over the whole window.
+        """
+        maps = self.graph(content, maps)
         first, activation, second = self.mix
         correction = each_sample(each_sample(maps, first, activation), second)
-        return _across(_PROJECTION_GAIN * self.pool, planes[:, :, part] + correction)
+        return _across(_PROJECTION_GAIN * self.pool, planes + correction)
 
     def decode(self, latent, part=_ALL):
         """(batch, n_nodes, n_times, n_planes) to (batch, n_channels, times of the part, n_planes)."""
@@ -87,11 +87,9 @@ class _FullLevel(nn.Module):
             nn.Conv1d(n_filters, n_filters, 1), activation, nn.Conv1d(n_filters, n_planes, 5, padding=2)
         )
 
-    def latent(self, planes, part=_ALL):
-        """(batch, n_channels, n_times, n_planes) to (batch, n_channels, times of the part, n_filters)."""
-        maps = from_planes(planes, *self.encoder)
-        maps = _across(self.graph(maps.sum(dim=2) / maps.shape[2]), maps[:, :, part])
-        return each_sample(maps, *self.mix)
+    def latent(self, planes, maps, content):
+        """As `_Level.latent`; (batch, n_channels, times, n_filters)."""
+        return each_sample(self.graph(content, maps), *self.mix)
 
     def decode(self, latent, part=_ALL):
         """(batch, n_channels, n_times, n_filters) to (batch, n_channels, times of the part, n_planes)."""
@@ -99,15 +97,34 @@ class _FullLevel(nn.Module):
         return to_planes(each_sample(latent, *first), second)[:, :, part]
 
 
-def _reconstruct(level, planes, first, last):
-    """What becomes of planes (batch, n_channels, n_times, n_planes) of a level at the times [first, last)."""
-    begin, end = max(first - _DECODER_REACH, 0), min(last + _DECODER_REACH, planes.shape[2])
-    latent = level.latent(planes, slice(begin, end)).to(planes.dtype)
-    return level.decode(latent, slice(first - begin, last - begin)).to(planes.dtype)
+def _encode(level, planes):
+    """Maps (batch, n_channels, n_times, n_filters) of planes (batch, n_channels, n_times, n_planes)."""
+    return from_planes(planes, *level.encoder)
+
+
+def _reconstruct(level, planes, maps, total, changed, wanted):
+    """What becomes of planes (batch, n_channels, n_times, n_planes) of a level at the times [first, last) of `wanted`.
+
+    `maps` are those of planes that differ from these at the times [first, last) of `changed` alone, and `total` is
+    their sum over time.
+    """
+    n_times = planes.shape[2]
+    changed, decoded = _widened(changed, _ENCODER_REACH, n_times), _widened(wanted, _DECODER_REACH, n_times)
+    begin, end = min(changed[0], decoded[0]), max(changed[1], decoded[1])
+    seen = _widened((begin, end), _ENCODER_REACH, n_times)
+    new = _encode(level, planes[:, :, slice(*seen)])[:, :, begin - seen[0] : end - seen[0]]
+    before, after = maps[:, :, slice(*changed)], new[:, :, changed[0] - begin : changed[1] - begin]
+    content = (total + (after - before).sum(dim=2, dtype=total.dtype)) / n_times
+    latent = level.latent(planes[:, :, slice(*decoded)], new[:, :, decoded[0] - begin : decoded[1] - begin], content)
+    return level.decode(latent.to(planes.dtype), slice(wanted[0] - decoded[0], wanted[1] - decoded[0])).to(planes.dtype)
+
+
+def _widened(span, reach, n_times):
+    return max(span[0] - reach, 0), min(span[1] + reach, n_times)
 
 
 def _across(weights, planes):
-    """Weighted sums over the rows of (batch, rows, times, maps); weights (new rows, rows), or one such per window."""
+    """Weighted sums over the rows of (batch, rows, times, maps); weights (new rows, rows)."""
     return (weights @ planes.flatten(2)).unflatten(2, planes.shape[2:])
 
 
@@ -195,9 +212,13 @@ class Wavelets(Autoencoder):
 
         (batch, nodes, time_k, planes) each, without pooling (batch, channels, time_k, filters).
         """
+        latents = []
         with self.autocast(bands[0]):
-            maps = [level.latent(planes) for level, planes in zip(self.levels, _planes_of(bands), strict=True)]
-        return [latent.to(bands[0].dtype) for latent in maps]
+            for level, planes in zip(self.levels, _planes_of(bands), strict=True):
+                maps = _encode(level, planes)
+                # Divided after the sum: the gradient of a mean would be written out for every sample.
+                latents.append(level.latent(planes, maps, maps.sum(dim=2) / maps.shape[2]))
+        return [latent.to(bands[0].dtype) for latent in latents]
 
     def forward(self, x: torch.Tensor, target: torch.Tensor | None = None) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(reconstruction, target) pairs of x (batch, 1, channels, times).
@@ -218,44 +239,55 @@ class Wavelets(Autoencoder):
         signal = self.transform.inverse(bands, x.shape[-1])
         return list(zip([signal, *bands], wanted, strict=True))
 
-    def prepare(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Bands of x (batch, 1, channels, times)."""
-        return self.transform(x[:, 0])
+    def prepare(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        """Bands of x (batch, 1, channels, times), the temporal encoders' maps of them, and the maps' sums over time."""
+        bands = self.transform(x[:, 0])
+        with self.autocast(x):
+            maps = [_encode(level, planes) for level, planes in zip(self.levels, _planes_of(bands), strict=True)]
+        return bands, maps, [of_level.sum(dim=2, dtype=x.dtype) for of_level in maps]
 
     def residuals_within(
         self, seen: torch.Tensor, x: torch.Tensor, span: tuple[int, int], levels: list[int] | None, prepared: Any
     ) -> list[torch.Tensor]:
         """As `Autoencoder.residuals_within`; of each band, only what reaches the span is reconstructed."""
-        n_times, part = x.shape[-1], slice(*span)
-        levels = list(range(len(prepared) + 1)) if levels is None else levels
+        (bands_before, maps, totals), n_times, part = prepared, x.shape[-1], slice(*span)
+        levels = list(range(len(bands_before) + 1)) if levels is None else levels
         moved = self.transform.forward_of_part((seen - x)[:, 0, :, part], span, n_times)
-        bands = [band + change for band, change in zip(prepared, moved, strict=True)]
+        bands = [band + change for band, change in zip(bands_before, moved, strict=True)]
+        changed = _of_levels(self.transform.values_moved(span, n_times))
         spans = self._spans_behind(span, n_times, levels)
         decoded: list[torch.Tensor] = []
         with self.autocast(x):
-            for level, planes, of_level in zip(self.levels, _planes_of(bands), spans, strict=True):
-                decoded += _reconstruct(level, planes, *of_level).unbind(dim=-1)
+            for of_level in zip(self.levels, _planes_of(bands), maps, totals, changed, spans, strict=True):
+                decoded += _reconstruct(*of_level).unbind(dim=-1)
         spans = [*spans, spans[-1]]  # of the approximation too
         residuals = []
         for level in levels:
             if level == 0:
                 residuals.append(x[:, 0, :, part] - self.transform.inverse_of_part(decoded, spans, span, n_times))
             else:
-                shown, first = _nearest(prepared[level - 1].shape[-1], n_times)[part], spans[level - 1][0]
-                residuals.append(prepared[level - 1][..., shown] - decoded[level - 1][..., shown - first])
+                band, first = bands_before[level - 1], spans[level - 1][0]
+                shown = _nearest(band.shape[-1], n_times)[part]
+                residuals.append(band[..., shown] - decoded[level - 1][..., shown - first])
         return residuals
 
     def _spans_behind(self, span, n_times, levels):
         """Values (first, last) of the bands of each network level that pairs in a span of samples are made of."""
-        behind = [[] for _ in self.transform.band_lengths(n_times)]
+        n_values = self.transform.band_lengths(n_times)
+        behind = [[] for _ in n_values]
         if 0 in levels:
-            behind = [[first, last] for first, last in self.transform.values_behind(span, n_times)]
-        for bounds, n_values, level in zip(behind, self.transform.band_lengths(n_times), itertools.count(1)):
+            behind = [list(bounds) for bounds in self.transform.values_behind(span, n_times)]
+        for level, bounds in enumerate(behind, start=1):
             if level in levels:
-                shown = _nearest(n_values, n_times)[slice(*span)]
+                shown = _nearest(n_values[level - 1], n_times)[slice(*span)]
                 bounds += [int(shown[0]), int(shown[-1]) + 1]
-        *details, last_detail, approximation = behind
-        return [(min(bounds), max(bounds)) if bounds else (0, 0) for bounds in [*details, last_detail + approximation]]
+        return _of_levels(behind)
+
+
+def _of_levels(bounds_of_bands):
+    """Spans (first, last) of the network levels, of bounds in the bands: all of a level lie in its span."""
+    *details, last_detail, approximation = map(list, bounds_of_bands)
+    return [(min(bounds), max(bounds)) if bounds else (0, 0) for bounds in (*details, last_detail + approximation)]
 
 
 def _planes_of(bands):

@@ -96,7 +96,7 @@ def test_the_graph_at_full_size_learns():
     sum((output - wanted).square().mean() for output, wanted in model(x)).backward()
     for level in model.levels:
         maps = torch.rand(2, 274, 4)
-        weights = level.graph(maps)
+        weights = level.graph.weights(maps)
         others = 1 - weights.diagonal(dim1=1, dim2=2) / weights.sum(dim=-1)
         assert 0.2 < others.mean() < 0.94  # 20 saturated edges would be 20/21
         for embedding in (level.graph.source, level.graph.target):

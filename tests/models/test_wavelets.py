@@ -75,7 +75,7 @@ def test_the_graph_keeps_the_strongest_neighbours_and_follows_the_content():
     torch.manual_seed(0)
     graph = DynamicGraph(30, 4, embedding_size=8, top_k=5, alpha=3.0)
     content = torch.rand(2, 30, 4)
-    weights = graph(content)
+    weights = graph.weights(content)
     assert weights.shape == (2, 30, 30)
     torch.testing.assert_close(weights.sum(dim=-1), torch.ones(2, 30))
     assert (weights >= 0).all()
@@ -84,7 +84,7 @@ def test_the_graph_keeps_the_strongest_neighbours_and_follows_the_content():
     # The edges kept are the strongest of those a graph without the limit has, and none is cut short by the tanh.
     dense = DynamicGraph(30, 4, embedding_size=8, top_k=29, alpha=3.0)
     dense.load_state_dict(graph.state_dict())
-    everyone = dense(content)
+    everyone = dense.weights(content)
     everyone = everyone / everyone.diagonal(dim1=1, dim2=2)[..., None]
     kept = others / weights.diagonal(dim1=1, dim2=2)[..., None]
     without_self = everyone - torch.eye(30)
@@ -92,9 +92,12 @@ def test_the_graph_keeps_the_strongest_neighbours_and_follows_the_content():
     assert 0.01 < kept[kept > 0].median() < 0.9
     assert not (((others > 0) & (others.transpose(1, 2) > 0)).any())  # an edge goes one way
     assert not torch.allclose(weights[0], weights[1])  # dynamic
-    torch.testing.assert_close(graph(content * 1e3), weights)  # whatever the unit
-    assert DynamicGraph(3, 4, embedding_size=8, top_k=20, alpha=3.0)(torch.rand(1, 3, 4)).shape == (1, 3, 3)
-    assert DynamicGraph(1, 4, embedding_size=8, top_k=20, alpha=3.0)(torch.rand(1, 1, 4)).shape == (1, 1, 1)
+    torch.testing.assert_close(graph.weights(content * 1e3), weights)  # whatever the unit
+    maps = torch.rand(2, 30, 7, 4)
+    torch.testing.assert_close(graph(content, maps), torch.einsum('bij,bjtf->bitf', weights, maps))
+    for n_channels in (1, 3):  # fewer than neighbours
+        small = DynamicGraph(n_channels, 4, embedding_size=8, top_k=20, alpha=3.0)
+        assert small.weights(torch.rand(1, n_channels, 4)).shape == (1, n_channels, n_channels)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +132,7 @@ def test_the_originals_latent_maps_hold_every_channel_and_all_of_it_comes_throug
         assert [tuple(latent.shape) for latent in latents] == [(2, 3, 12, 32), (2, 5, 12, 16)]
         assert [tuple(output.shape) for output, _ in pairs] == [tuple(target.shape) for _, target in pairs]
         for level in model.levels:  # with all channels alike as neighbours, all have one latent map
-            level.graph.forward = lambda content: torch.full((len(content), 12, 12), 1 / 12)
+            level.graph.forward = lambda content, maps: maps.mean(dim=1, keepdim=True).expand_as(maps)
         for latent in model.latent(x):
             torch.testing.assert_close(latent, latent[:, :, :1].expand_as(latent))
     assert latent_rows(latents[0]).shape == (2, 36, 32)  # small maps stay as they are
