@@ -135,8 +135,11 @@ def brief_and_long(courses: torch.Tensor) -> torch.Tensor:
     waves = (1 - t.square()) * torch.exp(-t.square() / 2)
     waves = waves - waves.mean(dim=1, keepdim=True)
     waves = waves / waves.norm(dim=1, keepdim=True)
-    rows = F.conv1d(courses.reshape(-1, 1, courses.shape[-1]), waves[:, None], padding=_REACH)
-    return rows.view(*courses.shape[:-1], *rows.shape[1:])
+    # As a product with a matrix of the shifted waves, several times as fast as convolving single courses.
+    times = torch.arange(courses.shape[-1], device=courses.device)
+    offsets = (times[:, None] - times).clamp(-_REACH - 1, _REACH + 1)  # beyond a wave's ends it is zero
+    matrix = F.pad(waves, (1, 1))[:, offsets + _REACH + 1]  # (2, times, times)
+    return (courses @ matrix.movedim(0, 1).flatten(1)).unflatten(-1, (2, courses.shape[-1]))
 
 
 def _products(bands):
