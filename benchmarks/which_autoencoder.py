@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 import torch
+from baselines import components_of, ridge_errors
 from cohorts import CohortSize, simulate_cohort
 from kinds import present
 from quality import (
@@ -35,24 +36,19 @@ from second_looks import looked_again
 from runs.settings import read_command
 from utils import SettingError, choose_device, run_script, writing
 
-WIDE = {'name': 'wavelets', 'pywt_mode': 'periodization'}
+MEGA = {'name': 'wavelets', 'pywt_mode': 'periodization', 'filters': (8, 8, 8)}
 # Name, settings, epochs, largest learning rate. The first is what the others are compared with.
 TRIED = [
-    ('AE1D (2)', {'name': 'AE1D', 'width': 2}, 5, 2e-3),
-    ('AE1D (2), 15 epochs', {'name': 'AE1D', 'width': 2}, 15, 2e-3),
-    ('AE1D (8)', {'name': 'AE1D', 'width': 8}, 5, 2e-3),
-    ('AE1D_smaller (8)', {'name': 'AE1D_smaller', 'width': 8}, 5, 2e-3),
-    ('AE2D (2)', {'name': 'AE2D', 'width': 2}, 5, 2e-3),
-    ('wavelets (8)', WIDE | {'filters': (8, 8, 8)}, 5, 2e-3),
-    ('wavelets (8), 15 epochs', WIDE | {'filters': (8, 8, 8)}, 15, 2e-3),
-    ('wavelets (8), sym5', WIDE | {'filters': (8, 8, 8), 'pywt_family': 'sym5'}, 5, 2e-3),
-    ('wavelets (8), full latent maps', WIDE | {'filters': (8, 8, 8), 'latent_nodes': None}, 5, 2e-3),
-    ('wavelets (32)', WIDE | {'filters': (32, 32, 32)}, 5, 1e-3),
+    ('AE1D (2), 5 epochs', {'name': 'AE1D', 'width': 2}, 5, 2e-3),
+    ('AE1D (2), 40 epochs', {'name': 'AE1D', 'width': 2}, 40, 2e-3),
+    ('AE1D (8), 10 epochs', {'name': 'AE1D', 'width': 8}, 10, 2e-3),
+    ('wavelets (8), 40 epochs', MEGA, 40, 2e-3),
+    ('wavelets (8), sym5, 40 epochs', MEGA | {'pywt_family': 'sym5'}, 40, 2e-3),
 ]
 # Kinds, cohorts of each, patients: training, validation, test, blocks of each, seconds of a block.
 SIZES = {
     'tiny': (('dipoles',), 1, CohortSize(2, 2, 2, 1, 40)),
-    'small': (('dipoles', 'eeg', 'recorded'), 2, CohortSize(5, 3, 5, 1, 60)),
+    'small': (('recorded', 'eeg', 'dipoles'), 1, CohortSize(8, 3, 6, 1, 90)),
 }
 
 
@@ -89,6 +85,7 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
         print(kind, seed, name, {figure: round(float(value), 3) for figure, value in figures.items()}, flush=True)
 
     add('none: the signal itself', signal)
+    add('none: ridge regression', ridge_residuals(cohort, signal))
     for name, model, epochs, rate in TRIED:
         size = Size({}, 0, 0, patients, model, epochs, rate)
         started = time.perf_counter()
@@ -102,6 +99,18 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
         residuals = residuals_of(autoencoder, cohort, device)
         add(name, residuals, **{'training s': trained - started, '100 windows s': 12.5 * trained_to_read})
     return rows
+
+
+def ridge_residuals(cohort, signal: dict) -> dict:
+    """What ridge regression of each principal component on its context does not predict, laid out as `residuals_of`."""
+    components = components_of(cohort)
+    errors, scale = ridge_errors(cohort, components, cohort.margin)
+    residuals = {}
+    for name, masked in signal.items():
+        by_component = np.einsum('fc,nfst->ncst', components, masked, optimize=True)
+        left = (scale * errors[name]).reshape(len(masked), masked.shape[2], -1, masked.shape[3]).swapaxes(1, 2)
+        residuals[name] = masked - np.einsum('fc,ncst->nfst', components, by_component - left, optimize=True)
+    return residuals
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
