@@ -100,10 +100,9 @@ def of_new_patients(run: RunDirectory, raw: Path, settings: SimpleNamespace) -> 
     classifier = run_settings['classifier']
     paths = [(fold.checkpoint('best'), fold.checkpoint('best', classifier)) for fold in folds]
     members = [load_run(run_settings, *of_fold, device) for of_fold in paths]
-    applied = {f'fold {number}': member for number, member in enumerate(members, start=1)}
-    applied['all folds'] = ensemble_of(run, members)
+    single = {f'fold {number}': member for number, member in enumerate(members, start=1)}
     spikes, rows = pd.read_csv(raw / 'truth.csv')[['subject', 'block', 'sample']], []
-    for name, trained in applied.items():
+    for name, trained in (single | {'all folds': ensemble_of(run, members)}).items():
         subwindows, events = [], []
         for path in sorted(raw.glob('data_raw_*.pkl')):
             subject = int(path.stem.rpartition('_')[2])
