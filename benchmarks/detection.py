@@ -22,6 +22,7 @@ import mne
 import numpy as np
 import torch
 
+from classifiers.features import FEATURES_VERSION, append_relative_power, spike_features
 from classifiers.inputs import N_FILTERS
 from classifiers.specs import CLASSIFIERS, Examples
 from models import AUTOENCODERS, build_model
@@ -34,7 +35,6 @@ from training.checkpoints import save_checkpoint
 from utils import ROOT, SettingError, run_script, set_seed, write_json
 
 SECONDS, SFREQ = 180, 1200
-N_FEATURES = 74  # of hgb with masking, those relative to the block among them
 
 
 def main(words: list[str]) -> None:
@@ -80,25 +80,29 @@ def make_run(path, classifier, masking):
     """A run directory with networks as they are before training, trees taught noise, and otherwise default settings."""
     _, settings = read_command([f'classifier={classifier}', f'masking={masking}', 'model=wavelets'])
     set_seed(0)
-    run = RunDirectory(path)
+    run, rng = RunDirectory(path), np.random.default_rng(0)
     path.mkdir()
     chosen = {name: getattr(settings, name) for name in AUTOENCODERS['wavelets'][1]}
     model = build_model('wavelets', N_CHANNELS, 300, **chosen)
     network = {'name': 'wavelets', 'n_channels': N_CHANNELS, 'n_times': 300, 'settings': chosen}
     save_checkpoint(run.checkpoint('best'), {'model_state_dict': model.state_dict(), 'network': network})
+    filters = torch.from_numpy(rng.normal(size=(N_FILTERS, N_CHANNELS)).astype(np.float32))
     kind = CLASSIFIERS[classifier]
     taken = vars(settings) | {'device': torch.device('cpu')}
-    judge, rng = kind.make(**{name: taken[name] for name in kind.settings}), np.random.default_rng(0)
+    judge = kind.make(**{name: taken[name] for name in kind.settings})
     if classifier == 'sfcn':
         description = {'n_planes': len(settings.filters) + 2, 'n_channels': N_CHANNELS, 'n_times': 30}
         judge.state = {'model_state_dict': SFCN(**description).state_dict(), 'network': description}
     else:
-        noise = Examples(rng.normal(size=(2000, N_FEATURES)), rng.integers(0, 2, 2000))
+        masked = torch.zeros(1, N_CHANNELS, 7, 46)
+        features = spike_features(torch.zeros(1, N_CHANNELS, 300), masked, filters, (45, 7, 30), 8).numpy()
+        n_features = append_relative_power(features, np.zeros(7)).shape[1]
+        noise = Examples(rng.normal(size=(2000, n_features)), rng.integers(0, 2, 2000))
         judge.fit(noise, noise, None)
-    filters = torch.from_numpy(rng.normal(size=(N_FILTERS, N_CHANNELS)).astype(np.float32))
     calibration = {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}
     decision = {'calibration': calibration, 'threshold': 0.5, 'policy': 'none'}
-    judge.save(run.checkpoint('best', classifier), {'decision': decision, 'margin': 8, 'filters': filters})
+    state = {'decision': decision, 'margin': 8, 'filters': filters, 'features_version': FEATURES_VERSION}
+    judge.save(run.checkpoint('best', classifier), state)
     write_json(run.params, {'command': '', 'settings': vars(settings) | {'path_raw_data': str(path)}, 'split': {}})
     write_json(run.metrics, {})
 
