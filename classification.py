@@ -112,17 +112,17 @@ class SubwindowReader(NamedTuple):
         reference : bool array (n,), optional
             The sub-windows that they are compared with; all where not given.
         """
-        found = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
-        n = len(found['peaks'])
+        gathered = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
+        n = len(gathered['peaks'])
         blocks = np.zeros(n, dtype=np.int64) if blocks is None else blocks
         reference = np.ones(n, dtype=bool) if reference is None else reference
-        inputs = found.get('inputs', loader.dataset)
+        inputs = gathered.get('inputs', loader.dataset)
         if self.masking and self.spec.relative_to_block:
             inputs = self.spec.relative_to_block(inputs, blocks, reference)
-        if self.spec.reads_windows and 'inputs' in found:
+        if self.spec.reads_windows and 'inputs' in gathered:
             inputs = FeaturesAndWindows(inputs, loader.dataset)  # ty: ignore[invalid-argument-type]
-        read = {'errors': found.get('errors'), 'fingerprints': found.get('fingerprints')}
-        return SubwindowData(inputs, found['peaks'], blocks=blocks, reference=reference, **read)
+        read = {'errors': gathered.get('errors'), 'fingerprints': gathered.get('fingerprints')}
+        return SubwindowData(inputs, gathered['peaks'], blocks=blocks, reference=reference, **read)
 
     def read_copies(self, loader: DataLoader, blocks: np.ndarray, copies: str | None) -> list[np.ndarray]:
         """Inputs (n, ...) of copies of a loader's windows, see `copies.COPIES`; `blocks` as `read` takes them."""
@@ -132,29 +132,29 @@ class SubwindowReader(NamedTuple):
         """What is found in one batch of windows: the field peaks, and what the classifier needs."""
         if self.change:
             x = self.change(x)
-        found = {'peaks': field_peaks(x, self.shape)}
+        of_batch = {'peaks': field_peaks(x, self.shape)}
         if self.masking and (self.spec.masked_inputs or self.masking.filters is not None):
-            return found | self._read_masked(model, x, self.masking)
+            return of_batch | self._read_masked(model, x, self.masking)
         if self.spec.inputs is None and self.spec.reads_windows:
-            return found
+            return of_batch
         if self.spec.inputs is None:
-            return found | {'inputs': latent_statistics(model.latent(x), x.shape[-1], self.shape)}
+            return of_batch | {'inputs': latent_statistics(model.latent(x), x.shape[-1], self.shape)}
         errors = model.error_cards(x, self.levels)
         inner = slice(self.shape.border, self.shape.border + self.shape.n_subwindows * self.shape.subwindow_length)
-        return found | {'inputs': self.spec.inputs(errors, self.shape), 'errors': errors[..., inner].mean(dim=2)}
+        return of_batch | {'inputs': self.spec.inputs(errors, self.shape), 'errors': errors[..., inner].mean(dim=2)}
 
     def _read_masked(self, model, x, masking):
         """Inputs, errors averaged over channels, and fingerprints of one batch, as far as they are needed."""
-        shape, found = self.shape, {}
+        shape, of_batch = self.shape, {}
         residuals = masking.read(model, x, shape, self.levels)
         if self.spec.masked_inputs:
-            found['inputs'] = self.spec.masked_inputs(x, residuals, shape, masking)
+            of_batch['inputs'] = self.spec.masked_inputs(x, residuals, shape, masking)
         if masking.features == 'residual':
             errors = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square()
-            found['errors'] = errors.mean(dim=2).flatten(-2)
+            of_batch['errors'] = errors.mean(dim=2).flatten(-2)
         if masking.filters is not None:
-            found['fingerprints'] = fingerprints(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
-        return found
+            of_batch['fingerprints'] = fingerprints(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
+        return of_batch
 
 
 def gather(
@@ -410,8 +410,8 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, window_length: 
         samples.append(offset + shown[starts[:, None] + margins[0] + np.arange(window_length)])
 
         number = (np.array(firsts)[:, None] + np.arange(shape.n_subwindows)).ravel()
-        kept = np.zeros(len(number), dtype=bool)
-        kept[np.unique(number, return_index=True)[1]] = True  # the first, so that training's windows come first
+        is_first = np.zeros(len(number), dtype=bool)
+        is_first[np.unique(number, return_index=True)[1]] = True  # the first, so that training's windows come first
         onset = shape.border + number * shape.subwindow_length
         tables.append(
             pd.DataFrame(
@@ -420,7 +420,7 @@ def place_windows(lengths: Iterable[int], shape: SubwindowShape, window_length: 
                     'timing': onset + shape.subwindow_length / 2,
                     'onset': offset + np.clip(onset, 0, length),
                     'end': offset + np.clip(onset + shape.subwindow_length, 0, length),
-                    'kept': kept & (-before <= number) & (number < end),
+                    'kept': is_first & (-before <= number) & (number < end),
                     'reference': np.arange(len(number)) < n_fit * shape.n_subwindows,
                 }
             )

@@ -159,11 +159,11 @@ def cut_block(
     good = ~touches(starts, starts + shape.window_length, bad_segments)
     chosen = good & ~labels_t.any(axis=1) if settings.normal_only else good
 
-    windows, kept, n_flat = _scaled_windows(signal, starts, np.flatnonzero(chosen), settings, stream, name)
-    covered = inner[kept].any(axis=0)
+    windows, indices, n_flat = _scaled_windows(signal, starts, np.flatnonzero(chosen), settings, stream, name)
+    covered = inner[indices].any(axis=0)
     counts = BlockCounts(
-        kept=len(kept),
-        with_artefact=int(np.count_nonzero(chosen)) - len(kept),
+        kept=len(indices),
+        with_artefact=int(np.count_nonzero(chosen)) - len(indices),
         with_spike=int(np.count_nonzero(good & ~chosen)),
         bad=int(np.count_nonzero(~good)),
         flat=n_flat,
@@ -171,8 +171,8 @@ def cut_block(
         covered=int(np.count_nonzero(covered)),
         dropped=int(np.count_nonzero(inner.any(axis=0) & ~covered)),
     )
-    labels = inner[kept].any(axis=1).astype(np.int64)
-    return BlockWindows(windows, labels, starts[kept] + shape.window_length / 2, labels_t[kept]), counts
+    labels = inner[indices].any(axis=1).astype(np.int64)
+    return BlockWindows(windows, labels, starts[indices] + shape.window_length / 2, labels_t[indices]), counts
 
 
 def _scaled_windows(signal, starts, chosen, settings, stream, name):
@@ -181,13 +181,13 @@ def _scaled_windows(signal, starts, chosen, settings, stream, name):
     scaling = BlockScaling(signal, settings)
     capacity = AT_A_TIME if stream else len(chosen)
     buffer = np.empty((capacity, len(signal), length), '<f4')
-    kept, n_flat = [], 0
+    indices, n_flat = [], 0
     with np.errstate(all='ignore'):  # what is not finite is refused below, with the name of its block
         for k in chosen:  # one by one, so that the work of each stays in the processor's cache
             samples = slice(starts[k], starts[k] + length)
             if scaling.has_artefact(samples):
                 continue
-            window = buffer[len(kept) % capacity]
+            window = buffer[len(indices) % capacity]
             n_flat += scaling.scale_into(window, samples)
             # A sum that is finite has finite terms, and takes a third of the time.
             if not np.isfinite(window.sum()) and not np.isfinite(window).all():
@@ -195,12 +195,12 @@ def _scaled_windows(signal, starts, chosen, settings, stream, name):
                     f'{name}: samples {samples.start} to {samples.stop} are NaN or infinite when scaled with '
                     f'standardize = {settings.standardize!r}; leave out that block, or make the file again in tesla'
                 )
-            kept.append(k)
-            if stream and len(kept) % capacity == 0:
+            indices.append(k)
+            if stream and len(indices) % capacity == 0:
                 stream.write(buffer.data)
     if stream:
-        stream.write(buffer[: len(kept) % capacity].data)
-    return buffer[: 0 if stream else len(kept)], np.array(kept, dtype=np.int64), n_flat
+        stream.write(buffer[: len(indices) % capacity].data)
+    return buffer[: 0 if stream else len(indices)], np.array(indices, dtype=np.int64), n_flat
 
 
 # ------------------------------------------------------------------------------------------ all patients

@@ -130,8 +130,8 @@ def detect_in_patient(
         return SKIPPED, f'{len(plans)} recordings, made before from the same recordings, run and settings'
     set_seed(applied.trained.settings['seed'])
     n_events = sum(detect_in(plan, applied, settings) for plan in new)
-    kept = f'; {len(plans) - len(new)} made before' if len(new) < len(plans) else ''
-    return MADE, f'{n_events} detections in {len(new)} recordings{kept}'
+    skipped = f'; {len(plans) - len(new)} made before' if len(new) < len(plans) else ''
+    return MADE, f'{n_events} detections in {len(new)} recordings{skipped}'
 
 
 def detect_in(plan: DetectionPlan, applied: 'AppliedRun', settings: SimpleNamespace) -> int:

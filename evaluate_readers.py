@@ -56,11 +56,11 @@ def main(words: list[str]) -> None:
         readings |= {'both': both, run.name: reading_of_run(tested, detected, grid)}
         pairs += [(run.name, a.name), (run.name, b.name), (run.name, 'both')]
     results, patients = [], []
-    for found, against in pairs:
-        table, differences = agreement(readings[found], readings[against], grid, settings.tolerance)
+    for candidate, reference in pairs:
+        table, differences = agreement(readings[candidate], readings[reference], grid, settings.tolerance)
         result = pooled(table, differences, settings.bootstrap_samples, settings.seed).reset_index()
-        results.append(pd.DataFrame({'found': found, 'against': against, **result}))
-        patients.append(pd.DataFrame({'found': found, 'against': against, **table}))
+        results.append(pd.DataFrame({'found': candidate, 'against': reference, **result}))
+        patients.append(pd.DataFrame({'found': candidate, 'against': reference, **table}))
     folder = Path(settings.path_writing_data) / (f'readers_{run.name}' if run else 'readers')
     save_agreement(folder, pd.concat(results), pd.concat(patients))
     print_agreement(pd.concat(results), pd.concat(patients))
@@ -81,10 +81,10 @@ def read_reading(word: str, blocks: pd.DataFrame, settings: SimpleNamespace) -> 
     if path.endswith('.csv'):
         return read_table(Path(path), blocks, settings.sfreq)
     names = ('sfreq', 'window_size', 'low_pass', 'trials')
-    reading = {name: getattr(settings, name) for name in names} | {'bad_channels': []}
+    read_with = {name: getattr(settings, name) for name in names} | {'bad_channels': []}
     exclude = [] if labels else settings.spike_labels_exclude
-    found = read_markers(Path(path), labels or settings.spike_labels, exclude, blocks, reading)
-    return found._replace(name=f'{found.name}:{labels}') if labels else found
+    reading = read_markers(Path(path), labels or settings.spike_labels, exclude, blocks, read_with)
+    return reading._replace(name=f'{reading.name}:{labels}') if labels else reading
 
 
 def grid_of(compared: pd.DataFrame, tested: pd.DataFrame | None, settings: SimpleNamespace) -> Grid:

@@ -58,7 +58,7 @@ class Runner:
     loss: Loss
     device: torch.device
     processes: Processes = ALONE
-    _asked: bool = False  # whether a signal asked any process to end
+    _stopping: bool = False  # whether a signal came to any process
 
     def run(
         self,
@@ -107,7 +107,7 @@ class Runner:
                 unread = torch.zeros_like(unread)
                 progress.seconds = time.perf_counter() - start
                 bar.set_postfix(loss=f'{progress.mean_loss:.4g}')
-                if self._asked:
+                if self._stopping:
                     raise Interrupted('a signal')
         return progress.mean_loss
 
@@ -123,8 +123,8 @@ class Runner:
 
     def _look(self, unread, description):
         """Sum of the losses since the last look, over all processes, as a number; notes whether a signal came."""
-        total, asked = self.processes.sum(torch.stack([unread, unread.new_tensor(asked_to_end())])).tolist()
-        self._asked = bool(asked)
+        total, stopping = self.processes.sum(torch.stack([unread, unread.new_tensor(asked_to_end())])).tolist()
+        self._stopping = bool(stopping)
         if not math.isfinite(total):  # of a sum: one loss that is not finite shows in the next look
             raise SettingError(
                 f'{description}: the loss is {total}: lower learning_rate (of the classifier: classifier_learning_rate)'

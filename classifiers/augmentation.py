@@ -30,8 +30,8 @@ def change_amplitudes(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor
 
 def drop_channels(x: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Windows (batch, 1, channels, times) without a tenth of the channels each."""
-    kept = rng.random((len(x), 1, x.shape[2], 1)) >= _DROPPED
-    return x * torch.from_numpy(kept.astype(np.float32)).to(x.device)
+    mask = rng.random((len(x), 1, x.shape[2], 1)) >= _DROPPED
+    return x * torch.from_numpy(mask.astype(np.float32)).to(x.device)
 
 
 def add_noise(x: torch.Tensor, rng: np.random.Generator, std: float, fraction: float) -> torch.Tensor:

@@ -59,9 +59,9 @@ class BoostedTrees:
         """Probability of a spike (n,), float64, of features (n, n_features)."""
         return expit(np.mean([forest.predict(inputs, raw_score=True) for forest in self.forests], axis=0))
 
-    def save(self, path: str | Path, beside: dict) -> None:
+    def save(self, path: str | Path, extra: dict) -> None:
         """Write the forests, and what belongs to them, such as the decision (calibration and threshold)."""
-        save_checkpoint(path, {'forests': self.as_text} | beside)
+        save_checkpoint(path, {'forests': self.as_text} | extra)
 
     @property
     def as_text(self) -> list[str]:

@@ -19,8 +19,8 @@ def mirrored_channels() -> list[int]:
     The channels of the midline are their own twins, and so is MLP52, whose twin is not among the 274.
     """
     sides = {'L': 'R', 'R': 'L', 'Z': 'Z'}
-    places = {name: place for place, name in enumerate(channel_names())}
-    return [places.get(f'M{sides[name[1]]}{name[2:]}', place) for name, place in places.items()]
+    indices = {name: index for index, name in enumerate(channel_names())}
+    return [indices.get(f'M{sides[name[1]]}{name[2:]}', index) for name, index in indices.items()]
 
 
 def flip_sign(x: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 _WIDTHS = (4.0, 18.0)
 _REACH = 36  # samples on either side of a wave's peak, where both are over
 _SHARE_OF_RESIDUAL = 0.25
-_WEIGHT_OF_USUAL = 0.25
-_BESIDE = (-40, -25, -15, -10, 10, 15, 25, 40)  # samples from the peak at which classifiers read the power too
+_WEIGHT_OF_MEDIAN = 0.25
+_OFFSETS = (-40, -25, -15, -10, 10, 15, 25, 40)  # samples from the peak at which classifiers read the power too
 _LEAST = 0.01  # of the typical power, so that no logarithm is infinite
 
 
@@ -23,9 +23,9 @@ class Peaks(NamedTuple):
         Three quarters of the logarithm of the least product of the signal, and one quarter of that of the residual.
     signal, residual : tensors (batch, n_subwindows, 3)
         Power of the brief field, that of the long one, and their product; in units of typical power in the window.
-    beside : tensor (batch, n_subwindows, 16)
+    neighbours : tensor (batch, n_subwindows, 16)
         Both powers of the signal before and after.
-    usual : tensor (batch, n_subwindows, 2)
+    quantiles : tensor (batch, n_subwindows, 2)
         Logarithms of median and 90 % quantile of the power that the peak's field has in the window, over its level.
     position : tensor (batch, n_subwindows)
         Samples of the peak since the start of what is masked.
@@ -34,8 +34,8 @@ class Peaks(NamedTuple):
     height: torch.Tensor
     signal: torch.Tensor
     residual: torch.Tensor
-    beside: torch.Tensor
-    usual: torch.Tensor
+    neighbours: torch.Tensor
+    quantiles: torch.Tensor
     position: torch.Tensor
 
 
@@ -52,7 +52,7 @@ def duration_score(
 
     - three quarters of the logarithm for the signal, one quarter of that for the residual, where their sum is largest
       in the sub-window and the margins masked with it;
-    - less a quarter of the logarithm of the usual power of the peak's field in the window: what is always there, such
+    - less a quarter of the logarithm of the median power of the peak's field in the window: what is always there, such
       as the heart or alpha, is no spike.
 
     Parameters
@@ -66,7 +66,7 @@ def duration_score(
         On the device of x.
     """
     peaks = find_peaks(x, residuals, filters, shape, margin)
-    return (peaks.height - _WEIGHT_OF_USUAL * peaks.usual[..., 0]).flatten()
+    return (peaks.height - _WEIGHT_OF_MEDIAN * peaks.quantiles[..., 0]).flatten()
 
 
 def duration_features(
@@ -79,15 +79,15 @@ def duration_features(
     powers : tensor (batch, n_subwindows, 7)
         Logarithms of power: height, of the signal and of the residual.
     others : tensor (batch, n_subwindows, 21)
-        Whether the brief and the long field are the same (cosine), in signal and residual; the usual power of the
-        peak's field; the place of the peak; the logarithms of power beside it.
+        Whether the brief and the long field are the same (cosine), in signal and residual; median and 90 %
+        quantile of the power of the peak's field; the place of the peak; the logarithms of power around it.
     """
     peaks = find_peaks(x, residuals, filters, shape, margin)
     both = torch.stack([peaks.signal, peaks.residual], dim=-2)  # (batch, n_subwindows, 2, 3)
     cosines = both[..., 2] / (both[..., 0] * both[..., 1] + 1e-9).sqrt()
     powers = torch.cat([peaks.height[..., None], _log(both).flatten(-2)], dim=-1)
     position = (peaks.position - margin)[..., None].to(x.dtype)
-    return powers, torch.cat([cosines, peaks.usual, position, _log(peaks.beside)], dim=-1)
+    return powers, torch.cat([cosines, peaks.quantiles, position, _log(peaks.neighbours)], dim=-1)
 
 
 def find_peaks(
@@ -118,10 +118,10 @@ def find_peaks(
     course = pattern / (pattern.norm(dim=-1, keepdim=True) + 1e-12) @ signal  # (batch, n_subwindows, times)
     shares = torch.tensor([0.5, 0.9], dtype=x.dtype, device=x.device)
     level = torch.quantile(signal.square().sum(dim=1), 0.5, dim=-1)[:, None, None]
-    usual = torch.quantile(course.square(), shares, dim=-1).movedim(0, -1) / (level + 1e-20)
-    beside = [_read(products[:, :2], (at + offset).clamp(0, x.shape[-1] - 1)) for offset in _BESIDE]
+    powers = torch.quantile(course.square(), shares, dim=-1).movedim(0, -1) / (level + 1e-20)
+    neighbours = [_read(products[:, :2], (at + offset).clamp(0, x.shape[-1] - 1)) for offset in _OFFSETS]
     of_masked = masked_products.gather(3, position[..., None, None].expand(-1, -1, 3, 1))[..., 0]
-    return Peaks(height, _read(products, at), of_masked, torch.cat(beside, dim=-1), (usual + 1e-4).log(), position)
+    return Peaks(height, _read(products, at), of_masked, torch.cat(neighbours, dim=-1), (powers + 1e-4).log(), position)
 
 
 def brief_and_long(courses: torch.Tensor) -> torch.Tensor:

@@ -118,9 +118,9 @@ class NetworkClassifier(ABC):
             logits = [network(x.to(self.device)).flatten() for x in self._batches(inputs)]
         return torch.sigmoid(torch.cat(logits).cpu().double()).numpy()
 
-    def save(self, path: str | Path, beside: dict) -> None:
+    def save(self, path: str | Path, extra: dict) -> None:
         """Write the best epoch's checkpoint, and what belongs to it, such as the decision (threshold, calibration)."""
-        save_checkpoint(path, self.state | beside)
+        save_checkpoint(path, self.state | extra)
 
     def load(self, path: str | Path) -> 'NetworkClassifier':
         """Take over the network and the optimizer's state of a checkpoint."""

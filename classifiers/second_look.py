@@ -100,7 +100,7 @@ def companions(proba: np.ndarray, recordings: Recordings) -> np.ndarray:
         Both between 0 (nothing is alike, or probable) and 1: the largest product of likeness and probability; the mean
         product of the ten that are most alike.
     """
-    found = np.zeros((len(proba), 2))
+    features = np.zeros((len(proba), 2))
     field, course = np.split(recordings.fingerprints, [-N_COURSE], axis=1)
     for block in np.unique(recordings.blocks):
         rows = np.flatnonzero(recordings.blocks == block)
@@ -113,5 +113,5 @@ def companions(proba: np.ndarray, recordings: Recordings) -> np.ndarray:
             products = alike * proba[others]
             most_alike = np.argpartition(alike, len(others) - n_alike, axis=1)[:, len(others) - n_alike :]
             of_most_alike = np.take_along_axis(products, most_alike, axis=1)
-            found[these] = np.column_stack([products.max(axis=1), of_most_alike.sum(axis=1) / _N_ALIKE])
-    return found
+            features[these] = np.column_stack([products.max(axis=1), of_most_alike.sum(axis=1) / _N_ALIKE])
+    return features

@@ -29,8 +29,8 @@ class Classifier(Protocol):
         """Score between 0 and 1 of every sub-window (n,), of inputs (n, ...) or of a dataset of windows."""
         ...
 
-    def save(self, path: str | Path, beside: dict) -> None:
-        """Write what it has learned, and what belongs to it, such as the decision."""
+    def save(self, path: str | Path, extra: dict) -> None:
+        """Write what it has learned, and `extra`, what belongs to it, such as the decision."""
         ...
 
     def load(self, path: str | Path) -> 'Classifier':

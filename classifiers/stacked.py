@@ -66,9 +66,9 @@ class StackedClassifier(FinetunedClassifier):
         proba = np.clip([calibrate(calibration, score) for calibration, score in both], _LEAST, 1 - _LEAST)
         return expit(logit(proba).mean(axis=0))
 
-    def save(self, path: str | Path, beside: dict[str, Any]) -> None:
+    def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """Write both, and what belongs to them, such as the decision (calibration and threshold)."""
-        super().save(path, {'forests': self.trees.as_text, 'calibrations': self.calibrations} | beside)
+        super().save(path, {'forests': self.trees.as_text, 'calibrations': self.calibrations} | extra)
 
     def load(self, path: str | Path) -> 'StackedClassifier':
         """Take over both from a checkpoint."""

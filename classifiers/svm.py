@@ -73,10 +73,10 @@ class SupportVectors:
             distance[rows] = rbf_kernel(scores[rows], m['vectors'], m['gamma'][0]) @ m['weights']
         return expit(distance + m['intercept'][0])
 
-    def save(self, path: str | Path, beside: dict) -> None:
+    def save(self, path: str | Path, extra: dict) -> None:
         """Write the machine, and what belongs to it, such as the decision (calibration and threshold)."""
         machine = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in self.machine.items()}
-        save_checkpoint(path, {'machine': machine} | beside)
+        save_checkpoint(path, {'machine': machine} | extra)
 
     def load(self, path: str | Path) -> 'SupportVectors':
         """Take over the machine of a checkpoint."""

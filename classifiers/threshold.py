@@ -42,9 +42,9 @@ class MeanError:
         """
         return expit((inputs[:, 0].astype(np.float64) - self.median) / self.spread / 10)
 
-    def save(self, path: str | Path, beside: dict) -> None:
+    def save(self, path: str | Path, extra: dict) -> None:
         """Write median and spread, and what belongs to them, such as the decision (calibration and threshold)."""
-        save_checkpoint(path, {'version': _VERSION, 'median': self.median, 'spread': self.spread} | beside)
+        save_checkpoint(path, {'version': _VERSION, 'median': self.median, 'spread': self.spread} | extra)
 
     def load(self, path: str | Path) -> 'MeanError':
         """Take over median and spread of a checkpoint.

@@ -68,7 +68,7 @@ def spikes_of_pulses(marked: np.ndarray, pulse: int) -> np.ndarray:
 def annotated_spikes(
     table: pd.DataFrame, labels_t: np.ndarray, subwindows: pd.DataFrame, pulses: dict[int, int], subwindow_length: int
 ) -> pd.DataFrame:
-    """Annotated spikes that mark at least one judged sub-window, from the windows' time labels.
+    """Annotated spikes that mark at least one scored sub-window, from the windows' time labels.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ def annotated_spikes(
         subject, block, sample.
     """
     window_length = labels_t.shape[1]
-    judged = dict(list(subwindows.groupby(['subject', 'block'])['timing']))
+    centres = dict(list(subwindows.groupby(['subject', 'block'])['timing']))
     rows = []
     windows = table.assign(row=np.arange(len(table)))
     for (subject, block), group in windows.groupby(['subject', 'block']):
@@ -97,7 +97,7 @@ def annotated_spikes(
         # What a mark reaches beyond its spike, and back.
         before, after = (pulses[subject] - 1) // 2, pulses[subject] // 2
         near = np.zeros(len(marked) + pulses[subject], dtype=bool)
-        for centre in judged[subject, block]:
+        for centre in centres[subject, block]:
             first = round(centre - subwindow_length / 2)
             near[max(first - after, 0) : first + subwindow_length + before] = True
         spikes = spikes_of_pulses(marked, pulses[subject])
@@ -172,8 +172,8 @@ def match(detected: np.ndarray, annotated: np.ndarray, tolerance: float) -> tupl
     # A forbidden pair costs more than all allowed ones together, so that none is taken where it can be avoided.
     forbidden = tolerance * (min(distance.shape) + 1) + 1
     rows, columns = linear_sum_assignment(np.where(distance <= tolerance, distance, forbidden))
-    kept = distance[rows, columns] <= tolerance
-    return rows[kept], columns[kept]
+    allowed = distance[rows, columns] <= tolerance
+    return rows[allowed], columns[allowed]
 
 
 def match_events(events: pd.DataFrame, spikes: pd.DataFrame, tolerance: float) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -167,10 +167,10 @@ def _areas(spikes, below_or_equal, below):
     The last row of the others counts them all.
     """
     n_spikes, n_others = spikes.sum(axis=0), below[-1]
-    found = spikes[::-1].cumsum(axis=0)[::-1]
+    hits = spikes[::-1].cumsum(axis=0)[::-1]
     alarms = n_others - below[:-1]
     with np.errstate(invalid='ignore', divide='ignore'):
-        precision = np.where(found > 0, found / (found + alarms), 0)
+        precision = np.where(hits > 0, hits / (hits + alarms), 0)
         precision_recall = np.where(n_others > 0, (spikes * precision).sum(axis=0) / n_spikes, np.nan)
         roc = (spikes * (below[:-1] + below_or_equal[:-1])).sum(axis=0) / (2 * n_spikes * n_others)
     return precision_recall, roc
@@ -214,20 +214,20 @@ def compare(a: tuple, b: tuple, n_draws: int, seed: int) -> pd.DataFrame:
     common = sorted(set(a[1]['subject']) & set(b[1]['subject']))
     if not common:
         raise DataError('the two runs have no test patient in common: nothing can be compared')
-    kept = []
+    runs = []
     for predictions, patients in (a, b):
         predictions = predictions[predictions['subject'].isin(common)].reset_index(drop=True)
         patients = patients[patients['subject'].isin(common)].sort_values('subject', ignore_index=True)
-        kept.append((predictions, patients))
+        runs.append((predictions, patients))
     names = ['subject', 'block', 'timing', 'test']
-    if not kept[0][0][names].equals(kept[1][0][names]):
+    if not runs[0][0][names].equals(runs[1][0][names]):
         raise DataError('the two runs tested other sub-windows, or other labels, of their common patients')
-    if not kept[0][1]['spikes'].equals(kept[1][1]['spikes']):
+    if not runs[0][1]['spikes'].equals(runs[1][1]['spikes']):
         raise DataError('the two runs counted other spikes in their common patients: compare runs of one pulse_width')
-    once = np.ones((1, len(common)), dtype=int)
-    pooled = [bootstrap(*one, once).iloc[0] for one in kept]
+    unweighted = np.ones((1, len(common)), dtype=int)
+    pooled = [bootstrap(*run, unweighted).iloc[0] for run in runs]
     weights = draw_patients(len(common), n_draws, seed)
-    draws = bootstrap(*kept[1], weights) - bootstrap(*kept[0], weights)
+    draws = bootstrap(*runs[1], weights) - bootstrap(*runs[0], weights)
     table = pd.DataFrame({'A': pooled[0], 'B': pooled[1], 'difference': pooled[1] - pooled[0]})
     interval = draws.quantile([0.025, 0.975]) if len(common) > 1 else draws.quantile([0.025, 0.975]) * np.nan
     table['low'], table['high'] = interval.iloc[0], interval.iloc[1]

@@ -80,8 +80,8 @@ def threshold_from_curve(
     Returns
     -------
     threshold : float
-    asked, reached : str
-        What was asked for, and what the threshold does on validation.
+    target, reached : str
+        What is aimed at, and what the threshold does on validation.
     """
     if policy == 'sensitivity':
         reached = curve['sensitivity'] >= target_sensitivity
@@ -89,9 +89,9 @@ def threshold_from_curve(
     else:
         over = curve['false alarms/min'] > false_alarm_budget
         row = over.idxmax() - 1 if over.any() else curve.index[-1]
-    asked = {
+    target = {
         'sensitivity': f'event sensitivity of at least {target_sensitivity:g}',
         'false_alarms': f'at most {false_alarm_budget:g} false alarms per minute',
     }[policy]
     threshold, sensitivity, alarms = curve.loc[row, ['threshold', 'sensitivity', 'false alarms/min']]
-    return float(threshold), asked, f'event sensitivity {sensitivity:.2f} at {alarms:.2f} false alarms per minute'
+    return float(threshold), target, f'event sensitivity {sensitivity:.2f} at {alarms:.2f} false alarms per minute'

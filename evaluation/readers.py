@@ -51,7 +51,7 @@ def read_on(grid: Grid, spikes: pd.DataFrame) -> Reading:
     """The reading of spikes (subject, block, sample), of blocks of the grid or of others."""
     called = np.zeros(len(grid.subwindows), dtype=np.int64)
     of_block = grid.subwindows.groupby(['subject', 'block']).indices
-    kept = np.zeros(len(spikes), dtype=bool)
+    marks = np.zeros(len(spikes), dtype=bool)
     centres, reach = grid.subwindows['timing'].to_numpy(), grid.subwindow_length / 2 + grid.half_pulse
     samples = spikes['sample'].to_numpy()
     for block, rows in spikes.groupby(['subject', 'block']).indices.items():
@@ -61,8 +61,8 @@ def read_on(grid: Grid, spikes: pd.DataFrame) -> Reading:
         offset = samples[rows, None] + 0.5 - centres[of_block[block]]
         near = np.abs(offset) < reach
         called[of_block[block]] |= near.any(axis=0)
-        kept[rows] = near.any(axis=1)
-    return Reading(spikes[kept].reset_index(drop=True), called)
+        marks[rows] = near.any(axis=1)
+    return Reading(spikes[marks].reset_index(drop=True), called)
 
 
 def agreed(a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> pd.DataFrame:
@@ -73,13 +73,15 @@ def agreed(a: pd.DataFrame, b: pd.DataFrame, tolerance: float) -> pd.DataFrame:
     return pairs[['subject', 'block']].assign(sample=sample).reset_index(drop=True)
 
 
-def agreement(found: Reading, reference: Reading, grid: Grid, tolerance: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+def agreement(
+    candidate: Reading, reference: Reading, grid: Grid, tolerance: float
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Count, patient by patient, how a reading agrees with another.
 
     Parameters
     ----------
-    found, reference : Reading
-        `found` is judged as detections are, `reference` as annotations.
+    candidate, reference : Reading
+        `candidate` is scored as detections are, `reference` as annotations.
     tolerance : float
         Largest distance of two marks of the same spike, in s.
 
@@ -88,15 +90,15 @@ def agreement(found: Reading, reference: Reading, grid: Grid, tolerance: float) 
     patients : DataFrame
         One row per patient: subject, counts of events and of sub-windows, `FIGURES`.
     differences : DataFrame
-        subject and `ms` (found minus reference) of every pair.
+        subject and `ms` (candidate minus reference) of every pair.
     """
-    events, spikes = match_events(found.spikes, reference.spikes, tolerance * grid.sfreq)
+    events, spikes = match_events(candidate.spikes, reference.spikes, tolerance * grid.sfreq)
     subject = grid.subwindows['subject'].to_numpy()
     rows = []
     for number in np.unique(subject):
         of_events, of_spikes = (table[table['subject'] == number] for table in (events, spikes))
         mine = subject == number
-        called, true = found.called[mine] == 1, reference.called[mine] == 1
+        called, true = candidate.called[mine] == 1, reference.called[mine] == 1
         rows.append(
             {
                 'subject': number,

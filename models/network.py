@@ -65,8 +65,8 @@ class Network(nn.Module):
             raise
         except Exception as fault:  # a compiler can raise anything at all
             self.compiled = None
-            said = f'{type(fault).__name__}: {fault}'.strip().split('\n')[0]
-            print(f'warning: torch.compile does not work here ({said}): training runs without it, slower')
+            message = f'{type(fault).__name__}: {fault}'.strip().split('\n')[0]
+            print(f'warning: torch.compile does not work here ({message}): training runs without it, slower')
         else:
             print(f'  compiled for batches of {shape[0]} in {time.perf_counter() - started:.0f} s')
         finally:

@@ -63,10 +63,10 @@ def bids_patients(root: Path) -> dict[int, list[Path]]:
 
 def _recordings(folder):
     """The recordings of a subject; of one that is split into several files, the first."""
-    found = [*folder.glob('meg/*_meg*'), *folder.glob('ses-*/meg/*_meg*')]
+    candidates = [*folder.glob('meg/*_meg*'), *folder.glob('ses-*/meg/*_meg*')]
     return sorted(
         path
-        for path in found
+        for path in candidates
         if path.stem.endswith('_meg')
         and (path.suffix in FORMATS and (path.suffix or path.is_dir()))
         and not any(f'_{entity}_' in path.name for entity in NO_PATIENTS)

@@ -92,8 +92,8 @@ def _rows(path):
     rows = [(line, [value.strip() for value in row]) for line, row in rows if any(map(str.strip, row))]
     titles = [title.lower() for title in rows[0][1]] if rows else []
     if titles not in (list(COLUMNS[:2]), list(COLUMNS)):
-        found = f'has the columns {",".join(titles)}' if rows else 'is empty'
-        raise DataError(f'{path}: {found}; its first line must be patient,recording or patient,recording,markers')
+        content = f'has the columns {",".join(titles)}' if rows else 'is empty'
+        raise DataError(f'{path}: {content}; its first line must be patient,recording or patient,recording,markers')
     for line, row in rows[1:]:
         if len(row) != len(titles):
             raise DataError(

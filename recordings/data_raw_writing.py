@@ -131,13 +131,13 @@ def is_unchanged(path: Path, planned: list[RecordingPlan], settings: dict[str, A
 def shared_warnings(path: Path, names: list[str], hashes: list[str]) -> list[str]:
     """Warn of recordings that are in the data_raw file of another patient too, by the records in the same folder."""
     warnings = []
-    for other in sorted(path.parent.glob('data_raw_*.json')):
-        theirs = {block.get('sha256') for block in read_record(other).get('recordings', [])}
+    for record_path in sorted(path.parent.glob('data_raw_*.json')):
+        theirs = {block.get('sha256') for block in read_record(record_path).get('recordings', [])}
         both = list(dict.fromkeys(name for name, digest in zip(names, hashes, strict=True) if digest in theirs))
-        if both and other != path.with_suffix('.json'):
+        if both and record_path != path.with_suffix('.json'):
             warnings.append(
-                f'{listed(both)}: the same samples are in {other.with_suffix(".pkl").name}; a patient with two numbers '
-                'can be in training and test at once: remove one of the files'
+                f'{listed(both)}: the same samples are in {record_path.with_suffix(".pkl").name}; a patient with two '
+                'numbers can be in training and test at once: remove one of the files'
             )
     return warnings
 

@@ -51,10 +51,10 @@ def read_blocks(path_raw_data: str, patient: int | list[int] | bool) -> tuple[pd
         data = read_data_raw(path)
         for block, (meg, file) in enumerate(zip(data['meg'], data['file'], strict=True)):
             rows.append((subject, block, file, meg.shape[1]))
-            for name, found in spikes.items():
-                found += [(subject, block, int(sample)) for sample in np.unique(np.round(data[name][block]))]
+            for name, marks in spikes.items():
+                marks += [(subject, block, int(sample)) for sample in np.unique(np.round(data[name][block]))]
     blocks = pd.DataFrame(rows, columns=['subject', 'block', 'file', 'n_samples'])
-    tables = {name: pd.DataFrame(found, columns=list(_COLUMNS), dtype=np.int64) for name, found in spikes.items()}
+    tables = {name: pd.DataFrame(marks, columns=list(_COLUMNS), dtype=np.int64) for name, marks in spikes.items()}
     every = set(zip(blocks['subject'], blocks['block'], strict=True))
     again = set(zip(tables['reannot']['subject'], tables['reannot']['block'], strict=True))
     return blocks, {
@@ -147,13 +147,13 @@ def read_markers(
 
 def _block_of(path, name, n_samples, blocks):
     """The subject and block of a recording's block."""
-    found = blocks[blocks['file'] == name]
-    if len(found) != 1:
+    matching = blocks[blocks['file'] == name]
+    if len(matching) != 1:
         several = (
-            f'several blocks are named {name}' if len(found) else f'of another recording, no block is named {name}'
+            f'several blocks are named {name}' if len(matching) else f'of another recording, no block is named {name}'
         )
         raise DataError(f'{path}: {several} in path_raw_data; give the reading as a table with subject and block')
-    row = found.iloc[0]
+    row = matching.iloc[0]
     if row['n_samples'] != n_samples:
         raise DataError(
             f'{path}: {n_samples} samples, but block {row["block"]} of patient {row["subject"]} has '

@@ -86,7 +86,7 @@ def distractor_sources(rng: np.random.Generator, positions: np.ndarray) -> dict[
         One or two dipoles for each of the cortical `DISTRACTORS`: on the vertex, above either hand's area, in a
         temporal lobe, at the back. A patient's transients of a name always come from these.
     """
-    places = {
+    regions = {
         'vertex': [(-0.01, 0, 0.075), (0.01, 0, 0.075)],
         'mu': [(rng.choice([-0.045, 0.045]), -0.01, 0.06)],
         'wicket': [(rng.choice([-0.07, 0.07]), 0.01, 0)],
@@ -94,8 +94,8 @@ def distractor_sources(rng: np.random.Generator, positions: np.ndarray) -> dict[
         'lambda': [(0, -0.075, 0.01)],
     }
     return {
-        name: np.array([rng.choice(np.linalg.norm(positions - place, axis=1).argsort()[:10]) for place in where])
-        for name, where in places.items()
+        name: np.array([rng.choice(np.linalg.norm(positions - centre, axis=1).argsort()[:10]) for centre in centres])
+        for name, centres in regions.items()
     }
 
 

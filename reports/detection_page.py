@@ -109,10 +109,10 @@ def add_events(
     shown = {'Surest events': surest, 'Most doubtful events': doubtful, 'Events in bad segments': bad}
     for title, rows in shown.items():
         if len(rows):
-            of_event = [
+            by_event = [
                 residuals_of(detections.blocks[e.block], np.array([e.sample])) for e in events.loc[rows].itertuples()
             ]
-            residuals = [residual for found in of_event for residual in found]
+            residuals = [residual for residuals_of_event in by_event for residual in residuals_of_event]
             words = 'All channels and the field power; the field at the event. ' + RESIDUAL * bool(residuals)
             add_picture(report, plot_events(detections, rows, residuals), title, words)
 

@@ -120,10 +120,10 @@ def is_made(folder: Path, made_from: str) -> bool:
 
 def seen_warnings(samples: set[str], seen: dict[str, str]) -> list[str]:
     """Warn of recordings that the run has seen in training or validation; `seen` is from `seen_by_run`."""
-    places = sorted({seen[digest] for digest in samples if digest in seen})
+    files = sorted({seen[digest] for digest in samples if digest in seen})
     return [
-        f'the run has seen this recording: it is in {place}; its detections say nothing about new patients'
-        for place in places
+        f'the run has seen this recording: it is in {file}; its detections say nothing about new patients'
+        for file in files
     ]
 
 

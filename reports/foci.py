@@ -186,10 +186,10 @@ def group_events(epochs: np.ndarray, noise: np.ndarray, *, half: int, shift: int
     power = np.square(middle).sum(axis=(1, 2), dtype=np.float64)
     share = np.clip(1 - power_of_noise / np.maximum(power, 1e-30), LEAST_SHARE, 1)
     likeness = np.maximum(correlation, correlation.T) / np.sqrt(np.outer(share, share))
-    found = AgglomerativeClustering(
+    clusters = AgglomerativeClustering(
         n_clusters=None, metric='precomputed', linkage='average', distance_threshold=1 - LEAST_CORRELATION
     ).fit_predict(1 - np.minimum(likeness, 1))
-    return _ordered(found, likeness, white, half, shift)
+    return _ordered(clusters, likeness, white, half, shift)
 
 
 def unit_courses(white: np.ndarray, half: int, samples: int) -> np.ndarray:
@@ -199,11 +199,11 @@ def unit_courses(white: np.ndarray, half: int, samples: int) -> np.ndarray:
     return courses / np.maximum(np.linalg.norm(courses, axis=1, keepdims=True), 1e-30)
 
 
-def _ordered(found, likeness, white, half, shift):
+def _ordered(clusters, likeness, white, half, shift):
     """Number the groups by size, then time, and align each to its most typical event."""
-    groups = [np.flatnonzero(found == label) for label in np.unique(found)]
+    groups = [np.flatnonzero(clusters == label) for label in np.unique(clusters)]
     groups = sorted((rows for rows in groups if len(rows) > 1), key=lambda rows: (-len(rows), rows[0]))
-    labels, signs, shifts = np.zeros((3, len(found)), dtype=np.int64)
+    labels, signs, shifts = np.zeros((3, len(clusters)), dtype=np.int64)
     for number, rows in enumerate(groups, start=1):
         typical = rows[likeness[np.ix_(rows, rows)].sum(axis=1).argmax()]
         course = unit_courses(white[typical : typical + 1], half, 0)[0]

@@ -48,10 +48,10 @@ def plot_agreement(path: Path, result: pd.DataFrame) -> None:
 
 def print_agreement(result: pd.DataFrame, patients: pd.DataFrame) -> None:
     """Print the pooled table, a line per pair."""
-    for (found, against), table in result.groupby(['found', 'against'], sort=False):
-        of_pair = patients[(patients['found'] == found) & (patients['against'] == against)]
+    for (candidate, reference), table in result.groupby(['found', 'against'], sort=False):
+        of_pair = patients[(patients['found'] == candidate) & (patients['against'] == reference)]
         counts = of_pair[['spikes', 'events', 'hits', 'minutes']].sum()
-        print(f'\n{found} against {against}: {counts["hits"]:.0f} of {counts["spikes"]:.0f} spikes found by '
+        print(f'\n{candidate} against {reference}: {counts["hits"]:.0f} of {counts["spikes"]:.0f} spikes found by '
               f'{counts["events"]:.0f} marks in {counts["minutes"]:.1f} min, {len(of_pair)} patients')  # fmt: skip
         for name, value, low, high in table[['figure', 'value', 'low', 'high']].itertuples(index=False):
             print(f'  {name:22} {value:.3f}  [{low:.3f}, {high:.3f}]')

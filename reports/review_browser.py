@@ -76,15 +76,15 @@ def _go_through(figure, events):
     from qtpy.QtGui import QKeySequence
     from qtpy.QtWidgets import QApplication, QShortcut
 
-    place = [-1]
+    position = [-1]
 
     def go(step):
         if len(events):
-            place[0] = (place[0] + step) % len(events)
-            event = events.iloc[place[0]]
+            position[0] = (position[0] + step) % len(events)
+            event = events.iloc[position[0]]
             start = max(0.0, event['time'] - SECONDS / 2)
             figure.mne.plt.setXRange(start, start + SECONDS, padding=0)
-            print(f'{place[0] + 1:4d} of {len(events)}: {line_of(event)}', flush=True)
+            print(f'{position[0] + 1:4d} of {len(events)}: {line_of(event)}', flush=True)
 
     for key, step in (('N', 1), ('P', -1)):
         QShortcut(QKeySequence(key), figure, activated=lambda step=step: go(step))

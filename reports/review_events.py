@@ -86,14 +86,14 @@ def with_markers(detections: pd.DataFrame, markers: pd.DataFrame, tolerance: flo
     DataFrame
         Of the same columns, in order of time. A marker gets the probability and group of the nearest detection.
     """
-    markers, taken = markers.copy(), set()
+    markers, replaced = markers.copy(), set()
     for row, time in enumerate(markers['time']):
         distance = (detections['time'] - time).abs()
-        near = distance[distance <= tolerance].drop(index=list(taken), errors='ignore')
+        near = distance[distance <= tolerance].drop(index=list(replaced), errors='ignore')
         if len(near):
-            taken.add(near.idxmin())
+            replaced.add(near.idxmin())
             markers.loc[row, ['proba', 'cluster']] = detections.loc[near.idxmin(), ['proba', 'cluster']].tolist()
-    together = [detections.drop(index=list(taken)), markers.astype(detections.dtypes)]
+    together = [detections.drop(index=list(replaced)), markers.astype(detections.dtypes)]
     return pd.concat(together).sort_values('time', ignore_index=True, kind='stable')
 
 

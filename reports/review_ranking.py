@@ -129,14 +129,14 @@ def _highest_near(proba, onset, end, tolerance):
 
 def _apart(table, seconds):
     """Rows in order, without those within `seconds` of an earlier row."""
-    kept: list[int] = []
+    rows: list[int] = []
     onsets = table['onset'].to_numpy()
     for i, onset in enumerate(onsets):
-        if not np.any(abs(onsets[kept] - onset) <= seconds):
-            kept.append(i)
-        if len(kept) == HALF_HOUR:
+        if not np.any(abs(onsets[rows] - onset) <= seconds):
+            rows.append(i)
+        if len(rows) == HALF_HOUR:
             break
-    return table.iloc[kept].reset_index(drop=True)
+    return table.iloc[rows].reset_index(drop=True)
 
 
 def write_ranking(path: Path, ranking: pd.DataFrame) -> None:

@@ -24,7 +24,7 @@ def summary_sentences(metrics: dict, evaluation: Evaluation) -> list[str]:
         f'{_several(n_patients, "patient")} tested{without}: {metrics["tested on"]}.',
         f'{_several(test["blocks"], "recording")}, {test["minutes"]:.1f} minutes: {metrics["test blocks"]} of each '
         'patient.',
-        _found(test, metrics['intervals']),
+        _hits(test, metrics['intervals']),
         _false_alarms(test, metrics['intervals']),
         _how_sure(test, n_patients),
         'A research tool: every detection needs an expert’s eye, and what is not detected may still be a spike.',
@@ -35,7 +35,7 @@ def _several(n, noun):
     return f'{n} {noun}' + 's' * (n != 1)
 
 
-def _found(test, intervals):
+def _hits(test, intervals):
     if not test['spikes']:
         return 'Experts have annotated no spike in them: nothing can be said of how many are found.'
     share = test['event sensitivity']

@@ -90,7 +90,8 @@ def seen_by_run(run: RunDirectory, path_raw_data: str) -> dict[str, str]:
     for part, word in (('validation', 'validation'), ('train', 'training')):  # who is in both was trained on
         of_part = {'split': {part: params['split'].get(part, ())}}
         for path, record in records_of_run(of_part, path_raw_data):
-            for known_by in (str(path.resolve()), *(one.get('sha256') for one in record.get('recordings', []))):
+            hashes = [recording.get('sha256') for recording in record.get('recordings', [])]
+            for known_by in (str(path.resolve()), *hashes):
                 seen[known_by] = f'{path.name}, of a patient of its {word}'
     return seen
 
