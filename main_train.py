@@ -51,8 +51,9 @@ from runs.resume import UnfinishedRun, check_begun, unfinished_run
 from runs.run_directory import RunDirectory, run_of_number, save_params
 from runs.settings import check_settings, read_command
 from runs.source import open_source
-from runs.split_data import SplitData, open_window_sets, split_data, windows_of_part
+from runs.split_data import SplitData, split_data, windows_of_part
 from runs.split_record import split_record
+from runs.window_sets import open_window_sets
 from saving_functions import plot_losses, save_peaks
 from system.interruption import Interrupted, interruptible
 from system.memory import keep_freed_memory

@@ -1,130 +1,27 @@
-"""From window files to batches: reading and checking the five files, the id table, the split, the Dataset."""
+"""From window files to batches: the windows of all patients of a run, their id table, the Datasets and loaders."""
 
-import contextlib
-import json
 import math
 import os
-import re
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from recordings.channels import N_CHANNELS, channel_names
-from recordings.data_raw import as_numbers, chosen_patients
-from recordings.pickles import read_pickle
+from recordings.patient_windows import PatientWindows, check_windows, find_windows, open_windows
 from recordings.scaling import block_statistics, scale, scale_window
-from recordings.window_files import LABEL_FILES, is_known_finite, window_stem
 from system.interruption import SIGNALS
-from utils import DataError, SettingError, to_device
+from system.memory import free_memory
+from utils import SettingError, to_device
 
-MOST_BLOCKS, LONGEST_BLOCK = 10_000, 100_000_000  # of a patient; samples, a week at 150 Hz
 PARTS = ('train', 'validation', 'test')
 # Settings that windows must have been made with, to be trained on or detected in.
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
-
-
-class PatientWindows(NamedTuple):
-    """The windows of one patient as they lie on disk.
-
-    Attributes
-    ----------
-    subject : int
-    path : Path
-        The file of the windows.
-    windows : memmap (n_windows, 274, n_times), float32
-    labels, blocks, timing : arrays (n_windows,)
-    labels_t : uint8 array (n_windows, n_times)
-    """
-
-    subject: int
-    path: Path
-    windows: np.ndarray
-    labels: np.ndarray
-    blocks: np.ndarray
-    timing: np.ndarray
-    labels_t: np.ndarray
-
-
-# ------------------------------------------------------------------------------------- the window files
-def window_paths(directory: str | Path) -> dict[int, dict[int, Path]]:
-    """Files of windows in a directory, by the number of blocks in their suffix b<nb_best_blocks> and by patient.
-
-    Raises
-    ------
-    DataError
-        No such directory.
-    """
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise DataError(f'{directory}: no such directory (setting path_extracted_data); run the create_windows scripts')
-    found = {}
-    for path in sorted(directory.glob('data_raw_*_b*_windows_bi')):
-        name = re.fullmatch(r'data_raw_(\d+)_b(\d+)_windows_bi', path.name)
-        if name:
-            found.setdefault(int(name[2]), {})[int(name[1])] = path
-    return found
-
-
-def find_windows(directory: str | Path, nb_best_blocks: int, patient: int | list[int] | bool = False) -> list[int]:
-    """Numbers of the patients with windows of suffix b<nb_best_blocks> in a directory.
-
-    Raises
-    ------
-    DataError
-        No such directory, no such windows in it, or a patient asked for has none.
-    """
-    directory, found = Path(directory), window_paths(directory)
-    if nb_best_blocks not in found:
-        others = f'; found nb_best_blocks = {", ".join(map(str, sorted(found)))}' if found else ''
-        raise DataError(
-            f'{directory}: no data_raw_NNN_b{nb_best_blocks}_windows_bi in it{others}; run the create_windows scripts'
-        )
-    return list(chosen_patients(found[nb_best_blocks], patient, directory))
-
-
-def open_windows(directory: str | Path, subject: int, nb_best_blocks: int) -> PatientWindows:
-    """Open the five files of a patient: the windows as a memory map, the labels in memory.
-
-    Raises
-    ------
-    DataError
-        A file is missing, truncated, or of another length than the others.
-    """
-    stem = window_stem(directory, subject, nb_best_blocks)
-    path = Path(f'{stem}_windows_bi')
-    columns = {}
-    for name in LABEL_FILES:
-        column_path = Path(f'{stem}_{name}.pkl')
-        try:
-            column = as_numbers(read_pickle(column_path), 2 if name == 'labels_t' else 1)
-        except ValueError as fault:
-            raise DataError(
-                f'{column_path}: holds {fault}, not an array of the expected dimensions; make it again'
-            ) from fault
-        if len(column) != len(columns.get('labels', column)):
-            raise DataError(
-                f'{column_path}: {len(column)} windows, but {stem.name}_labels.pkl has {len(columns["labels"])}; '
-                'make the windows of this patient again'
-            )
-        columns[name] = column
-    if not path.is_file():
-        raise DataError(f'{path}: no such file; make the windows of this patient again')
-    n_windows, n_times = columns['labels_t'].shape
-    expected, size = n_windows * N_CHANNELS * n_times * 4, path.stat().st_size
-    if size != expected or size == 0:
-        raise DataError(
-            f'{path}: {size} bytes, but {n_windows} windows of {N_CHANNELS} channels x {n_times} samples take '
-            f'{expected}: truncated, or of another patient; make the windows of this patient again'
-        )
-    windows = np.memmap(path, dtype='<f4', mode='r', shape=(n_windows, N_CHANNELS, n_times))
-    return PatientWindows(subject, path, windows, **columns)
 
 
 def open_directory(
@@ -141,82 +38,15 @@ def open_directory(
     Raises
     ------
     DataError
-        As `find_windows` and `open_windows`; or a window holds NaN or infinite values.
+        As `find_windows`, `open_windows` and `check_windows`.
     SettingError
         The windows were made with other settings.
     """
     numbers = find_windows(directory, nb_best_blocks, patient)
     opened = [open_windows(directory, number, nb_best_blocks) for number in numbers]
-    n_times = round(made_with['window_size'] * made_with['sfreq'])
-    for one in opened:
-        if one.windows.shape[2] != n_times:
-            raise SettingError(
-                f'{one.path}: windows of {one.windows.shape[2]} samples, but window_size x sfreq is {n_times}: '
-                'set window_size and sfreq to those the windows were made with, or make the windows again'
-            )
-        _check_settings(one, made_with)
-        _check_labels(one)
-        _check_finite(one)
+    for patient_windows in opened:
+        check_windows(patient_windows, made_with)
     return opened
-
-
-def _check_settings(one, made_with):
-    """Compare windows with what is written beside them: the settings of this run, and what the files must hold."""
-    path = one.path
-    sidecar = path.with_name(path.name.removesuffix('windows_bi') + 'settings.json')
-    if not sidecar.is_file():
-        return
-    n_windows, _, n_times = one.windows.shape
-    holds = {'n_windows': n_windows, 'n_times': n_times, 'channels': channel_names()}
-    try:
-        found = json.loads(sidecar.read_text())
-        different = [name for name, value in made_with.items() if _same_name(found[name]) != _same_name(value)]
-        not_held = [name for name, value in holds.items() if found[name] != value]
-    except (ValueError, KeyError, TypeError) as fault:
-        raise DataError(f'{sidecar}: not the settings of windows; make the windows of this patient again') from fault
-    for name in different:
-        raise SettingError(
-            f'{path}: made with {name} = {found[name]!r}, but {name} is {made_with[name]!r} now: set it back, or make '
-            'the windows again'
-        )
-    for name in not_held:
-        what = 'other channels' if name == 'channels' else f'{name} = {found[name]!r}, not {holds[name]}'
-        raise DataError(f'{sidecar}: speaks of {what}: of another set; make the windows of this patient again')
-
-
-def _same_name(value):
-    """standardize=True is another name of 'window'."""
-    return 'window' if value is True else value
-
-
-def _check_labels(one):
-    """Refuse what no windows have in their four pickles."""
-    first = np.round(one.timing - one.windows.shape[2] / 2)  # NaN where the timing is
-    faults = {
-        'labels': ~np.isin(one.labels, (0, 1)),
-        'blocks': ~((one.blocks >= 0) & (one.blocks < MOST_BLOCKS) & (one.blocks == np.round(one.blocks))),
-        'timing': ~((first >= 0) & (first < LONGEST_BLOCK)),
-        'labels_t': ~np.isin(one.labels_t, (0, 1)).all(axis=1),
-    }
-    for name, wrong in faults.items():
-        if wrong.any():
-            path = one.path.with_name(one.path.name.replace('windows_bi', f'{name}.pkl'))
-            value = getattr(one, name)[np.argmax(wrong)]
-            what = 'what is neither 0 nor 1' if name == 'labels_t' else f'{value:g}'
-            raise DataError(f'{path}: window {np.argmax(wrong)} has {what}; make the windows of this patient again')
-
-
-def _check_finite(one):
-    """Look for NaN in windows that were not checked when they were written, as those of the original code."""
-    if is_known_finite(str(one.path).removesuffix('_windows_bi')):
-        return
-    for first in range(0, len(one.windows), 64):
-        finite = np.isfinite(one.windows[first : first + 64]).all(axis=(1, 2))
-        if not finite.all():
-            raise DataError(
-                f'{one.path}: window {first + np.argmin(finite)} holds NaN or infinite values; make the windows of '
-                'this patient again'
-            )
 
 
 def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
@@ -235,44 +65,21 @@ def id_table(patients: list[PatientWindows]) -> pd.DataFrame:
         [
             pd.DataFrame(
                 {
-                    'subject': one.subject,
-                    'window': np.arange(len(one.labels)),
-                    'block': one.blocks,
-                    'timing': one.timing,
-                    'label': one.labels,
+                    'subject': patient_windows.subject,
+                    'window': np.arange(len(patient_windows.labels)),
+                    'block': patient_windows.blocks,
+                    'timing': patient_windows.timing,
+                    'label': patient_windows.labels,
                     'patient': position,
                 }
             )
-            for position, one in enumerate(patients)
+            for position, patient_windows in enumerate(patients)
         ],
         ignore_index=True,
     )
 
 
 # ------------------------------------------------------------------------------------------ the batches
-def free_memory(place: torch.device) -> int:
-    """Bytes that a run can still take: of a GPU, or of the machine, or of the job where the system limits it."""
-    if place.type == 'cuda':
-        unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
-        return torch.cuda.mem_get_info(place)[0] + unused
-    try:
-        [line] = [line for line in Path('/proc/meminfo').read_text().splitlines() if line.startswith('MemAvailable')]
-        free = int(line.split()[1]) * 1024
-        groups = [line.split(':', 2)[1:] for line in Path('/proc/self/cgroup').read_text().splitlines()]
-    except (OSError, ValueError):  # no Linux
-        return os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') // 2
-    # Batch systems limit the memory of a job by control groups, of version 2 (no controller named) or 1.
-    for controller, group in groups:
-        if controller not in ('', 'memory'):
-            continue
-        root, name = ('memory', 'memory.limit_in_bytes') if controller else ('', 'memory.max')
-        group = Path('/sys/fs/cgroup', root, group.lstrip('/'))
-        for folder in (group, *group.parents):
-            with contextlib.suppress(OSError, ValueError):  # no such limit, or 'max'
-                free = min(free, int((folder / name).read_text()))
-    return free
-
-
 def place_of_windows(n_bytes: int, preload: str | bool, device: torch.device) -> torch.device | None:
     """Where windows that take `n_bytes` as float32 are held: on the device, in memory, or (None) not at all.
 
@@ -297,9 +104,9 @@ def place_of_windows(n_bytes: int, preload: str | bool, device: torch.device) ->
         return device
     if preload == 'auto':
         processes = int(os.environ.get('LOCAL_WORLD_SIZE', 1))  # of torchrun, which share the machine's memory
-        for place in (device, torch.device('cpu')):
-            if n_bytes * (processes if place.type == 'cpu' else 1) <= free_memory(place) / 4:
-                return place
+        for location in (device, torch.device('cpu')):
+            if n_bytes * (processes if location.type == 'cpu' else 1) <= free_memory(location) / 4:
+                return location
     return None
 
 
@@ -347,7 +154,7 @@ class WindowDataset(Dataset):
         preload: str | bool = False,
         device: torch.device | str = 'cpu',
     ):
-        self.files = [np.asarray(one.windows) for one in patients]
+        self.files = [np.asarray(patient_windows.windows) for patient_windows in patients]
         self.patient = table['patient'].to_numpy()
         self.window = table['window'].to_numpy()
         self.noise, self.noisy_fraction = noise, noisy_fraction
@@ -363,8 +170,8 @@ class WindowDataset(Dataset):
     def hold(self, preload: str | bool, device: torch.device) -> None:
         """Load the windows to where the setting `preload` has them, see `place_of_windows`."""
         shape = (len(self), *self.files[0].shape[1:])
-        place = place_of_windows(4 * math.prod(shape), preload, device)
-        self.preloaded = None if place is None else torch.empty(shape, device=place)
+        location = place_of_windows(4 * math.prod(shape), preload, device)
+        self.preloaded = None if location is None else torch.empty(shape, device=location)
         if self.preloaded is not None:
             for first in range(0, len(self), 256):
                 indices = np.arange(first, min(first + 256, len(self)))
@@ -389,13 +196,13 @@ class WindowDataset(Dataset):
         # pieces. On a GPU, where a stream per window would cost more than its numbers, one per batch.
         noisy = torch.empty_like(clean)
         whole = [slice(None)] if clean.is_cuda else [slice(i, i + 1) for i in range(len(clean))]
-        for some, first in zip(whole, indices, strict=False):
+        for rows, first in zip(whole, indices, strict=False):
             stream = np.random.SeedSequence([self.seed, self.epoch, int(first)]).generate_state(1)
             generator = torch.Generator(clean.device).manual_seed(int(stream[0]))
-            torch.randn(noisy[some].shape, generator=generator, device=clean.device, out=noisy[some])
+            torch.randn(noisy[rows].shape, generator=generator, device=clean.device, out=noisy[rows])
             if self.noisy_fraction < 1:
-                drawn = torch.rand(len(noisy[some]), generator=generator, device=clean.device)
-                noisy[some] *= (drawn < self.noisy_fraction)[:, None, None, None]
+                drawn = torch.rand(len(noisy[rows]), generator=generator, device=clean.device)
+                noisy[rows] *= (drawn < self.noisy_fraction)[:, None, None, None]
         return noisy.mul_(self.noise).add_(clean), clean
 
     def _read(self, indices):

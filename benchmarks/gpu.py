@@ -42,11 +42,12 @@ from classifiers.subwindows import subwindow_shape
 from loop import make_optimizer, validate
 from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
+from recordings.patient_windows import PatientWindows
 from recordings.scaling import block_statistics, scale
 from recordings.simulation import simulate_patient
 from runs.network_settings import loss_weights
 from runs.settings import read_command
-from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
+from timeseries_dataset import WindowDataset, batches, id_table
 from training.losses import masked_loss, reconstruction_loss
 from utils import SettingError, choose_device, choose_precision, run_script, set_seed, writing
 

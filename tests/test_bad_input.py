@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import main_train
 from recordings.data_raw import find_data_raw, read_data_raw, read_record
+from recordings.patient_windows import find_windows
 from recordings.pickles import read_pickle
 from runs.run_directory import RunDirectory, load_params
-from timeseries_dataset import find_windows, open_directory
+from timeseries_dataset import open_directory
 from utils import DataError
 
 

@@ -12,8 +12,9 @@ from reports.run_results import chosen_by_annotations, describe_recordings
 from runs.network_settings import subwindow_shape_of
 from runs.run_directory import RunDirectory, load_params
 from runs.settings import read_command
-from runs.split_data import open_window_sets, split_data
+from runs.split_data import split_data
 from runs.splits import split_units, split_windows
+from runs.window_sets import open_window_sets
 from timeseries_dataset import PARTS
 from utils import DataError
 

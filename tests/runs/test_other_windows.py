@@ -8,7 +8,8 @@ import pytest
 from recordings.pickles import read_pickle
 from runs.network_settings import subwindow_shape_of
 from runs.settings import read_command
-from runs.split_data import open_window_sets, split_data
+from runs.split_data import split_data
+from runs.window_sets import open_window_sets
 from timeseries_dataset import PARTS
 
 SPIKES = ((300,), (400, 650))  # of every patient

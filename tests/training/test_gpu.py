@@ -24,7 +24,8 @@ from classifiers.subwindows import SubwindowShape, field_peaks
 from loop import make_optimizer, train, validate
 from models import AUTOENCODERS, build_model
 from models.sfcn import SFCN
-from timeseries_dataset import PatientWindows, WindowDataset, batches, id_table
+from recordings.patient_windows import PatientWindows
+from timeseries_dataset import WindowDataset, batches, id_table
 from training.losses import masked_loss, reconstruction_loss, spike_loss
 from utils import SettingError, choose_precision, set_seed
 
