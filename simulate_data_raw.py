@@ -15,6 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from recordings.pickles import write_pickle
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from runs.settings import read_command
 from utils import SettingError, run_script, write_json, writing
@@ -58,19 +59,20 @@ def main(words: list[str]) -> None:
             )
     truths = []
     for subject in tqdm(range(1, settings.simulated_patients + 1), desc='patients', disable=None):
-        data, truth = simulate_patient(
+        has_spikes = subject <= settings.simulated_patients - settings.simulated_spike_free
+        patient = PatientSettings(
             subject=subject,
             n_blocks=settings.simulated_blocks,
             block_seconds=settings.simulated_seconds,
-            spike_rate=settings.simulated_spike_rate,
+            spike_rate=settings.simulated_spike_rate if has_spikes else 0.0,
             snr=settings.simulated_snr,
             distractor_rate=settings.simulated_distractor_rate,
             annotation_jitter=settings.annotation_jitter,
             annotation_missed=settings.annotation_missed,
             sfreq=settings.sfreq,
             seed=settings.seed,
-            spike_free=subject > settings.simulated_patients - settings.simulated_spike_free,
         )
+        data, truth = simulate_patient(patient)
         path = directory / f'data_raw_{subject:03d}.pkl'
         write_pickle(path, data)
         write_json(path.with_suffix('.json'), {'patient': subject, 'settings': {'sfreq': settings.sfreq}})

@@ -33,6 +33,7 @@ from data_processing import create_windows
 from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
 from recordings.pickles import write_pickle
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from recordings.window_settings import WindowSettings
 from runs.network_settings import loss_weights
@@ -82,7 +83,7 @@ def main(words: list[str]) -> None:
 def simulate_windows(folder: Path, settings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normal windows of the training patients, all windows of the validation patients, and their labels_t."""
     for subject in range(1, N_TRAINING + N_VALIDATION + 1):
-        data, _ = simulate_patient(
+        patient = PatientSettings(
             subject=subject,
             n_blocks=N_BLOCKS,
             block_seconds=settings.simulated_seconds,
@@ -91,10 +92,10 @@ def simulate_windows(folder: Path, settings) -> tuple[np.ndarray, np.ndarray, np
             distractor_rate=settings.simulated_distractor_rate,
             annotation_jitter=0.0,
             annotation_missed=0.0,
-            spike_free=False,
             sfreq=settings.sfreq,
             seed=settings.seed,
         )
+        data, _ = simulate_patient(patient)
         write_pickle(folder / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     made = {}
     durations = {'sfreq': settings.sfreq, 'window_size': N_TIMES / settings.sfreq}

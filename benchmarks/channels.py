@@ -19,6 +19,7 @@ from recordings import simulation
 from recordings.channels import ctf275_info, interpolate_channels, map_to_ctf275, placed_info, plain_name, sphere_centre
 from recordings.opening import open_recording
 from recordings.reading import read_recording
+from recordings.scenes import band_pass
 from reports.dipole import fit_dipoles
 from reports.foci import with_ridge
 from utils import SettingError, run_script
@@ -83,7 +84,7 @@ def print_absent(info, absent):
     truths = {
         'dipoles': fields,
         'dipoles, sensors 1.1 mm and 0.9 degrees off': dipole_fields(moved, centre, *dipoles),
-        'background with sensor noise, 0.5-50 Hz': simulation.band_pass(background, 150),
+        'background with sensor noise, 0.5-50 Hz': band_pass(background, 150),
     }
     print('\n| simulated | channel | error | correlation |\n|---|---|---|---|')
     for label, truth in truths.items():
@@ -142,11 +143,11 @@ def locate_focus(subject, sources, snr):
     focus = simulation.draw_focus(rng=rng, head=head)
     focus['spread'] *= sources - 1
     background = simulation.simulate_background(rng=rng, head=head, rhythms=rhythms, n_times=9000, sfreq=150)
-    background = simulation.band_pass(background, 150)
+    background = band_pass(background, 150)
     starts = np.arange(2.0, 58.0, 1.9)
     times = np.arange(9000) / 150
     waves = sum(simulation.spike_wave(rng=rng, focus=focus, times=times - start) for start in starts)
-    field = head['foci'][:, focus['sources']] @ simulation.band_pass(waves, 150)
+    field = head['foci'][:, focus['sources']] @ band_pass(waves, 150)
     events = np.rint(starts * 150).astype(int)
     field *= snr * background.std() / field[:, events].std(axis=0).mean()
     average = np.mean([(background + field)[:, event - 10 : event + 11] for event in events], axis=0)

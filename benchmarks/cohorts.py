@@ -5,6 +5,7 @@ What is found on one kind of simulation may be a property of that kind. So there
 
 import dataclasses
 import functools
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from classifiers.subwindows import SubwindowShape, subwindow_shape
 from data_processing import cut_block, time_labels
 from recordings.channels import N_CHANNELS
 from recordings.scaling import scale_window
+from recordings.scenes import PatientSettings
 from recordings.window_settings import WindowSettings
 from timeseries_dataset import PARTS
 from utils import SettingError
@@ -121,51 +123,77 @@ def simulate_cohort(
     people = share_people(eeg, seed, settings.sfreq) if 'eeg' in kinds else {}
     made, subject = [], 0
     for part in PARTS:
-        rows = {name: [] for name in Part._fields}
+        blocks = []
         for _ in range(getattr(size, part)):
             kind, subject = kinds[subject % len(kinds)], subject + 1
-            rng = np.random.default_rng([seed, subject, 1])
-            data, truth = kind_patient(
-                kind,
-                people.get(part),
-                subject=subject,
-                n_blocks=size.n_blocks,
-                block_seconds=size.block_seconds,
-                spike_rate=SPIKE_RATE * rng.lognormal(0, 0.2),
-                snr=snr * rng.lognormal(0, 0.3),
-                distractor_rate=rng.uniform(1, 7),
-                annotation_jitter=rng.uniform(0.005, 0.025),
-                annotation_missed=rng.uniform(0.05, 0.3),
-                sfreq=settings.sfreq,
-                seed=seed,
-            )
-            spread = np.sqrt(np.mean([signal.var() for signal in data['meg']]))
-            for block, (signal, events) in enumerate(zip(data['meg'], data['events'], strict=True)):
-                cut, _ = cut_block(signal, events, made_with)
-                windows = cut.windows
-                n = len(windows) * sub.n_subwindows
-                samples = truth.loc[truth['block'] == block, 'sample'].to_numpy()
-                samples = samples[(samples >= sub.border) & (samples < sub.border + n * sub.subwindow_length)]
-                for name, marked in (
-                    ('annotated', cut.labels_t),
-                    ('truth', time_labels(len(windows), samples, shape)),
-                ):
-                    inner = marked[:, sub.border : sub.border + sub.n_subwindows * sub.subwindow_length]
-                    rows[name].append(inner.reshape(-1, sub.subwindow_length).any(axis=1).astype(int))
-                first = sub.border + sub.subwindow_length * np.arange(n)
-                field = in_subwindows(windows, sub).std(axis=1)
-                place = {'timing': first + sub.subwindow_length / 2, 'field': field.max(axis=1)}
-                place['peak'] = first + field.argmax(axis=1)
-                rows['places'].append(pd.DataFrame({'subject': subject, 'block': block} | place))
-                rows['spikes'].append(pd.DataFrame({'subject': subject, 'block': block, 'sample': samples}))
-                rows['windows'].append(windows)
-                rows['signals'].append(((signal - signal.mean()) / signal.std()).astype(np.float32))
-                rows['block'].append(np.full(n, subject * size.n_blocks + block))
-                rows['kind'].append(np.full(n, kind))
-                rows['gain'].append(np.full(len(windows), signal.std() / spread, dtype=np.float32))
-        join = {'signals': list} | dict.fromkeys(('places', 'spikes'), functools.partial(pd.concat, ignore_index=True))
-        made.append(Part(**{name: join.get(name, np.concatenate)(values) for name, values in rows.items()}))
+            patient = _draw_patient(subject, seed, snr, size, settings.sfreq)
+            blocks += _blocks_of_patient(kind, people.get(part), patient, made_with, sub)
+        made.append(_joined(blocks))
     return Cohort(*made, sub, shape.half_pulse)
+
+
+def _draw_patient(subject, seed, snr, size, sfreq):
+    """Draw what a patient is like, and how the annotator is."""
+    rng = np.random.default_rng([seed, subject, 1])
+    return PatientSettings(
+        subject=subject,
+        n_blocks=size.n_blocks,
+        block_seconds=size.block_seconds,
+        spike_rate=SPIKE_RATE * rng.lognormal(0, 0.2),
+        snr=snr * rng.lognormal(0, 0.3),
+        distractor_rate=rng.uniform(1, 7),
+        annotation_jitter=rng.uniform(0.005, 0.025),
+        annotation_missed=rng.uniform(0.05, 0.3),
+        sfreq=sfreq,
+        seed=seed,
+    )
+
+
+def _blocks_of_patient(kind, eeg, patient, made_with, sub):
+    """Simulate a patient and cut the windows; yields a `Part` of every block."""
+    data, truth = kind_patient(kind, eeg, patient)
+    spread = np.sqrt(np.mean([signal.var() for signal in data['meg']]))
+    for block, (signal, events) in enumerate(zip(data['meg'], data['events'], strict=True)):
+        cut, _ = cut_block(signal, events, made_with)
+        n = len(cut.windows) * sub.n_subwindows
+        samples = truth.loc[truth['block'] == block, 'sample'].to_numpy()
+        samples = samples[(samples >= sub.border) & (samples < sub.border + n * sub.subwindow_length)]
+        starts = sub.border + sub.subwindow_length * np.arange(n)
+        field = in_subwindows(cut.windows, sub).std(axis=1)
+        of_block = {'subject': patient.subject, 'block': block}
+        yield Part(
+            windows=cut.windows,
+            signals=[((signal - signal.mean()) / signal.std()).astype(np.float32)],
+            annotated=_marked(cut.labels_t, sub),
+            truth=_marked(time_labels(len(cut.windows), samples, made_with.shape), sub),
+            block=np.full(n, patient.subject * patient.n_blocks + block),
+            kind=np.full(n, kind),
+            gain=np.full(len(cut.windows), signal.std() / spread, dtype=np.float32),
+            places=pd.DataFrame(
+                of_block
+                | {
+                    'timing': starts + sub.subwindow_length / 2,
+                    'field': field.max(axis=1),
+                    'peak': starts + field.argmax(axis=1),
+                }
+            ),
+            spikes=pd.DataFrame(of_block | {'sample': samples}),
+        )
+
+
+def _marked(labels_t, sub):
+    """Whether (n * n_subwindows,) a sub-window holds a marked sample, as 0 or 1."""
+    inner = labels_t[:, sub.border : sub.border + sub.n_subwindows * sub.subwindow_length]
+    return inner.reshape(-1, sub.subwindow_length).any(axis=1).astype(int)
+
+
+def _joined(parts):
+    """One part of several, in their order."""
+    tables = functools.partial(pd.concat, ignore_index=True)
+    join = {'signals': lambda lists: list(itertools.chain(*lists)), 'places': tables, 'spikes': tables}
+    return Part(
+        **{name: join.get(name, np.concatenate)([getattr(part, name) for part in parts]) for name in Part._fields}
+    )
 
 
 def rescaled(cohort: Cohort, scaling: str) -> Cohort:

@@ -28,6 +28,7 @@ from classifiers.specs import CLASSIFIERS, Examples
 from models import AUTOENCODERS, build_model
 from models.sfcn import SFCN
 from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from runs.run_directory import RunDirectory
 from runs.settings import read_command
@@ -109,10 +110,11 @@ def make_run(path, classifier, masking):
 
 def simulate():
     """Signal at 1200 Hz, (274, n_samples) float32, and its spikes in s."""
-    data, _ = simulate_patient(
+    patient = PatientSettings(
         subject=1, n_blocks=1, block_seconds=SECONDS, spike_rate=6.0, snr=3.0, distractor_rate=4.0,
-        annotation_jitter=0.0, annotation_missed=0.0, spike_free=False, sfreq=150, seed=0,
+        annotation_jitter=0.0, annotation_missed=0.0, sfreq=150, seed=0,
     )  # fmt: skip
+    data, _ = simulate_patient(patient)
     times = np.arange(SECONDS * SFREQ) / SFREQ
     signal = np.array(
         [np.interp(times, np.arange(SECONDS * 150) / 150, row) for row in data['meg'][0]], dtype=np.float32

@@ -23,16 +23,17 @@ from classification import Detections
 from recordings.channels import ctf275_info
 from recordings.layout import Layout
 from recordings.reading import Recording
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from reports.foci import find_foci
 from reports.recording_detections import RecordingDetections, detections_of_recording
 from utils import SettingError, run_script
 
-SEED, N_PATIENTS, N_FALSE = 21, 20, 3
-PATIENT = {
-    'n_blocks': 3, 'block_seconds': 60, 'spike_rate': 9.0, 'snr': 3.0, 'distractor_rate': 4.0, 'annotation_jitter': 0.0,
-    'annotation_missed': 0.0, 'spike_free': False, 'sfreq': 150,
-}  # fmt: skip
+N_PATIENTS, N_FALSE = 20, 3
+PATIENT = PatientSettings(
+    subject=1, n_blocks=3, block_seconds=60, spike_rate=9.0, snr=3.0, distractor_rate=4.0, annotation_jitter=0.0,
+    annotation_missed=0.0, sfreq=150, seed=21,
+)  # fmt: skip
 
 HEAD = (
     '| spikes | groups of spikes found (patients) | all groups, mean | adjusted Rand index: mean, lowest '
@@ -50,7 +51,7 @@ def main(words: list[str]) -> None:
     for n_foci in (1, 2, 3):
         measured = {n_false: [] for n_false in rows}
         for subject in tqdm(range(1, N_PATIENTS + 1), desc=f'{n_foci} foci'):
-            data, truth = simulate_patient(subject=subject, seed=SEED, n_foci=n_foci, **PATIENT)
+            data, truth = simulate_patient(PATIENT._replace(subject=subject), n_foci)
             for n_false in rows:
                 measured[n_false].append(measure(data, truth, n_false))
         for n_false, patients in measured.items():

@@ -44,6 +44,7 @@ from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
 from recordings.patient_windows import PatientWindows
 from recordings.scaling import block_statistics, scale
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from runs.network_settings import loss_weights
 from runs.settings import read_command
@@ -159,10 +160,11 @@ def simulate(size: Size, settings: SimpleNamespace) -> tuple[np.ndarray, np.ndar
 
     The block is 3 minutes long, (274, n_samples) in tesla.
     """
-    data, _ = simulate_patient(
+    patient = PatientSettings(
         subject=1, n_blocks=1, block_seconds=180, spike_rate=6.0, snr=3.0, distractor_rate=4.0, annotation_jitter=0.0,
-        annotation_missed=0.0, spike_free=False, sfreq=150, seed=settings.seed,
+        annotation_missed=0.0, sfreq=150, seed=settings.seed,
     )  # fmt: skip
+    data, _ = simulate_patient(patient)
     signal = data['meg'][0]
     deviations = np.empty(signal.shape, '<f4')
     scaled = scale(deviations, *block_statistics(signal, deviations))

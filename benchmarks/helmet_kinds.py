@@ -15,7 +15,7 @@ from scipy.signal import lfilter
 from threadpoolctl import threadpool_limits
 
 from recordings.channels import ctf275_info
-from recordings.simulation import Scene, record_patient
+from recordings.scenes import PatientSettings, Scene, record_patient
 from recordings.transients import hann
 
 N_SOURCES = 60
@@ -23,10 +23,8 @@ BACKGROUND_STD = 3e-13  # tesla
 
 
 @threadpool_limits.wrap(limits=1)
-def other_patient(
-    *, subject: int, seed: int, sfreq: float, rhythmic: bool, **options: float
-) -> tuple[dict[str, list], pd.DataFrame]:
-    """Simulate a patient; other options and results are those of `recordings.simulation.simulate_patient`.
+def other_patient(settings: PatientSettings, rhythmic: bool) -> tuple[dict[str, list], pd.DataFrame]:
+    """Simulate a patient; the results are those of `recordings.simulation.simulate_patient`.
 
     The kind 'resonances': the background is a sum of resonances between 3 and 30 Hz, which wax and wane, over random
     walks. Spikes have one to three phases. Other transients are damped oscillations, low sharp spikes and jumps of a
@@ -36,7 +34,7 @@ def other_patient(
     predicts much of them, and a heart that beats in every channel. Spikes rise steeply and fall slowly. Other
     transients are slow, like blinks, or bursts of arches, or sharp with an after-wave, from one place.
     """
-    rng = np.random.default_rng([seed, subject, 2])
+    rng, sfreq = np.random.default_rng([settings.seed, settings.subject, 2]), settings.sfreq
     places = np.array([channel['loc'][:3] for channel in ctf275_info(sfreq)['chs']])
     fields = draw_fields(rng, places, N_SOURCES)
     strength = rng.lognormal(0, 1.0 if rhythmic else 0.6, N_SOURCES)
@@ -48,7 +46,7 @@ def other_patient(
         damping, walks = rng.uniform(0.985, 0.998, N_SOURCES), 0.3
     sensor = rng.uniform(0.1, 0.3) * rng.lognormal(0, 0.3, (len(places), 1))
     heart = draw_fields(rng, places, 1) * rng.uniform(0.2, 1.2)
-    usual = draw_fields(rng, places, 3)  # where most of the other transients come from
+    sources = draw_fields(rng, places, 3)  # where most of the other transients come from
 
     def background(n_times):
         signal = fields @ (strength[:, None] * resonances(rng, frequency / sfreq, damping, walks, n_times))
@@ -58,7 +56,7 @@ def other_patient(
         return BACKGROUND_STD * (signal + sensor * rng.standard_normal(signal.shape))
 
     def distractor(times):
-        field = draw_fields(rng, places, 1)[:, 0] if rng.random() < 0.3 else usual[:, rng.integers(3)]
+        field = draw_fields(rng, places, 1)[:, 0] if rng.random() < 0.3 else sources[:, rng.integers(3)]
         field, course = transient(rng, field, times, rhythmic)
         return field, rng.lognormal(0, 0.4) * course
 
@@ -68,9 +66,7 @@ def other_patient(
     foci = [
         (draw_fields(rng, places, 2), focus_wave(draw_morphology(rng, rhythmic))) for _ in range(rng.integers(1, 4))
     ]
-    return record_patient(
-        Scene(background, foci, distractor), rng=rng, subject=subject, sfreq=sfreq, **options
-    )  # fmt: skip
+    return record_patient(Scene(background, foci, distractor), settings, rng)
 
 
 def draw_fields(rng, places, n_fields):

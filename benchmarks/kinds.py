@@ -27,15 +27,13 @@ from helmet_kinds import other_patient
 from threadpoolctl import threadpool_limits
 
 from recordings.channels import ctf275_info
+from recordings.scenes import PatientSettings, Scene, band_pass, record_patient
 from recordings.simulation import (
-    Scene,
-    band_pass,
     coloured_noise,
     draw_distractors,
     draw_foci,
     draw_focus,
     draw_rhythms,
-    record_patient,
     simulate_artefacts,
     simulate_head,
     simulate_patient,
@@ -68,24 +66,24 @@ def present(kinds: Iterable[str] = KINDS, eeg: str | Path = EEG) -> list[str]:
     return [kind for kind in kinds if kind not in absent]
 
 
-def kind_patient(kind: str, eeg: list[np.ndarray] | None, **options) -> tuple[dict[str, list], pd.DataFrame]:
-    """Simulate a patient of a kind; options and results are those of `recordings.simulation.simulate_patient`.
+def kind_patient(
+    kind: str, eeg: list[np.ndarray] | None, settings: PatientSettings
+) -> tuple[dict[str, list], pd.DataFrame]:
+    """Simulate a patient of a kind; the results are those of `recordings.simulation.simulate_patient`.
 
     `eeg` drives the kind 'eeg': recordings, each (n_channels, n_samples), of people of one part of the cohort.
     """
     if kind == 'dipoles':
-        return simulate_patient(**options, spike_free=False)
+        return simulate_patient(settings)
     if kind in ('resonances', 'rhythms'):
-        return other_patient(**options, rhythmic=kind == 'rhythms')
-    return head_patient(eeg=eeg if kind == 'eeg' else None, **options)
+        return other_patient(settings, rhythmic=kind == 'rhythms')
+    return head_patient(settings, eeg if kind == 'eeg' else None)
 
 
 @threadpool_limits.wrap(limits=1)
-def head_patient(
-    *, subject: int, seed: int, sfreq: float, eeg: list[np.ndarray] | None, **options
-) -> tuple[dict[str, list], pd.DataFrame]:
+def head_patient(settings: PatientSettings, eeg: list[np.ndarray] | None) -> tuple[dict[str, list], pd.DataFrame]:
     """Simulate a patient of the kind 'eeg', or of the kind 'recorded' where there is no `eeg`; see `kind_patient`."""
-    rng = np.random.default_rng([seed, subject, 4 if eeg is None else 3])
+    rng, sfreq = np.random.default_rng([settings.seed, settings.subject, 4 if eeg is None else 3]), settings.sfreq
     head, rhythms = simulate_head(rng=rng, info=ctf275_info(sfreq)), draw_rhythms(rng)
     chosen = rng.permutation(head['cortex'].shape[1])[:N_DIPOLES]
     if eeg is None:
@@ -95,7 +93,7 @@ def head_patient(
         background = eeg_background(rng, head, chosen, rhythms, sfreq, eeg[rng.integers(len(eeg))])
         foci, _ = draw_foci(rng, head, None)
     scene = Scene(background, foci, draw_distractors(rng, head))
-    return record_patient(scene, rng=rng, subject=subject, sfreq=sfreq, **options)
+    return record_patient(scene, settings, rng)
 
 
 # -------------------------------------------------------------------------------- driven by recorded EEG

@@ -28,6 +28,7 @@ from loop import make_optimizer, train
 from models import AUTOENCODERS, build_model
 from recordings.channels import N_CHANNELS
 from recordings.pickles import write_pickle
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from recordings.window_settings import WindowSettings
 from runs.settings import read_command
@@ -69,7 +70,7 @@ def main(words):
 
 def simulate(raw):
     """Write the recording: three blocks, five times."""
-    data, _ = simulate_patient(
+    patient = PatientSettings(
         subject=1,
         n_blocks=3,
         block_seconds=SECONDS,
@@ -78,10 +79,10 @@ def simulate(raw):
         distractor_rate=4.0,
         annotation_jitter=0.01,
         annotation_missed=0.1,
-        spike_free=False,
         sfreq=150,
         seed=0,
     )
+    data, _ = simulate_patient(patient)
     write_pickle(raw / 'data_raw_001.pkl', {key: list(values) * (N_BLOCKS // 3) for key, values in data.items()})
 
 

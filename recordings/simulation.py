@@ -1,12 +1,11 @@
 """Simulated patients with epilepsy, recorded with a 275-channel CTF MEG.
 
-A patient is a `Scene` (what a block without transients is, what spikes and other transients are), of which
-`record_patient` makes blocks. `simulate_patient` and `record_patient` have many arguments: each is a setting.
+A patient is a `scenes.Scene`: sources in a spherical head, their rhythms, foci and other transients.
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import mne
 import numpy as np
@@ -14,6 +13,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from recordings.channels import ctf275_info, sphere_centre
+from recordings.scenes import PatientSettings, Scene, draw_times, record_patient
 from recordings.transients import (
     DISTRACTORS,
     distractor_course,
@@ -25,30 +25,6 @@ from recordings.transients import (
 
 N_CORTEX = 300  # cortical dipoles of the background
 N_FOCI = 200  # dipoles that may be the source of spikes
-SPIKE_DISTANCE = 0.5  # s, least distance between the peaks of two spikes
-BORDER = 1.0  # s without spikes at both ends of a block
-# s around the first peak of the first source, where the peak of the whole field is looked for: a spike whose second
-# peak or wave is the highest has its peak there.
-PEAK_SEARCH = 0.1
-
-
-class Scene(NamedTuple):
-    """What the blocks of a patient are made of; each function draws anew at every call.
-
-    Attributes
-    ----------
-    background : function
-        n_times -> unfiltered signal (n_channels, n_times) without spikes, in tesla.
-    foci : list of pairs
-        Fields (n_channels, n_sources) of std 1 over channels, and a function: times in s -> courses
-        (n_sources, n_times) of a spike with a height of about 1 at 0 s.
-    distractor : function
-        times in s -> field (n_channels,) and course (n_times,) of a transient around 0 s that is no spike.
-    """
-
-    background: Callable[[int], np.ndarray]
-    foci: list[tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]]
-    distractor: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def simulate_head(*, rng: np.random.Generator, info: mne.Info) -> dict[str, np.ndarray]:
@@ -101,11 +77,6 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def band_pass(x: np.ndarray, sfreq: float) -> np.ndarray:
-    """Filter x, (n_rows, n_times) at `sfreq` Hz, between 0.5 and 50 Hz without delay."""
-    return mne.filter.filter_data(x, sfreq, 0.5, 50, verbose='error')
-
-
 def coloured_noise(
     *,
     rng: np.random.Generator,
@@ -119,13 +90,6 @@ def coloured_noise(
     white = rng.standard_normal((n_rows, n_times), dtype=np.float32)
     noise = np.fft.irfft(np.fft.rfft(white) * spectrum, n_times)
     return noise / noise.std(axis=1, keepdims=True)
-
-
-def draw_times(*, rng: np.random.Generator, rate: float, seconds: float, distance: float, border: float) -> np.ndarray:
-    """Draw Poisson-like times in s: `rate` per minute, at least `distance` apart and `border` from both ends."""
-    room = max(seconds - 2 * border, 0)
-    count = min(rng.poisson(rate * seconds / 60), int(room / distance))
-    return border + np.sort(rng.uniform(0, room - count * distance, count)) + distance * np.arange(count)
 
 
 def draw_rhythms(rng: np.random.Generator) -> dict[str, Any]:
@@ -258,46 +222,12 @@ def draw_distractors(rng: np.random.Generator, head: dict[str, np.ndarray]) -> C
 
 
 @threadpool_limits.wrap(limits=1)  # the last bits of a matrix product depend on the number of threads
-def simulate_patient(
-    *,
-    subject: int,
-    n_blocks: int,
-    block_seconds: float,
-    spike_rate: float,
-    snr: float,
-    distractor_rate: float,
-    annotation_jitter: float,
-    annotation_missed: float,
-    spike_free: bool,
-    sfreq: float,
-    seed: int,
-    n_foci: int | None = None,
-) -> tuple[dict[str, list], pd.DataFrame]:
+def simulate_patient(settings: PatientSettings, n_foci: int | None = None) -> tuple[dict[str, list], pd.DataFrame]:
     """Simulate the recordings of a patient.
 
     Parameters
     ----------
-    subject : int
-        Number of the patient; the random draws depend on it and on `seed` alone.
-    n_blocks : int
-        Number of blocks.
-    block_seconds : float
-        Duration of a block; the band-pass filter needs 7 s.
-    spike_rate, distractor_rate : float
-        Mean number of spikes, and of other sharp transients, per minute.
-    snr : float
-        Mean over spikes of the std over channels of the spike's field at its peak, divided by the std over channels
-        and samples of the background (brain, artefacts, noise).
-    annotation_jitter : float
-        Std of the annotation's error, in seconds.
-    annotation_missed : float
-        Share of the spikes that the annotation misses.
-    spike_free : bool
-        Whether the patient has no spike.
-    sfreq : float
-        Sampling frequency, in Hz.
-    seed : int
-        The setting of this name.
+    settings : PatientSettings
     n_foci : int, optional
         Number of foci; one or two at random where not given.
 
@@ -311,104 +241,16 @@ def simulate_patient(
         absolute value over channels of the noise-free field there, in tesla; `focus`, its number from 1 on, and the
         position `x`, `y`, `z` of the focus' first source, in metres in the coordinates of the helmet.
     """
-    rng = np.random.default_rng([seed, subject])
-    head = simulate_head(rng=rng, info=ctf275_info(sfreq))
+    rng = np.random.default_rng([settings.seed, settings.subject])
+    head = simulate_head(rng=rng, info=ctf275_info(settings.sfreq))
     rhythms = draw_rhythms(rng)
     foci, positions = draw_foci(rng, head, n_foci)
     scene = Scene(
         background=lambda n_times: simulate_background(
-            rng=rng, head=head, rhythms=rhythms, n_times=n_times, sfreq=sfreq
+            rng=rng, head=head, rhythms=rhythms, n_times=n_times, sfreq=settings.sfreq
         ),
         foci=foci,
         distractor=draw_distractors(rng, head),
     )
-    data, truth = record_patient(
-        scene,
-        rng=rng,
-        subject=subject,
-        n_blocks=n_blocks,
-        block_seconds=block_seconds,
-        spike_rate=0.0 if spike_free else spike_rate,
-        snr=snr,
-        distractor_rate=distractor_rate,
-        annotation_jitter=annotation_jitter,
-        annotation_missed=annotation_missed,
-        sfreq=sfreq,
-    )
+    data, truth = record_patient(scene, settings, rng)
     return data, truth.assign(**dict(zip('xyz', positions[truth['focus'] - 1].T, strict=True)))
-
-
-def record_patient(
-    scene: Scene,
-    *,
-    rng: np.random.Generator,
-    subject: int,
-    n_blocks: int,
-    block_seconds: float,
-    spike_rate: float,
-    snr: float,
-    distractor_rate: float,
-    annotation_jitter: float,
-    annotation_missed: float,
-    sfreq: float,
-) -> tuple[dict[str, list], pd.DataFrame]:
-    """Make the recordings of a patient from a scene; arguments and results are those of `simulate_patient`.
-
-    The truth does not say where the foci are.
-    """
-    spike_fields = np.concatenate([fields for fields, _ in scene.foci], axis=1)
-    rows_of = np.split(np.arange(spike_fields.shape[1]), np.cumsum([fields.shape[1] for fields, _ in scene.foci])[:-1])
-    n_times = round(block_seconds * sfreq)
-    times = np.arange(n_times) / sfreq
-    reach = np.arange(2 * round(PEAK_SEARCH * sfreq) + 1) - round(PEAK_SEARCH * sfreq)
-    spacing = {
-        'rng': rng,
-        'seconds': block_seconds,
-        'distance': SPIKE_DISTANCE + 2 * PEAK_SEARCH,
-        'border': BORDER + PEAK_SEARCH,
-    }
-
-    backgrounds, spikes, distractors, peaks, spike_std, numbers = [], [], [], [], [], []
-    for _ in range(n_blocks):
-        backgrounds.append(band_pass(scene.background(n_times), sfreq).astype(np.float32))
-
-        # Blocks differ in their number of spikes: the rate of each is drawn around `spike_rate`.
-        starts = draw_times(rate=spike_rate * rng.gamma(4, 1 / 4), **spacing)
-        sources = np.zeros((len(spike_fields.T), n_times))
-        numbers.append([])
-        for start in starts:
-            focus = rng.integers(len(scene.foci))
-            numbers[-1].append(focus + 1)
-            sources[rows_of[focus]] += scene.foci[focus][1](times - start)
-        transients = [scene.distractor(times - start) for start in draw_times(rate=distractor_rate, **spacing)]
-        waves = [course[None] for _, course in transients]
-        sources, waves = np.split(band_pass(np.concatenate([sources, *waves]), sfreq), [len(sources)])
-        spikes.append(sources)
-        distractors.append((np.reshape([field for field, _ in transients], (-1, len(spike_fields))).T, waves))
-
-        # Other sources, peaks and waves of a spike, and the filter, move the peak: look for it in the filtered field.
-        near = np.round(starts * sfreq).astype(np.int64)[:, None] + reach
-        std = np.tensordot(spike_fields, sources[:, near], axes=1).std(axis=0)
-        peaks.append(near[np.arange(len(near)), std.argmax(axis=1)])
-        spike_std.extend(std.max(axis=1))
-
-    background_std = np.sqrt(np.mean([background.var() for background in backgrounds]))
-    gain = snr * background_std / np.mean(spike_std) if spike_std else 0
-
-    data = {'meg': [], 'events': [], 'reannot': [], 'file': []}
-    rows = []
-    for block, (fields, waves) in enumerate(distractors):
-        field = gain * spike_fields @ spikes[block]
-        distractor_field = snr * background_std * fields @ waves
-        noticed = peaks[block][rng.random(len(peaks[block])) >= annotation_missed]
-        annotated = np.round(noticed + rng.normal(0, annotation_jitter * sfreq, len(noticed))).astype(np.int64)
-        annotated = annotated[(annotated >= 0) & (annotated < n_times)]
-        data['meg'].append((backgrounds[block] + field + distractor_field).astype(np.float32))
-        data['events'].append(np.unique(annotated))
-        data['reannot'].append(np.array([], dtype=np.int64))
-        data['file'].append(f'sim_{subject:03d}_block_{block:02d}.ds')
-        amplitudes = np.abs(field[:, peaks[block]]).max(axis=0, initial=0)
-        rows += [(subject, block, *spike) for spike in zip(peaks[block], amplitudes, numbers[block], strict=True)]
-    integers = dict.fromkeys(['subject', 'block', 'sample', 'focus'], np.int64)
-    types = dict.fromkeys(['subject', 'block', 'sample', 'amplitude', 'focus'], np.float64) | integers
-    return data, pd.DataFrame(rows, columns=list(types)).astype(types)

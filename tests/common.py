@@ -13,6 +13,7 @@ from data_processing import create_windows
 from recordings.channels import ctf275_info
 from recordings.layout import Layout
 from recordings.reading import Recording
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from recordings.window_settings import WindowSettings
 from reports import run_results
@@ -47,11 +48,10 @@ def clear_patient(subject, **changes):
         'distractor_rate': 1.0,
         'annotation_jitter': 0.0,
         'annotation_missed': 0.0,
-        'spike_free': False,
         'sfreq': 150,
         'seed': 0,
     }
-    data, _ = simulate_patient(**settings | changes)
+    data, _ = simulate_patient(PatientSettings(**settings | changes))
     return data
 
 

@@ -14,21 +14,22 @@ import quality_table
 from cohorts import Part
 from kinds import EEG, KINDS, kind_patient, people_of, present, share_people
 
+from recordings.scenes import PatientSettings
 from runs.settings import read_command
 from utils import DataError
 
-OPTIONS = {
-    'subject': 2,
-    'n_blocks': 2,
-    'block_seconds': 40,
-    'spike_rate': 12.0,
-    'snr': 6.0,
-    'distractor_rate': 0.0,
-    'annotation_jitter': 0.0,
-    'annotation_missed': 0.0,
-    'sfreq': 150,
-    'seed': 0,
-}
+PATIENT = PatientSettings(
+    subject=2,
+    n_blocks=2,
+    block_seconds=40,
+    spike_rate=12.0,
+    snr=6.0,
+    distractor_rate=0.0,
+    annotation_jitter=0.0,
+    annotation_missed=0.0,
+    sfreq=150,
+    seed=0,
+)
 
 
 @pytest.mark.parametrize('kind', KINDS[1:])
@@ -36,8 +37,8 @@ def test_every_kind_has_its_spikes_where_it_says(kind):
     if kind not in present():
         pytest.skip(f'no recordings for the kind {kind}')
     eeg = share_people(EEG, 0, 150)['train'] if kind == 'eeg' else None
-    data, truth = kind_patient(kind, eeg, **OPTIONS)
-    again, _ = kind_patient(kind, eeg, **OPTIONS)
+    data, truth = kind_patient(kind, eeg, PATIENT)
+    again, _ = kind_patient(kind, eeg, PATIENT)
     assert len(truth) > 5
     for block, meg in enumerate(data['meg']):
         assert meg.shape == (274, 6000)

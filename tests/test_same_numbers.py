@@ -38,7 +38,7 @@ def study(tmp_path_factory, make_windows):
     """Four patients of two blocks, one of which is for training, and the words of runs on them."""
     folder = tmp_path_factory.mktemp('study')
     for subject in (1, 2, *TESTED):
-        data = clear_patient(subject, n_blocks=2, block_seconds=14, spike_rate=25.0, spike_free=subject == SPIKE_FREE)
+        data = clear_patient(subject, n_blocks=2, block_seconds=14, spike_rate=25.0 * (subject != SPIKE_FREE))
         write_pickle(folder / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(folder / 'raw', folder, nb_best_blocks=1)
     windows = [str(folder / 'windows_ae'), str(folder / 'windows_clf')]

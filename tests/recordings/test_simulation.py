@@ -4,26 +4,26 @@ import numpy as np
 import pytest
 
 from recordings.channels import N_CHANNELS, ctf275_info
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 
-PATIENT = {
-    'subject': 2,
-    'n_blocks': 2,
-    'block_seconds': 30,
-    'spike_rate': 20.0,
-    'snr': 3.0,
-    'distractor_rate': 4.0,
-    'annotation_jitter': 0.01,
-    'annotation_missed': 0.2,
-    'spike_free': False,
-    'sfreq': 150,
-    'seed': 0,
-}
+PATIENT = PatientSettings(
+    subject=2,
+    n_blocks=2,
+    block_seconds=30,
+    spike_rate=20.0,
+    snr=3.0,
+    distractor_rate=4.0,
+    annotation_jitter=0.01,
+    annotation_missed=0.2,
+    sfreq=150,
+    seed=0,
+)
 
 
 @pytest.fixture(scope='module')
 def patient():
-    return simulate_patient(**PATIENT)
+    return simulate_patient(PATIENT)
 
 
 def test_the_channels_are_those_of_the_contract():
@@ -62,10 +62,10 @@ def test_a_patient_is_as_real_ones_are(patient):
 
 def test_the_snr_is_what_was_asked_for():
     """The noise-free spikes are the difference of two simulations that differ in nothing but the snr."""
-    twice, _ = simulate_patient(**PATIENT | {'snr': 6.0, 'distractor_rate': 0.0})
-    once, truth = simulate_patient(**PATIENT | {'distractor_rate': 0.0})
+    stronger, _ = simulate_patient(PATIENT._replace(snr=6.0, distractor_rate=0.0))
+    weaker, truth = simulate_patient(PATIENT._replace(distractor_rate=0.0))
     spike_std, background = [], []
-    for block, (a, b) in enumerate(zip(once['meg'], twice['meg'], strict=True)):
+    for block, (a, b) in enumerate(zip(weaker['meg'], stronger['meg'], strict=True)):
         field = b.astype(np.float64) - a
         peaks = truth.loc[truth['block'] == block, 'sample'].to_numpy()
         background.append(a - field)
@@ -75,15 +75,15 @@ def test_the_snr_is_what_was_asked_for():
 
 def test_the_same_seed_gives_the_same_bytes(patient):
     data, truth = patient
-    again, truth_again = simulate_patient(**PATIENT)
-    other, _ = simulate_patient(**PATIENT | {'seed': 1})
+    again, truth_again = simulate_patient(PATIENT)
+    another_seed, _ = simulate_patient(PATIENT._replace(seed=1))
     assert all(a.tobytes() == b.tobytes() for a, b in zip(data['meg'], again['meg'], strict=True))
     assert truth.equals(truth_again)
-    assert data['meg'][0].tobytes() != other['meg'][0].tobytes()
+    assert data['meg'][0].tobytes() != another_seed['meg'][0].tobytes()
 
 
 def test_a_patient_without_spikes():
-    data, truth = simulate_patient(**PATIENT | {'spike_free': True})
+    data, truth = simulate_patient(PATIENT._replace(spike_rate=0.0))
     assert len(truth) == 0
     assert not any(map(len, data['events']))
 

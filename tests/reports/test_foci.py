@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from classification import Detections
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from reports.foci import align, background_covariance, cut_epochs, find_foci, group_events
 from reports.recording_detections import detections_of_recording
@@ -128,10 +129,11 @@ def test_the_background_is_what_is_far_from_events_and_bad_segments():
 @pytest.mark.parametrize('n_foci', [1, 2, 3])
 def test_the_foci_of_a_simulated_patient_are_found(n_foci):
     """One patient of each kind; benchmarks/foci.py has twenty."""
-    data, truth = simulate_patient(
+    patient = PatientSettings(
         subject=1, n_blocks=1, block_seconds=90, spike_rate=20.0, snr=3.0, distractor_rate=4.0, annotation_jitter=0.0,
-        annotation_missed=0.0, spike_free=False, sfreq=150, seed=4, n_foci=n_foci,
+        annotation_missed=0.0, sfreq=150, seed=4,
     )  # fmt: skip
+    data, truth = simulate_patient(patient, n_foci)
     blocks = [recording_of(meg) for meg in data['meg']]
     detections, foci = find_foci(detections_at(blocks, [truth['sample'].to_numpy()]))
     clusters, true = detections.events['cluster'].to_numpy(), truth['focus'].to_numpy()

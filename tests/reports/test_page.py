@@ -10,6 +10,7 @@ import pytest
 from common import recording_of
 
 from classification import Detections
+from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
 from reports.detection_page import write_report
 from reports.event_residuals import EventResidual
@@ -25,10 +26,11 @@ MADE_WITH = {
 @pytest.fixture(scope='module')
 def page(tmp_path_factory):
     """The page of a simulated recording with two foci and a bad segment."""
-    data, truth = simulate_patient(
+    patient = PatientSettings(
         subject=1, n_blocks=1, block_seconds=40, spike_rate=20.0, snr=6.0, distractor_rate=0.0, annotation_jitter=0.0,
-        annotation_missed=0.0, spike_free=False, sfreq=150, seed=4, n_foci=2,
+        annotation_missed=0.0, sfreq=150, seed=4,
     )  # fmt: skip
+    data, truth = simulate_patient(patient, n_foci=2)
     samples = truth['sample'].to_numpy()
     block = recording_of(data['meg'][0], bad_segments=[(samples[-1] - 50, samples[-1] + 50)])
     probas = np.linspace(0.6, 0.99, len(samples))

@@ -47,7 +47,7 @@ def windows(tmp_path_factory, make_windows):
     """Windows of six simulated patients, the last one without spikes: a folder with windows_ae and windows_clf."""
     folder = tmp_path_factory.mktemp('windows')
     for subject in range(1, N_PATIENTS + 1):
-        data = clear_patient(subject, block_seconds=24, spike_rate=25.0, spike_free=subject == SPIKE_FREE)
+        data = clear_patient(subject, block_seconds=24, spike_rate=25.0 * (subject != SPIKE_FREE))
         write_pickle(folder / 'raw' / f'data_raw_{subject:03d}.pkl', data)
     make_windows(folder / 'raw', folder, include_spike_free=True)
     return folder
