@@ -54,9 +54,9 @@ def main(words: list[str]) -> None:
         rows = []
         for model in AUTOENCODERS:
             for number, classifier in enumerate(CLASSIFIERS, start=1):
-                first = classifier in ('sfcn', 'threshold')
-                chosen = [*words, f'classifier={classifier}', *['model_nb=1'] * (not first)]
-                run('main_train', 'auto' if first else 'clf', model, *chosen)
+                trains_autoencoder = classifier in ('sfcn', 'threshold')
+                chosen = [*words, f'classifier={classifier}', *['model_nb=1'] * (not trains_autoencoder)]
+                run('main_train', 'auto' if trains_autoencoder else 'clf', model, *chosen)
                 finished = RunDirectory(Path(folder) / 'results' / f'{model}_{number}')
                 metrics = json.loads(finished.metrics.read_text())
                 row = {'model': model, 'classifier': classifier}

@@ -111,8 +111,8 @@ def simulate_windows(folder: Path, settings) -> tuple[np.ndarray, np.ndarray, np
         )
         create_windows(folder / 'raw', folder / part, made_with, patient=patients, include_spike_free=True)
         opened = open_directory(folder / part, 0, False, durations)
-        made[part] = np.concatenate([one.windows for one in opened])
-        labels_t = np.concatenate([one.labels_t for one in opened])
+        made[part] = np.concatenate([patient_windows.windows for patient_windows in opened])
+        labels_t = np.concatenate([patient_windows.labels_t for patient_windows in opened])
     return made['train'], made['validation'], labels_t
 
 
@@ -153,7 +153,7 @@ def measure_learning(name, train_windows, validation, labels_t, settings, device
     errors = reconstruction_errors(model, validation, device)
     power = (validation[normal].astype(np.float64) ** 2).mean()
     inner = slice(45, N_TIMES - 45)
-    over_time = errors.mean(axis=1)[:, inner]  # (windows, times): the outer samples are never judged
+    over_time = errors.mean(axis=1)[:, inner]  # (windows, times): the outer samples are never scored
     around = labels_t[:, inner].astype(bool)
     noise = np.random.default_rng(1).normal(0, train_windows.std(), (64, N_CHANNELS, N_TIMES)).astype(np.float32)
     n_latent = sum(z[0].numel() for z in model.latent(torch.zeros(1, 1, N_CHANNELS, N_TIMES, device=device)))
@@ -202,9 +202,9 @@ def pca_error(train_windows, validation, n_latent, axis):
     size, times_used = train_windows.shape[axis], train_windows.shape[3 - axis]
     rows = np.moveaxis(train_windows, axis, -1).reshape(-1, size).astype(np.float64)
     _, vectors = np.linalg.eigh(rows.T @ rows)
-    kept = vectors[:, size - n_latent // times_used :]
+    components = vectors[:, size - n_latent // times_used :]
     rows = np.moveaxis(validation, axis, -1).reshape(-1, size).astype(np.float64)
-    return 1 - ((rows @ kept) ** 2).sum() / (rows**2).sum()
+    return 1 - ((rows @ components) ** 2).sum() / (rows**2).sum()
 
 
 # --------------------------------------------------------------------------------------------------- speed

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
-from cohorts import Cohort, hidden_stretches, in_subwindows
+from cohorts import Cohort, in_subwindows, masked_segments
 from sklearn.ensemble import IsolationForest
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -57,11 +57,11 @@ def networks(cohort: Cohort, seed: int, device: torch.device):
 
 
 def raw_with_margins(cohort):
-    """The sub-windows of every part with their margins, (n * n_subwindows, 274, n_hidden)."""
+    """The sub-windows of every part with their margins, (n * n_subwindows, 274, n_masked)."""
     raw = {}
     for name in PARTS:
-        hidden = hidden_stretches(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
-        raw[name] = hidden.reshape(-1, N_CHANNELS, hidden.shape[3])
+        segments = masked_segments(getattr(cohort, name).windows, cohort).swapaxes(1, 2)
+        raw[name] = segments.reshape(-1, N_CHANNELS, segments.shape[3])
     return raw
 
 
@@ -81,15 +81,15 @@ def with_margins(cohort: Cohort):
     yield 'field power, with margins', {name: field_peak(raw[name], getattr(cohort, name)) for name in tested}
 
     components = components_of(cohort)
-    errors, usual = ridge_errors(cohort, components, cohort.margin)
+    errors, scales = ridge_errors(cohort, components, cohort.margin)
     same, scores = np.eye(components.shape[1], dtype=np.float32), {}
     for name in tested:
         part = getattr(cohort, name)
-        n_components, n_hidden = errors[name].shape[1:]
+        n_components, n_masked = errors[name].shape[1:]
         residual_windows = (
-            errors[name].reshape(len(part.windows), cohort.sub.n_subwindows, n_components, n_hidden).swapaxes(1, 2)
+            errors[name].reshape(len(part.windows), cohort.sub.n_subwindows, n_components, n_masked).swapaxes(1, 2)
         )
-        arrays = (components.T @ part.windows / usual, residual_windows, same)
+        arrays = (components.T @ part.windows / scales, residual_windows, same)
         tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
         scores[name] = subtract_block_median(duration_score(*tensors, cohort.sub, cohort.margin).numpy(), part.block)
     yield 'ridge predictor, with margins and the score of threshold', scores
@@ -117,8 +117,8 @@ def components_of(cohort):
 def field_peak(raw, part):
     """Largest global field power (std over channels) in a sub-window over the median of its block."""
     power = np.log(raw.std(axis=1))
-    usual = pd.Series(np.median(power, axis=1)).groupby(part.block).transform('median').to_numpy()
-    return power.max(axis=1) - usual
+    typical = pd.Series(np.median(power, axis=1)).groupby(part.block).transform('median').to_numpy()
+    return power.max(axis=1) - typical
 
 
 def classic_features(raw):
@@ -153,16 +153,16 @@ def ridge_errors(cohort, components, margin):
         The errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors of
         variance 1 in training; and by what they were divided (components, 1).
     """
-    hidden = cohort.sub.subwindow_length + 2 * margin
+    n_masked = cohort.sub.subwindow_length + 2 * margin
 
     def stretches(part):
         pieces = []
         for signal in part.signals:
-            series = np.pad(components.T @ signal, ((0, 0), (CONTEXT, CONTEXT + hidden)), mode='edge')
+            series = np.pad(components.T @ signal, ((0, 0), (CONTEXT, CONTEXT + n_masked)), mode='edge')
             hop = cohort.sub.n_subwindows * cohort.sub.subwindow_length
             n = ((signal.shape[1] - part.windows.shape[2]) // hop + 1) * cohort.sub.n_subwindows
             starts = cohort.sub.border - margin + cohort.sub.subwindow_length * np.arange(n)
-            cut = np.lib.stride_tricks.sliding_window_view(series, hidden + 2 * CONTEXT, axis=1)[:, starts]
+            cut = np.lib.stride_tricks.sliding_window_view(series, n_masked + 2 * CONTEXT, axis=1)[:, starts]
             pieces.append(cut.swapaxes(0, 1))
         cut = np.concatenate(pieces)
         return np.concatenate([cut[..., :CONTEXT], cut[..., -CONTEXT:]], axis=2), cut[..., CONTEXT:-CONTEXT]
@@ -178,8 +178,8 @@ def ridge_errors(cohort, components, margin):
     for name in PARTS:
         context, wanted = stretches(getattr(cohort, name))
         errors[name] = wanted - np.einsum('nic,ich->nih', context, np.stack(weights), optimize=True)
-    usual = np.sqrt(np.square(errors['train']).mean(axis=(0, 2)))[:, None]
-    return {name: error / usual for name, error in errors.items()}, usual
+    scales = np.sqrt(np.square(errors['train']).mean(axis=(0, 2)))[:, None]
+    return {name: error / scales for name, error in errors.items()}, scales
 
 
 class EMSNet(nn.Module):

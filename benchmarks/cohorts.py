@@ -217,10 +217,10 @@ def in_subwindows(windows: np.ndarray, sub: SubwindowShape) -> np.ndarray:
     return pieces.swapaxes(1, 2).reshape(-1, N_CHANNELS, sub.subwindow_length)
 
 
-def hidden_stretches(windows: np.ndarray, cohort: Cohort) -> np.ndarray:
-    """The stretches of windows (n, 274, n_times) that masking would hide: (n, 274, n_subwindows, n_hidden)."""
+def masked_segments(windows: np.ndarray, cohort: Cohort) -> np.ndarray:
+    """The masked segments of windows (n, 274, n_times): (n, 274, n_subwindows, n_masked)."""
     starts = [
         cohort.sub.border + k * cohort.sub.subwindow_length - cohort.margin for k in range(cohort.sub.n_subwindows)
     ]
-    n_hidden = cohort.sub.subwindow_length + 2 * cohort.margin
-    return np.stack([windows[..., start : start + n_hidden] for start in starts], axis=2)
+    n_masked = cohort.sub.subwindow_length + 2 * cohort.margin
+    return np.stack([windows[..., start : start + n_masked] for start in starts], axis=2)

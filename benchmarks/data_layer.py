@@ -90,18 +90,18 @@ def medians(ways: dict[str, Callable], written: Path | None = None) -> tuple[dic
     Every round gives each its turn, so that a slow moment strikes all alike. What a way leaves in the folder `written`
     is removed after its turn, and is not there for the next to wait for.
     """
-    taken = {name: [] for name in ways}
+    measured = {name: [] for name in ways}
     for _ in range(REPEATS):
         for name, way in ways.items():
             start = time.perf_counter(), time.process_time()
             way()
-            taken[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
+            measured[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
             if written is not None:
                 shutil.rmtree(written)
                 written.mkdir()
                 os.sync()
-    found = {name: np.median(pairs, axis=0) for name, pairs in taken.items()}
-    return {name: pair[0] for name, pair in found.items()}, {name: pair[1] for name, pair in found.items()}
+    median = {name: np.median(pairs, axis=0) for name, pairs in measured.items()}
+    return {name: pair[0] for name, pair in median.items()}, {name: pair[1] for name, pair in median.items()}
 
 
 # Arguments of `create_windows`.
@@ -152,14 +152,14 @@ def measure_writing(raw: Path, settings: SimpleNamespace) -> list[dict]:
         'create_windows: stamp, read, check, cut, write': script,
     }
     seconds, processor = medians(ways, out)
-    first = next(iter(ways))
+    reference = next(iter(ways))
     return [
         {
             'way': way,
             's': seconds[way],
-            'ratio to tofile': seconds[way] / seconds[first],
+            'ratio to tofile': seconds[way] / seconds[reference],
             'processor s': processor[way],
-            'ratio to tofile of these': processor[way] / processor[first],
+            'ratio to tofile of these': processor[way] / processor[reference],
             'MB/s': same_bytes.nbytes / 1e6 / seconds[way],
         }
         for way in ways
@@ -190,7 +190,7 @@ def measure_loading(raw: Path, settings: SimpleNamespace) -> list[dict]:
     create_windows(folder / 'raw', folder / 'windows', window_settings(settings), **PATIENTS)
     durations = {'sfreq': settings.sfreq, 'window_size': settings.window_size}
     patients = open_directory(folder / 'windows', 0, False, durations)
-    [one], table = patients, id_table(patients)
+    [opened], table = patients, id_table(patients)
     labels = folder / 'windows' / 'data_raw_001_b0_labels_t.pkl'
     order = np.random.default_rng(settings.seed).permutation(len(table))
     batches = [order[i : i + BATCH].tolist() for i in range(0, len(order), BATCH)]
@@ -199,13 +199,13 @@ def measure_loading(raw: Path, settings: SimpleNamespace) -> list[dict]:
         for indices in batches:
             items = []
             for index in indices:
-                window = np.array(np.memmap(one.path, '<f4', 'r', shape=one.windows.shape)[index])
+                window = np.array(np.memmap(opened.path, '<f4', 'r', shape=opened.windows.shape)[index])
                 items.append((window, pickle.loads(labels.read_bytes())[index]))
             np.stack([window for window, _ in items])
 
     def bare():
         for indices in batches:
-            one.windows[indices]
+            opened.windows[indices]
 
     def from_dataset(**chosen):
         dataset = WindowDataset(patients, table, **chosen)
@@ -227,15 +227,15 @@ def measure_loading(raw: Path, settings: SimpleNamespace) -> list[dict]:
     }
     bare()  # the files are in the page cache for all
     seconds, _ = medians(ways)
-    first, second = list(ways)[:2]
+    slow, copy = list(ways)[:2]
     return [
         {
             'batches': way,
-            'windows/s': len(table) / taken,
-            'times item by item': seconds[first] / taken,
-            'of a bare copy': seconds[second] / taken,
+            'windows/s': len(table) / duration,
+            'times item by item': seconds[slow] / duration,
+            'of a bare copy': seconds[copy] / duration,
         }
-        for way, taken in seconds.items()
+        for way, duration in seconds.items()
     ]
 
 

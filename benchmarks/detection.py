@@ -89,21 +89,21 @@ def make_run(path, classifier, masking):
     save_checkpoint(run.checkpoint('best'), {'model_state_dict': model.state_dict(), 'network': network})
     filters = torch.from_numpy(rng.normal(size=(N_FILTERS, N_CHANNELS)).astype(np.float32))
     kind = CLASSIFIERS[classifier]
-    taken = vars(settings) | {'device': torch.device('cpu')}
-    judge = kind.make(**{name: taken[name] for name in kind.settings})
+    values = vars(settings) | {'device': torch.device('cpu')}
+    spike_classifier = kind.make(**{name: values[name] for name in kind.settings})
     if classifier == 'sfcn':
         description = {'n_planes': len(settings.filters) + 2, 'n_channels': N_CHANNELS, 'n_times': 30}
-        judge.state = {'model_state_dict': SFCN(**description).state_dict(), 'network': description}
+        spike_classifier.state = {'model_state_dict': SFCN(**description).state_dict(), 'network': description}
     else:
         masked = torch.zeros(1, N_CHANNELS, 7, 46)
         features = spike_features(torch.zeros(1, N_CHANNELS, 300), masked, filters, (45, 7, 30), 8).numpy()
         n_features = append_relative_power(features, np.zeros(7)).shape[1]
         noise = Examples(rng.normal(size=(2000, n_features)), rng.integers(0, 2, 2000))
-        judge.fit(noise, noise, None)
+        spike_classifier.fit(noise, noise, None)
     calibration = {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}
     decision = {'calibration': calibration, 'threshold': 0.5, 'policy': 'none'}
     state = {'decision': decision, 'margin': 8, 'filters': filters, 'features_version': FEATURES_VERSION}
-    judge.save(run.checkpoint('best', classifier), state)
+    spike_classifier.save(run.checkpoint('best', classifier), state)
     write_json(run.params, {'command': '', 'settings': vars(settings) | {'path_raw_data': str(path)}, 'split': {}})
     write_json(run.metrics, {})
 

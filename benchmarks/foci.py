@@ -120,10 +120,10 @@ def row_of(n_foci: int, patients: list[dict]) -> str:
     index = np.array([patient['index'] for patient in patients])
     n_spikes, together = (sum(patient[name] for patient in patients) for name in ('spikes', 'together'))
     errors = np.concatenate([patient['errors'] for patient in patients])
-    found = pd.Series([patient['groups of spikes'] for patient in patients]).value_counts().sort_index()
+    n_groups = pd.Series([patient['groups of spikes'] for patient in patients]).value_counts().sort_index()
     return (
         f'| {n_foci} | {n_spikes} '
-        f'| {", ".join(f"{number} ({count})" for number, count in found.items())} '
+        f'| {", ".join(f"{number} ({count})" for number, count in n_groups.items())} '
         f'| {np.mean([patient["groups"] for patient in patients]):.1f} | {index.mean():.2f}, {index.min():.2f} '
         f'| {(index >= 0.8).sum()} of {len(index)} | {together / n_spikes:.0%} '
         f'| {errors.mean():.1f}, {np.median(errors):.1f}, {errors.max():.1f} '

@@ -107,13 +107,13 @@ def main(words: list[str]) -> None:
     validation = serve(windows[size.windows :], True, 0.0, settings, device)
     for name in IMPORTANT[:3]:
         compare_versions(name, peak, training, validation, size, settings, device, rows, directory)
-    other = []
+    others = []
     detection = measure_detection(recording, settings, device)
     loading = measure_loading(windows[: size.windows], size, settings, device)
     for row in itertools.chain(detection, loading):
-        other.append(row)
-        print_row(other)
-        write_table(directory / 'gpu_other.csv', other)
+        others.append(row)
+        print_row(others)
+        write_table(directory / 'gpu_other.csv', others)
     for name in IMPORTANT[3:]:
         compare_versions(name, peak, training, validation, size, settings, device, rows, directory)
 
@@ -180,8 +180,8 @@ def serve(
 ) -> DataLoader:
     """Batches of windows, held on the device or read as from the files, in the order of training."""
     none = np.zeros(len(windows), dtype=np.int64)
-    one = PatientWindows(0, Path(), windows, none, none, none, np.zeros((len(windows), 0), dtype=np.uint8))
-    dataset = WindowDataset([one], id_table([one]), zscore=False, noise=noise, preload=preload, device=device)
+    opened = PatientWindows(0, Path(), windows, none, none, none, np.zeros((len(windows), 0), dtype=np.uint8))
+    dataset = WindowDataset([opened], id_table([opened]), zscore=False, noise=noise, preload=preload, device=device)
     return batches(dataset, batch_size=settings.batch_size, shuffle=True, seed=settings.seed)
 
 
@@ -256,11 +256,11 @@ def difference(name: str, windows: np.ndarray, settings: SimpleNamespace, device
     exact = SimpleNamespace(**vars(settings) | {'precision': 'float32'})
     torch.set_float32_matmul_precision('highest')
     outputs = []
-    for of, place in ((exact, torch.device('cpu')), (settings, device)):
-        x = torch.from_numpy(windows)[:, None].to(place)
-        default_precision('eager', of, place)
+    for of, target in ((exact, torch.device('cpu')), (settings, device)):
+        x = torch.from_numpy(windows)[:, None].to(target)
+        default_precision('eager', of, target)
         with torch.no_grad():
-            outputs.append(make(name, 'eager', of, place).eval()(x)[0][0].cpu())
+            outputs.append(make(name, 'eager', of, target).eval()(x)[0][0].cpu())
     return ((outputs[1] - outputs[0]).abs().max() / outputs[0].std()).item()
 
 

@@ -147,14 +147,14 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     rows = []
     for n_patients in size.budgets:
         labelled = first_patients(cohort, n_patients)
-        found = {'threshold (no labels)': threshold}
+        outputs = {'threshold (no labels)': threshold}
         for name, values in features.items():
             of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
-            found[f'hgb on {name}'] = trees(of_budget, labelled, seed)
+            outputs[f'hgb on {name}'] = trees(of_budget, labelled, seed)
         epochs = size.detector_epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
-        found |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))
-        found['stacked'] = stacked([found[REFERENCE], found['finetuned, pretrained']], cohort)
-        for detector, scores in found.items():
+        outputs |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))
+        outputs['stacked'] = stacked([outputs[REFERENCE], outputs['finetuned, pretrained']], cohort)
+        for detector, scores in outputs.items():
             whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
             rows += [whole | figures for figures in figures_of_patients(scores['test'], cohort, settings)]
             mean = np.nanmean([row['PR-AUC'] for row in rows[-size.patients.test :]])
@@ -276,11 +276,11 @@ def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
     pairs = [('finetuned, pretrained', 'finetuned, scratch'), ('finetuned, pretrained', 'finetuned, frozen')]
     pairs += [(name, REFERENCE) for name in by_detector if name != REFERENCE]
     rows = []
-    for first, second in pairs:
-        for n_patients, values in (by_detector[first] - by_detector[second]).groupby('patients'):
+    for name, against in pairs:
+        for n_patients, values in (by_detector[name] - by_detector[against]).groupby('patients'):
             mean, low, high = mean_and_interval(values)
             rows.append(
-                {'difference': f'{first} - {second}', 'patients': n_patients, 'mean': mean, 'low': low, 'high': high}
+                {'difference': f'{name} - {against}', 'patients': n_patients, 'mean': mean, 'low': low, 'high': high}
             )
     return pd.DataFrame(rows).set_index(['difference', 'patients'])
 

@@ -80,10 +80,10 @@ def main(words: list[str]) -> None:
         started = time.perf_counter()
         trained = train_autoencoder(cohort, NARROW, QUALITY_SIZES['small'], seed, device)
         ours = boosted(cohort, residuals_of(trained, cohort, device), seed)
-        for name, found in itertools.chain([('hgb on masked errors', ours)], peers(cohort, seed, device, network)):
-            score = {'found': found, 'key': {part: getattr(cohort, part) for part in ('validation', 'test')}}
+        for name, outputs in itertools.chain([('hgb on masked errors', ours)], peers(cohort, seed, device, network)):
+            score = {'outputs': outputs, 'key': {part: getattr(cohort, part) for part in ('validation', 'test')}}
             rows.append({'cohort': seed, 'detector': name, 's': time.perf_counter() - started})
-            rows[-1] |= figures_of(score, settings) | by_kind(found['test'], cohort.test)
+            rows[-1] |= figures_of(score, settings) | by_kind(outputs['test'], cohort.test)
             print(pd.Series(rows[-1]).to_frame().T.to_string(index=False, float_format='{:.3f}'.format), flush=True)
             started = time.perf_counter()
     table = pd.DataFrame(rows).groupby('detector', sort=False).mean().drop(columns='cohort')
@@ -176,8 +176,8 @@ class _Residual(nn.Module):
     def forward(self, x):
         path = self.path(x)
         if self.training:
-            kept = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
-            path = path * kept / (1 - self.drop)
+            is_on = torch.rand(len(x), 1, 1, 1, device=x.device) >= self.drop
+            path = path * is_on / (1 - self.drop)
         return functional.relu(path + self.shortcut(x))
 
 
@@ -217,14 +217,14 @@ class _Tokens(nn.Module):
         self.embed = nn.Linear(self.size, embedding)
         self.channel = nn.Parameter(0.02 * torch.randn(n_channels, 1, embedding))
         n_tokens = (n_times - self.size) // (self.size // 2) + 1
-        self.place = nn.Parameter(0.02 * torch.randn(n_tokens, embedding))
-        self.first = nn.Parameter(0.02 * torch.randn(1, 1, embedding))
+        self.position = nn.Parameter(0.02 * torch.randn(n_tokens, embedding))
+        self.summary = nn.Parameter(0.02 * torch.randn(1, 1, embedding))
         self.transformer = transformer(embedding, heads, depth)
 
     def forward(self, x):
         """(n, channels, times) to tokens (n, 1 + channels * tokens of each, embedding), of which the first is free."""
-        tokens = self.embed(x.unfold(-1, self.size, self.size // 2)) + self.channel + self.place
-        return self.transformer(torch.cat([self.first.expand(len(x), -1, -1), tokens.flatten(1, 2)], dim=1))
+        tokens = self.embed(x.unfold(-1, self.size, self.size // 2)) + self.channel + self.position
+        return self.transformer(torch.cat([self.summary.expand(len(x), -1, -1), tokens.flatten(1, 2)], dim=1))
 
 
 class _Layer(nn.Module):
@@ -247,9 +247,9 @@ class _Layer(nn.Module):
 
     def forward(self, tokens):
         """Tokens (n, tokens, embedding), each with what it reads of all."""
-        asked, keys, values = self.split(self.before(tokens)).unflatten(2, (3, self.heads, -1)).unbind(2)
+        queries, keys, values = self.split(self.before(tokens)).unflatten(2, (3, self.heads, -1)).unbind(2)
         summary = torch.einsum('nthi,nthj->nhij', keys.softmax(dim=1), values)
-        tokens = tokens + self.join(torch.einsum('nthi,nhij->nthj', asked.softmax(dim=3), summary).flatten(2))
+        tokens = tokens + self.join(torch.einsum('nthi,nhij->nthj', queries.softmax(dim=3), summary).flatten(2))
         return tokens + self.then(tokens)
 
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from baselines import baselines, covariance_of, networks, sfcn_on, with_margins
-from cohorts import Cohort, CohortSize, Part, hidden_stretches, in_subwindows, rescaled, simulate_cohort
+from cohorts import Cohort, CohortSize, Part, in_subwindows, masked_segments, rescaled, simulate_cohort
 from kinds import EEG, KINDS, present
 from quality_table import (
     SUPERVISED,
@@ -167,12 +167,12 @@ def scores_of_cohort(
         tried.append(retrained(cohort, size, seed, device))
         tried.append(with_copies(cohort, autoencoder, residuals, seed, device))
     scores = []
-    for name, found in itertools.chain(*tried):
+    for name, outputs in itertools.chain(*tried):
         scores.append(
-            {'difficulty': difficulty, 'kind': kind, 'seed': seed, 'detector': name, 'found': found, 'key': key}
+            {'difficulty': difficulty, 'kind': kind, 'seed': seed, 'detector': name, 'outputs': outputs, 'key': key}
         )
         seconds = time.perf_counter() - started
-        print(f'{difficulty:8s} {kind:10s} {seed} {name:56s} {pr_auc(found, key):.3f} {seconds:6.0f} s', flush=True)
+        print(f'{difficulty:8s} {kind:10s} {seed} {name:56s} {pr_auc(outputs, key):.3f} {seconds:6.0f} s', flush=True)
     return scores
 
 
@@ -276,7 +276,7 @@ def batched(function, part: Part, device: torch.device) -> np.ndarray:
 
 
 def residuals_of(model, cohort, device):
-    """What the context does not predict of the signal, by part: (n, 274, n_subwindows, n_hidden)."""
+    """What the context does not predict of the signal, by part: (n, 274, n_subwindows, n_masked)."""
 
     def extract(x):
         return model.masked_residuals(x, cohort.sub, cohort.margin, levels=[0])[:, 0]
@@ -291,12 +291,12 @@ def plain_residuals_of(model, cohort, device):
         output, target = model(x)[0]
         return (target - output).reshape(len(x), N_CHANNELS, -1)
 
-    return {name: hidden_stretches(batched(extract, getattr(cohort, name), device), cohort) for name in PARTS}
+    return {name: masked_segments(batched(extract, getattr(cohort, name), device), cohort) for name in PARTS}
 
 
 def as_residuals(cohort):
     """The signal itself, laid out as `residuals_of`."""
-    return {name: hidden_stretches(getattr(cohort, name).windows, cohort) for name in PARTS}
+    return {name: masked_segments(getattr(cohort, name).windows, cohort) for name in PARTS}
 
 
 def filters_of(cohort, residuals):
@@ -328,14 +328,14 @@ def boosted(cohort, residuals, seed):
 
 def trees(features, cohort, seed, labels=None):
     """Scores by gradient-boosted trees on features: the classifier `hgb`; labels are as annotated if not given."""
-    judge = BoostedTrees(seed=seed)
+    classifier = BoostedTrees(seed=seed)
     with contextlib.redirect_stdout(io.StringIO()):
-        judge.fit(
+        classifier.fit(
             Examples(features['train'], cohort.train.annotated if labels is None else labels),
             Examples(features['validation'], cohort.validation.annotated),
             None,
         )
-    return {name: judge.predict_proba(features[name]) for name in ('validation', 'test')}
+    return {name: classifier.predict_proba(features[name]) for name in ('validation', 'test')}
 
 
 def peaks(cohort, residuals):

@@ -56,27 +56,27 @@ CHOICES = {
 }
 
 
-def pr_auc(found: dict, key: dict) -> float:
+def pr_auc(outputs: dict, key: dict) -> float:
     """Area under the precision-recall curve on the truth of the test patients."""
-    return average_precision_score(key['test'].truth, found['test'])
+    return average_precision_score(key['test'].truth, outputs['test'])
 
 
 def figures_of(score: dict, settings: SimpleNamespace) -> dict:
     """The figures of a detector on the test patients of a cohort."""
-    found, key = score['found'], score['key']
+    outputs, key = score['outputs'], score['key']
     test = key['test']
-    threshold = best_f1_threshold(key['validation'].annotated, found['validation'])
+    threshold = best_f1_threshold(key['validation'].annotated, outputs['validation'])
     # Ranks, because the curve wants distinct values between 0 and 1.
-    proba = pd.Series(found['test']).rank(method='max').to_numpy() / (len(test.truth) + 1)
+    proba = pd.Series(outputs['test']).rank(method='max').to_numpy() / (len(test.truth) + 1)
     tolerance = settings.tolerance * settings.sfreq
     n_times = round(settings.subwindow_size * settings.sfreq)
     curve = sensitivity_curve(test.places.assign(proba=proba), test.spikes, n_times, tolerance, settings.sfreq)
     # Far below, events grow together and false alarms seem to fall.
     within = ~(curve['false alarms/min'] > 1).cummax()
     return {
-        'PR-AUC': pr_auc(found, key),
-        'ROC-AUC': roc_auc_score(test.truth, found['test']),
-        'F1': f1_score(test.truth, found['test'] >= threshold),
+        'PR-AUC': pr_auc(outputs, key),
+        'ROC-AUC': roc_auc_score(test.truth, outputs['test']),
+        'F1': f1_score(test.truth, outputs['test'] >= threshold),
         'sensitivity at 1 FA/min': curve.loc[within, 'sensitivity'].max(),
         'positive': test.truth.mean(),
     }

@@ -43,9 +43,9 @@ CPU = torch.device('cpu')
 def main(words):
     """Print both tables."""
     print('| model | GFLOP forward / window | parameters |\n|---|---|---|')
-    for name, (_, taken) in AUTOENCODERS.items():
+    for name, (_, names) in AUTOENCODERS.items():
         _, settings = read_command([])
-        model = build_model(name, N_CHANNELS, 300, **{key: getattr(settings, key) for key in taken}).eval()
+        model = build_model(name, N_CHANNELS, 300, **{key: getattr(settings, key) for key in names}).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.zeros(1, 1, N_CHANNELS, 300))
         n_parameters = sum(weights.numel() for weights in model.parameters())

@@ -15,7 +15,7 @@ def looked_again(scores: dict, cohort: Cohort, residuals: dict, filters: np.ndar
     ----------
     scores : dict of arrays (n,)
         Of a detector, between 0 and 1, by part.
-    residuals : dict of arrays (n_windows, 274, n_subwindows, n_hidden)
+    residuals : dict of arrays (n_windows, 274, n_subwindows, n_masked)
         From `quality.residuals_of` or `quality.as_residuals`.
     filters : array (n_components, 274)
         From `quality.filters_of`, of the same.

@@ -84,7 +84,8 @@ def scores(detectors, kind, seed):
     key = {'validation': part, 'test': part}
     cohort = {'difficulty': 'medium', 'kind': kind, 'seed': seed, 'key': key}
     return [
-        cohort | {'detector': name, 'found': dict.fromkeys(key, score(truth, rng))} for name, score in detectors.items()
+        cohort | {'detector': name, 'outputs': dict.fromkeys(key, score(truth, rng))}
+        for name, score in detectors.items()
     ]
 
 
