@@ -134,8 +134,8 @@ def test_a_damaged_file_is_a_clear_error_or_still_a_patient(tmp_path_factory, ch
 def test_files_written_by_numpy_1_and_pandas_2(path):
     read, expected = read_data_raw(path), old_content()
     for key in ('meg', 'events', 'reannot'):
-        for found, wanted in zip(read[key], expected[key], strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        for value, wanted in zip(read[key], expected[key], strict=True):
+            np.testing.assert_array_equal(value, wanted)
     assert read['file'] == expected['file']
 
 
@@ -145,8 +145,8 @@ def test_integer_signals_and_lists_of_lists_give_the_windows_of_arrays(recording
     made = []
     for signal in (counts, counts.tolist(), tuple(map(list, counts)), counts.astype('>f8'), np.asfortranarray(counts)):
         write_raw(data | {'meg': [signal], 'events': [[300]]})
-        said = make(standardize='block')
-        assert 'warning' in said  # no tesla
+        output = make(standardize='block')
+        assert 'warning' in output  # no tesla
         made.append((tmp_path / 'out' / 'data_raw_001_b3_windows_bi').read_bytes())
     assert len(set(made)) == 1
 
@@ -213,9 +213,9 @@ def test_odd_content_is_used_with_a_warning(recordings, write_raw, make, tmp_pat
     assert 'warning' not in (write_raw(data), make())[1]
     spoil(data)
     path = write_raw(data)
-    said = make()
-    assert said.startswith(f'warning: {path}: {words}')
-    assert said.count('warning') == 1
+    output = make()
+    assert output.startswith(f'warning: {path}: {words}')
+    assert output.count('warning') == 1
     assert len(list((tmp_path / 'out').iterdir())) == 6
 
 
@@ -232,15 +232,15 @@ def test_windows_are_made_once_for_the_same_settings_and_input(recordings, write
     labels = tmp_path / 'out' / 'data_raw_001_b3_labels.pkl'
 
     def made_again(**changes):
-        said = make(**changes)
-        assert 'windows of 1 patients' in said
-        assert ('patient 001: kept, made before' in said) == ('patient 001: blocks' not in said)
-        return 'made before' not in said
+        output = make(**changes)
+        assert 'windows of 1 patients' in output
+        assert ('patient 001: kept, made before' in output) == ('patient 001: blocks' not in output)
+        return 'made before' not in output
 
     assert made_again()
-    first = binary.stat().st_ino
+    inode = binary.stat().st_ino
     assert not made_again()
-    assert binary.stat().st_ino == first
+    assert binary.stat().st_ino == inode
     path.touch()
     assert not made_again()  # other times, same content
 
@@ -275,8 +275,8 @@ def test_every_reader_checks_what_is_written_beside_the_windows(recordings, writ
     assert len(written['channels']) == N_CHANNELS
     assert written['counts']['annotated'] == 3
     assert written['input']['name'] == 'data_raw_001.pkl'
-    [one] = open_directory(sidecar.parent, 3, False, MADE_WITH)
-    assert len(one.windows) == 5
+    [patient_windows] = open_directory(sidecar.parent, 3, False, MADE_WITH)
+    assert len(patient_windows.windows) == 5
     for changes, words in (
         ({'n_windows': 4}, 'speaks of n_windows = 4, not 5'),
         ({'n_times': 301}, 'speaks of n_times = 301'),
@@ -326,7 +326,7 @@ def whole_sets(directory):
     """Numbers of the patients that readers find, each opened and checked."""
     if not any(directory.glob('*_windows_bi')):
         return []
-    return [one.subject for one in open_directory(directory, 3, False, MADE_WITH)]
+    return [patient_windows.subject for patient_windows in open_directory(directory, 3, False, MADE_WITH)]
 
 
 class Killed(BaseException):
@@ -357,11 +357,11 @@ def test_a_run_killed_at_any_step_shows_readers_a_whole_set_or_none(
                 patch.setattr(clears_up, lambda *args, **kwargs: None)
             with pytest.raises(Killed):
                 make()
-        found = {file.name for file in directory.iterdir() if not file.name.startswith('.')}
-        if 'data_raw_001_b3_windows_bi' in found:
+        names = {file.name for file in directory.iterdir() if not file.name.startswith('.')}
+        if 'data_raw_001_b3_windows_bi' in names:
             assert before
             assert step == 0
-            assert len(found) == 6
+            assert len(names) == 6
             assert len(open_directory(directory, 3, False, MADE_WITH | {'standardize': 'window'})) == 1
         assert 'patient 001: blocks' in make()  # made anew, as it was not finished
         assert len(open_directory(directory, 3, False, MADE_WITH)) == 1
@@ -391,8 +391,8 @@ def test_killing_a_run_at_random_moments(recordings, write_raw, make, tmp_path):
         assert len(whole_sets(directory)) >= n_whole
         for file in directory.glob('data_raw*'):
             file.unlink()
-    said = make(n_jobs=1)
-    assert said.count('blocks 0: windows kept') == len(numbers)
+    output = make(n_jobs=1)
+    assert output.count('blocks 0: windows kept') == len(numbers)
     assert whole_sets(directory) == numbers
     assert len(list(directory.iterdir())) == 6 * len(numbers)  # nothing is left of the killed runs
 
@@ -415,10 +415,10 @@ def test_batches_do_not_depend_on_preload_or_workers(recordings, write_raw, make
         dataset.epoch = 1
         seen.append([torch.stack(batch) for batch in loader])
     assert [batch.shape[1] for batch in seen[0]] == [4, 4, 1]
-    for other in seen[1:]:
-        assert all(torch.equal(batch, expected) for batch, expected in zip(other, seen[0], strict=True))
+    for of_loader in seen[1:]:
+        assert all(torch.equal(batch, expected) for batch, expected in zip(of_loader, seen[0], strict=True))
     clean = WindowDataset(patients, table, zscore=zscore, preload=True).preloaded.double()
-    stored = torch.from_numpy(np.concatenate([one.windows for one in patients])[1:]).double()
+    stored = torch.from_numpy(np.concatenate([patient_windows.windows for patient_windows in patients])[1:]).double()
     if zscore:
         std, mean = torch.std_mean(stored, dim=(1, 2), correction=0, keepdim=True)
         is_flat = stored.amax((1, 2)) == stored.amin((1, 2))
@@ -429,7 +429,7 @@ def test_batches_do_not_depend_on_preload_or_workers(recordings, write_raw, make
 
 def test_windows_are_held_where_they_fit(monkeypatch):
     free = {'cuda': 100, 'cpu': 1000}
-    monkeypatch.setattr('timeseries_dataset.free_memory', lambda place: free[place.type])
+    monkeypatch.setattr('timeseries_dataset.free_memory', lambda of_device: free[of_device.type])
     gpu, cpu = torch.device('cuda'), torch.device('cpu')
     assert place_of_windows(25, 'auto', gpu) == gpu
     assert place_of_windows(26, 'auto', gpu) == cpu

@@ -29,12 +29,12 @@ def patients(recordings, write_raw, make_windows, tmp_path):
 def test_the_id_table_has_a_row_per_window(patients):
     _, clf = patients
     table = id_table(clf)
-    assert len(table) == sum(len(one.labels) for one in clf) == 3 * (2 + 3)
+    assert len(table) == sum(len(opened.labels) for opened in clf) == 3 * (2 + 3)
     assert table['subject'].unique().tolist() == [1, 2, 5]
     for row in table.itertuples():
-        one = clf[row.patient]
-        found = (one.subject, one.blocks[row.window], one.timing[row.window], one.labels[row.window])
-        assert found == (row.subject, row.block, row.timing, row.label)
+        opened = clf[row.patient]
+        expected = (opened.subject, opened.blocks[row.window], opened.timing[row.window], opened.labels[row.window])
+        assert expected == (row.subject, row.block, row.timing, row.label)
 
 
 @given(st.lists(st.booleans(), min_size=3, max_size=30), st.integers(0, 99), st.tuples(*[st.floats(0.01, 0.48)] * 2))
@@ -52,7 +52,7 @@ def blocks_table(spikes_of_patients):
 
 
 def test_no_patient_is_on_both_sides_and_both_sets_have_the_same_partition(patients):
-    ae, clf = (id_table(one) for one in patients)
+    ae, clf = (id_table(opened) for opened in patients)
     parts, by = split_windows(clf, split='auto', **SPLIT)
     assert by == 'patient'
     for table in (ae, clf):
@@ -220,10 +220,10 @@ def test_a_fraction_of_the_windows_gets_the_noise_that_all_would_get(patients):
     _, clf = patients
     table = id_table(clf)
     rows = list(range(len(table)))
-    every, some = (WindowDataset(clf, table, zscore=True, noise=0.2, noisy_fraction=f, seed=3) for f in (1.0, 0.5))
+    every, half = (WindowDataset(clf, table, zscore=True, noise=0.2, noisy_fraction=f, seed=3) for f in (1.0, 0.5))
     for epoch in (0, 1):
-        every.epoch = some.epoch = epoch
-        (noisy, clean), (partly, _) = every.__getitems__(rows), some.__getitems__(rows)
+        every.epoch = half.epoch = epoch
+        (noisy, clean), (partly, _) = every.__getitems__(rows), half.__getitems__(rows)
         has_noise = (partly != clean).flatten(1).any(dim=1)
         assert 0 < has_noise.sum() < len(rows)
         assert torch.equal(partly[has_noise], noisy[has_noise])

@@ -1,4 +1,4 @@
-"""detect.py: every sample judged as in training, files for the reviewer, the way back, and faults."""
+"""detect.py: every sample scored as in training, files for the reviewer, the way back, and faults."""
 
 import hashlib
 import json
@@ -68,8 +68,8 @@ def trained(tmp_path_factory, make_windows):
         write_fif(path, signal, spikes)
     create_data_raw.main(['1', *map(str, recordings), f'path_raw_data={folder / "raw"}'])
     made = read_data_raw(folder / 'raw' / 'data_raw_001.pkl')
-    for found, spikes in zip(made['events'], data['events'], strict=True):
-        np.testing.assert_array_equal(found, spikes)
+    for events, spikes in zip(made['events'], data['events'], strict=True):
+        np.testing.assert_array_equal(events, spikes)
     make_windows(folder / 'raw', folder, nb_best_blocks=0)
     paths = {
         'path_raw_data': folder / 'raw',
@@ -124,11 +124,11 @@ def test_subwindows_tile_every_part_as_in_training(lengths, subwindow_length, n_
     n_times = 2 * border + n_subwindows * subwindow_length + rest % subwindow_length
     shape = subwindow_shape(n_times, border, subwindow_length)
     samples, table = place_windows(lengths, shape, n_times)
-    kept = table[table['kept']].sort_values(['part', 'timing'])
+    scored = table[table['kept']].sort_values(['part', 'timing'])
     # Every sample once, in order, no sub-window empty.
-    tiled = np.concatenate([np.arange(*ends) for ends in kept[['onset', 'end']].itertuples(index=False)])
+    tiled = np.concatenate([np.arange(*ends) for ends in scored[['onset', 'end']].itertuples(index=False)])
     np.testing.assert_array_equal(tiled, np.arange(sum(lengths)))
-    assert (kept['end'] > kept['onset']).all()
+    assert (scored['end'] > scored['onset']).all()
     ends = np.cumsum(lengths)
     hop = n_subwindows * subwindow_length
     for part, (length, end) in enumerate(zip(lengths, ends, strict=True)):
@@ -141,8 +141,8 @@ def test_subwindows_tile_every_part_as_in_training(lengths, subwindow_length, n_
         np.testing.assert_array_equal(windows[: len(fitting)], np.reshape(fitting, (-1, n_times)) + end - length)
         assert table['kept'].to_numpy()[rows[: len(fitting) * n_subwindows]].all()
     # A sub-window shows the samples that its row names, and mirror images of them beyond the ends.
-    window, place = np.divmod(np.flatnonzero(table['kept']), n_subwindows)
-    for row, w, i in zip(table[table['kept']].itertuples(), window, place, strict=True):
+    window, number = np.divmod(np.flatnonzero(table['kept']), n_subwindows)
+    for row, w, i in zip(table[table['kept']].itertuples(), window, number, strict=True):
         shown = samples[w, border + i * subwindow_length :][:subwindow_length]
         assert set(range(row.onset, row.end)) <= set(shown)
         if row.end - row.onset == subwindow_length:
@@ -154,14 +154,14 @@ def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
     [block] = set(predictions['block'])
     apply(trained.recordings[block], output=tmp_path)
     folder = tmp_path / f'run{block}_raw_detections'
-    judged = pd.read_csv(folder / 'probabilities.csv')
-    middle = SFREQ * (judged['onset'] + judged['duration'] / 2)
-    inside = judged[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
+    scored = pd.read_csv(folder / 'probabilities.csv')
+    middle = SFREQ * (scored['onset'] + scored['duration'] / 2)
+    inside = scored[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
     assert len(inside) == len(predictions)
     np.testing.assert_allclose(inside['proba'], predictions['proba'], atol=1e-6)
     np.testing.assert_array_equal(inside['pred'], predictions['pred'])
-    assert judged['duration'].sum() == pytest.approx(20)
-    np.testing.assert_allclose(judged['onset'][1:], (judged['onset'] + judged['duration'])[:-1], atol=2e-6)
+    assert scored['duration'].sum() == pytest.approx(20)
+    np.testing.assert_allclose(scored['onset'][1:], (scored['onset'] + scored['duration'])[:-1], atol=2e-6)
 
     # The block of the data_raw made of it is the same signal; the other blocks are left out.
     content = read_pickle(trained.folder / 'raw' / 'data_raw_001.pkl')
@@ -182,9 +182,9 @@ def test_a_network_on_whole_windows_detects_as_it_was_tested(trained, apply, tmp
     predictions = pd.read_csv(run.predictions)
     [block] = set(predictions['block'])
     apply(trained.recordings[block], run=run.path, output=tmp_path)
-    judged = pd.read_csv(tmp_path / f'run{block}_raw_detections' / 'probabilities.csv')
-    middle = SFREQ * (judged['onset'] + judged['duration'] / 2)
-    inside = judged[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
+    scored = pd.read_csv(tmp_path / f'run{block}_raw_detections' / 'probabilities.csv')
+    middle = SFREQ * (scored['onset'] + scored['duration'] / 2)
+    inside = scored[(middle >= predictions['timing'].min() - 0.1) & (middle <= predictions['timing'].max() + 0.1)]
     assert len(inside) == len(predictions)
     np.testing.assert_allclose(inside['proba'], predictions['proba'], rtol=1e-3)  # float32, in other batches
 
@@ -195,25 +195,25 @@ def test_spikes_in_the_margins_are_found(trained):
     whole = score_block(run, trained.meg[2], [3000])
     surest = int(whole.events.loc[whole.events['proba'].idxmax(), 'sample'])
     assert abs(spikes - surest).min() <= 2
-    for first, last, place in ((surest - 7, 3000, 7), (0, surest + 8, surest)):
-        found = score_block(run, trained.meg[2][:, first:last], [last - first])
-        assert place in found.events['sample'].tolist()
+    for first, last, sample in ((surest - 7, 3000, 7), (0, surest + 8, surest)):
+        detected = score_block(run, trained.meg[2][:, first:last], [last - first])
+        assert sample in detected.events['sample'].tolist()
 
 
-def test_nothing_is_judged_across_a_gap(trained):
+def test_nothing_is_scored_across_a_gap(trained):
     """But for the medians of the block, which all its parts have in common."""
     score = SimpleNamespace(predict_proba=lambda inputs: expit(inputs[:, :-N_POWERS].mean(axis=1, dtype=np.float64)))
     decision = {'calibration': {'method': 'temperature', 'temperature': 1.0, 'offset': 0.0}, 'threshold': 0.5}
     run = loaded(trained)._replace(classifier=score, decision=decision)
     signal, rng = trained.meg[2], np.random.default_rng(0)
     parts = [1000, 100, 1900]
-    other = signal.copy()
-    other[:, 1100:] = other[:, 1100 + rng.permutation(1900)]  # same mean and standard deviation
-    one, two = (score_block(run, meg, parts).subwindows for meg in (signal, other))
-    assert one['end'].tolist()[-1] == 3000
-    before = (one['part'] < 2).to_numpy()
-    np.testing.assert_allclose(one['proba'][before], two['proba'][before], atol=1e-6)
-    assert abs(one['proba'][~before] - two['proba'][~before]).max() > 0.01
+    permuted = signal.copy()
+    permuted[:, 1100:] = permuted[:, 1100 + rng.permutation(1900)]  # same mean and standard deviation
+    expected, scored = (score_block(run, meg, parts).subwindows for meg in (signal, permuted))
+    assert expected['end'].tolist()[-1] == 3000
+    before = (expected['part'] < 2).to_numpy()
+    np.testing.assert_allclose(expected['proba'][before], scored['proba'][before], atol=1e-6)
+    assert abs(expected['proba'][~before] - scored['proba'][~before]).max() > 0.01
 
 
 # -------------------------------------------------------------------------------------------- round trip
@@ -227,8 +227,8 @@ def test_the_round_trip(trained, apply, make_windows, tmp_path, capsys):
         'detections.csv', 'detections.json', 'probabilities.csv', 'report.html', 'run2_raw-annot.fif',
         'run2_raw_anywave.mrk',
     ]  # fmt: skip
-    said = capsys.readouterr().out
-    assert 'times faster than real time' in said
+    output = capsys.readouterr().out
+    assert 'times faster than real time' in output
     onsets = pd.read_csv(folder / 'detections.csv')['onset'].to_numpy()
     assert len(onsets) >= 3
 
@@ -373,7 +373,10 @@ def test_the_recording_is_not_touched_unless_asked(trained, apply, make_ds, monk
     assert record['interpolated channels'] == ['MRF66', 'MRO52']
     onsets = pd.read_csv(folder / 'detections.csv')['onset'].to_numpy()
     assert len(onsets) > 1
-    assert [one.name for one in read_marker_file(folder / 'MarkerFile.mrk')[1]] == ['HDAC006', 'detected_spike']
+    assert [of_class.name for of_class in read_marker_file(folder / 'MarkerFile.mrk')[1]] == [
+        'HDAC006',
+        'detected_spike',
+    ]
 
     capsys.readouterr()
     apply(ds, markers_into_recording=True)
@@ -399,12 +402,12 @@ def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_pat
     raw.save(tmp_path / 'two_raw.fif', verbose='error')
     run = loaded(trained)
     blocks = read_recording(tmp_path / 'two_raw.fif', **READING | {'trials': 'apart'})
-    found = [score_block(run, block.meg, block.layout.lengths(SFREQ).tolist()) for block in blocks]
-    subwindows = seconds_of_subwindows(blocks, found)
+    scored = [score_block(run, block.meg, block.layout.lengths(SFREQ).tolist()) for block in blocks]
+    subwindows = seconds_of_subwindows(blocks, scored)
     assert subwindows['onset'].iloc[0] == 0
     np.testing.assert_allclose(subwindows['onset'][1:], (subwindows['onset'] + subwindows['duration'])[:-1], atol=1e-9)
     assert subwindows['duration'].sum() == pytest.approx(20)
-    events = seconds_of_events(blocks, found)
+    events = seconds_of_events(blocks, scored)
     assert events['onset'].is_monotonic_increasing
     assert (events['onset'] > 8).any()
 
@@ -501,7 +504,7 @@ def only_folds(run):
 
 
 @pytest.mark.parametrize(
-    ('change', 'said'),
+    ('change', 'message'),
     [
         (other_setting('window_size', 1.0), r'best_AE1D_smaller_1\.pth: trained on windows of 300 samples.*= 150'),
         (other_setting('window_size', 'long'), r"params\.json: window_size = 'long'"),
@@ -522,27 +525,27 @@ def only_folds(run):
         (only_folds, 'fold 1 of the cross-validation is missing .* take one fold, such as AE1D_smaller_1/fold_1'),
     ],
 )
-def test_faults_of_a_run(trained, spoiled, apply, tmp_path, change, said):
+def test_faults_of_a_run(trained, spoiled, apply, tmp_path, change, message):
     run = spoiled(change)
-    if said is None:
+    if message is None:
         apply(trained.recordings[0], run=run, output=tmp_path / 'out')
         record = json.loads((tmp_path / 'out' / 'run0_raw_detections' / 'detections.json').read_text())
         assert record['settings']['low_pass'] == 50
         return
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         apply(trained.recordings[0], run=run, output=tmp_path / 'out')
     assert not (tmp_path / 'out').exists()
 
 
 def test_the_settings_of_the_run_count_and_differences_are_said(trained, apply, tmp_path, capsys):
     apply(trained.recordings[3], output=tmp_path, window_size=1.0, standardize='window', low_pass=40)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in (
         'window_size = 1.0 now, but run AE1D_smaller_1 has 2.0',
         "standardize = 'window' now",
         'low_pass = 40',
     ):
-        assert f'warning: {words}' in said
+        assert f'warning: {words}' in output
     with_others = (tmp_path / 'run3_raw_detections' / 'probabilities.csv').read_bytes()
     apply(trained.recordings[3], output=tmp_path)
     assert (tmp_path / 'run3_raw_detections' / 'probabilities.csv').read_bytes() == with_others

@@ -118,8 +118,8 @@ def run(project):
 def blocks():
     """Simulated blocks, signal and spikes, one after the other."""
     data = clear_patient(1, n_blocks=40, block_seconds=10, spike_rate=12.0, sfreq=SFREQ)
-    found = zip(data['meg'], data['events'], strict=True)
-    return ((signal, spikes) for signal, spikes in found if 1 <= len(spikes) <= 3)  # of either kind of window, some
+    pairs = zip(data['meg'], data['events'], strict=True)
+    return ((signal, spikes) for signal, spikes in pairs if 1 <= len(spikes) <= 3)  # of either kind of window, some
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_the_scripts_on_the_pages_run_in_order(project, run, add_patients, add_r
     add_patients(PATIENTS)
     add_study()
     done = []  # a command that stands on two pages runs once
-    for page, commands in itertools.groupby(SCRIPTS, lambda found: found[0]):
+    for page, commands in itertools.groupby(SCRIPTS, lambda script: script[0]):
         add_patients(LATER_PATIENTS.get(name_of(page), ()))
         for _, command in commands:
             needs_window = command[0] == 'review.py' and 'next' not in command

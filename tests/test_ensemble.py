@@ -80,23 +80,23 @@ def scores_of_folds(run, path):
 
 def test_a_new_recording_gets_mean_and_spread_of_all_folds(study, apply):
     folder, _, run = study
-    found = apply(folder / 'new.pkl')
+    detections = apply(folder / 'new.pkl')
     probas = np.stack([table['proba'] for table in scores_of_folds(run, folder / 'new.pkl')])
-    table = pd.read_csv(found / 'probabilities.csv')
+    table = pd.read_csv(detections / 'probabilities.csv')
     np.testing.assert_allclose(table['proba'], probas.mean(axis=0), atol=1e-9)
     np.testing.assert_allclose(table['uncertainty'], probas.std(axis=0, ddof=1), atol=1e-9)
     assert probas.std(axis=0).max() > 0
 
     predictions = pd.read_csv(run.predictions)
     threshold = best_f1_threshold(predictions['test'].to_numpy(), predictions['proba'].to_numpy())
-    record = json.loads((found / 'detections.json').read_text())
+    record = json.loads((detections / 'detections.json').read_text())
     assert record['threshold'] == pytest.approx(threshold)
     assert record['policy'] == 'best F1 of the sub-windows on the pooled tests of the folds'
     assert sorted(record['checkpoints'])[0] == 'fold_1/best_AE1D_smaller_1.pth'
     assert len(record['calibration']) == 2
     assert (table['pred'] == (table['proba'] >= threshold)).all()
 
-    events = pd.read_csv(found / 'detections.csv')
+    events = pd.read_csv(detections / 'detections.csv')
     assert list(events)[:3] == ['onset', 'duration', 'probas']
     for event in events.itertuples():  # each has the spread of its surest sub-window
         [row] = np.flatnonzero(np.isclose(table['proba'], event.probas, atol=1e-6))[:1]
@@ -108,8 +108,8 @@ def test_a_patient_of_the_study_is_scored_by_the_folds_that_have_not_seen_him(st
     for number, fold in enumerate(run.folds):
         subject = load_params(fold)['split']['test'][0]
         path = folder / 'raw' / f'data_raw_{subject:03d}.pkl'
-        found = apply(path)
-        table = pd.read_csv(found / 'probabilities.csv')
+        detections = apply(path)
+        table = pd.read_csv(detections / 'probabilities.csv')
         np.testing.assert_allclose(table['proba'], scores_of_folds(run, path)[number]['proba'], atol=1e-9)
         assert table['uncertainty'].isna().all()
         assert f'only fold {number + 1}, which has not seen it, counts' in capsys.readouterr().out
@@ -124,8 +124,8 @@ def test_a_patient_of_the_study_is_scored_by_the_folds_that_have_not_seen_him(st
 
 def test_a_single_fold_still_can_be_named(study, apply):
     folder, _, run = study
-    found = apply(folder / 'new.pkl', 'AE1D_smaller_1/fold_2')
-    table = pd.read_csv(found / 'probabilities.csv')
+    detections = apply(folder / 'new.pkl', 'AE1D_smaller_1/fold_2')
+    table = pd.read_csv(detections / 'probabilities.csv')
     np.testing.assert_allclose(table['proba'], scores_of_folds(run, folder / 'new.pkl')[1]['proba'], atol=1e-9)
     assert 'uncertainty' not in table
 

@@ -22,16 +22,16 @@ def pinned(filename):
 
 def brought_in(packages):
     """The packages given and all that they require in turn, without what only a CUDA build of torch requires."""
-    found, waiting = set(), list(packages)
+    names, waiting = set(), list(packages)
     while waiting:
         package = canonicalize_name(waiting.pop())
-        if package in found or package.startswith(CUDA_PACKAGES):
+        if package in names or package.startswith(CUDA_PACKAGES):
             continue
-        found.add(package)
+        names.add(package)
         for requirement in map(Requirement, requires(package) or []):
             if requirement.marker is None or requirement.marker.evaluate({'extra': ''}):
                 waiting.append(requirement.name)
-    return found
+    return names
 
 
 def test_constraints_pin_every_package_that_the_requirements_bring_in():

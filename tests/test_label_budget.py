@@ -52,6 +52,6 @@ def test_differences_are_those_of_the_same_patients():
             rows.append(unit | {'detector': detector, 'PR-AUC': value})
     differences = paired_differences(pd.DataFrame(rows))
     assert differences.loc[('finetuned, pretrained - finetuned, scratch', 3), 'mean'] == pytest.approx(0.3)
-    found = differences.loc[(f'finetuned, pretrained - {REFERENCE}', 3)]
-    assert found['mean'] == pytest.approx(0.2)
-    assert found['low'] < 0.1 < 0.3 < found['high']
+    row = differences.loc[(f'finetuned, pretrained - {REFERENCE}', 3)]
+    assert row['mean'] == pytest.approx(0.2)
+    assert row['low'] < 0.1 < 0.3 < row['high']

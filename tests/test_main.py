@@ -41,7 +41,7 @@ def demo(tmp_path_factory, run_script):
         *SIMULATION,
         *TRAINING,
     ]
-    said = {}
+    outputs = {}
     for script, positional in [
         ('simulate_data_raw.py', []),
         ('create_windows_ae.py', []),
@@ -50,8 +50,8 @@ def demo(tmp_path_factory, run_script):
     ]:
         ended = run_script(script, *positional, *words)
         assert (ended.returncode, ended.stderr) == (0, ''), ended.stderr
-        said[script] = ended.stdout
-    return folder, words, said
+        outputs[script] = ended.stdout
+    return folder, words, outputs
 
 
 def test_simulated_patients_and_their_truth(demo):
@@ -110,7 +110,7 @@ def test_the_run_directory_is_complete(demo):
 
 
 def test_the_predictions_are_of_unseen_patients_in_recording_order_and_agree_with_the_results(demo):
-    folder, _, said = demo
+    folder, _, outputs = demo
     run = folder / 'results' / 'AE1D_1'
     predictions = pd.read_csv(run / 'AE1D_1_cvpredictions.csv')
     assert list(predictions) == ['subject', 'block', 'timing', 'true', 'test', 'pred', 'proba']
@@ -137,7 +137,7 @@ def test_the_predictions_are_of_unseen_patients_in_recording_order_and_agree_wit
     results = pd.read_csv(run / 'AE1D_1_cvresults.csv')
     assert list(results)[:5] == ['accuracy', 'f1-score', 'specificity', 'sensitivity', 'confusion matrix']
     assert results['accuracy'][0] == pytest.approx(predictions['true'].mean())
-    assert f'PR-AUC             {results["PR-AUC"][0]:.3f}' in said['main_train.py']
+    assert f'PR-AUC             {results["PR-AUC"][0]:.3f}' in outputs['main_train.py']
 
 
 def test_the_test_beats_chance_clearly(demo):
@@ -152,14 +152,14 @@ def test_the_same_seed_gives_the_same_csvs_and_another_seed_others(demo, run_scr
     first = folder / 'results' / 'AE1D_1'
     again = run_script('main_train.py', 'auto', 'AE1D', *words, 'num_workers=1')
     assert again.returncode == 0, again.stderr
-    other = run_script('main_train.py', 'auto', 'AE1D', *words, 'seed=1', 'model_nb=7')
-    assert other.returncode == 0, other.stderr
+    another_seed = run_script('main_train.py', 'auto', 'AE1D', *words, 'seed=1', 'model_nb=7')
+    assert another_seed.returncode == 0, another_seed.stderr
     for table in ('cvpredictions', 'cvresults'):
         csv = (first / f'AE1D_1_{table}.csv').read_bytes()
         assert csv == (folder / 'results' / 'AE1D_2' / f'AE1D_2_{table}.csv').read_bytes()
         assert csv != (folder / 'results' / 'AE1D_7' / f'AE1D_7_{table}.csv').read_bytes()
 
-    taken = run_script('main_train.py', 'auto', 'AE1D', *words, 'model_nb=7')
-    assert taken.returncode == 2
-    assert taken.stderr.startswith('error: model_nb = 7: ')
-    assert taken.stderr.count('\n') == 1
+    same_number = run_script('main_train.py', 'auto', 'AE1D', *words, 'model_nb=7')
+    assert same_number.returncode == 2
+    assert same_number.stderr.startswith('error: model_nb = 7: ')
+    assert same_number.stderr.count('\n') == 1

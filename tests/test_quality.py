@@ -128,8 +128,8 @@ def test_every_kind_counts_alike_and_the_worst_is_named():
 
 def test_a_choice_is_reported_on_the_kind_that_nobody_looked_at():
     """One way is best on two kinds of three: left out, either of these is given to the other way."""
-    ours, other = quality_table.CHOICES['what `hgb` sees'][:2]
-    values = {ours: [0.7, 0.7, 0.1], other: [0.6, 0.6, 0.5]}
+    ours, theirs = quality_table.CHOICES['what `hgb` sees'][:2]
+    values = {ours: [0.7, 0.7, 0.1], theirs: [0.6, 0.6, 0.5]}
     figures = pd.DataFrame(
         [
             {'difficulty': 'medium', 'kind': kind, 'seed': 0, 'detector': way, 'PR-AUC': value}
@@ -139,7 +139,7 @@ def test_a_choice_is_reported_on_the_kind_that_nobody_looked_at():
     )
     table = quality_table.leave_one_kind_out(figures)
     table = table[table['choice'] == 'what `hgb` sees'].set_index('held out')
-    assert table['chosen on the others'].to_dict() == {'dipoles': other, 'resonances': other, 'rhythms': ours}
+    assert table['chosen on the others'].to_dict() == {'dipoles': theirs, 'resonances': theirs, 'rhythms': ours}
     assert table['PR-AUC'].to_dict() == {'dipoles': 0.6, 'resonances': 0.6, 'rhythms': 0.1}
     assert table['its PR-AUC'].to_dict() == {'dipoles': 0.7, 'resonances': 0.7, 'rhythms': 0.5}
 

@@ -42,8 +42,8 @@ def test_sub_windows_are_marked_as_in_training(spikes):
     reading = read_on(Grid(table, LENGTH, HALF_PULSE, SFREQ), spikes_at(spikes))
     assert reading.called.tolist() == table['test'].tolist()
     assert len(reading.spikes) == len(spikes)
-    other = spikes_at(spikes).assign(block=1)
-    assert not read_on(Grid(table, LENGTH, HALF_PULSE, SFREQ), other).called.any()
+    elsewhere = spikes_at(spikes).assign(block=1)
+    assert not read_on(Grid(table, LENGTH, HALF_PULSE, SFREQ), elsewhere).called.any()
 
 
 # ------------------------------------------------------------------------------------ a known disagreement
@@ -51,10 +51,10 @@ def reader(truth, rng, *, finds, false_per_minute, jitter):
     """Marks of a reader who finds a share of the true spikes, a little beside them, and marks others by mistake."""
     marks = []
     for subject, spikes in truth.items():
-        found = spikes[rng.random(len(spikes)) < finds]
-        found = found + np.round(rng.normal(0, jitter, len(found)))
+        noticed = spikes[rng.random(len(spikes)) < finds]
+        noticed = noticed + np.round(rng.normal(0, jitter, len(noticed)))
         false = rng.integers(0, MINUTES * 60 * SFREQ, rng.poisson(false_per_minute * MINUTES))
-        marks.append(spikes_at(np.unique(np.clip([*found, *false], 0, MINUTES * 60 * SFREQ - 1)), subject))
+        marks.append(spikes_at(np.unique(np.clip([*noticed, *false], 0, MINUTES * 60 * SFREQ - 1)), subject))
     return pd.concat(marks, ignore_index=True)
 
 
@@ -79,16 +79,16 @@ def test_a_known_disagreement_is_recovered():
         FIGURES[-1]: 0.6745 * math.sqrt(2) * 4.0 / SFREQ * 1000,
     }
     for name, value in expected.items():
-        found, low, high = result.loc[name]
-        assert found == pytest.approx(value, rel=0.06 if name != FIGURES[-1] else 0.25)  # by whole samples of 6.7 ms
-        assert low <= found <= high
+        estimate, low, high = result.loc[name]
+        assert estimate == pytest.approx(value, rel=0.06 if name != FIGURES[-1] else 0.25)  # by whole samples of 6.7 ms
+        assert low <= estimate <= high
     both = agreed(a, b, 15)
     assert len(both) == pytest.approx(hits * len(subjects), rel=0.03)
     kappa = cohen_kappa_score(read_on(whole, a).called, read_on(whole, b).called)
     assert result.loc['kappa', 'value'] == pytest.approx(kappa)
-    other, _ = agreement(read_on(whole, b), read_on(whole, a), whole, tolerance=0.1)
-    assert figures(other.sum())['precision'] == pytest.approx(result.loc['sensitivity', 'value'])
-    assert figures(other.sum())['kappa'] == pytest.approx(kappa)
+    swapped, _ = agreement(read_on(whole, b), read_on(whole, a), whole, tolerance=0.1)
+    assert figures(swapped.sum())['precision'] == pytest.approx(result.loc['sensitivity', 'value'])
+    assert figures(swapped.sum())['kappa'] == pytest.approx(kappa)
 
 
 def test_equal_readings_and_a_patient_without_spikes():
@@ -100,8 +100,8 @@ def test_equal_readings_and_a_patient_without_spikes():
     assert result.loc['sensitivity', 'value'] == 1
     assert result.loc['false alarms/min', 'value'] == 0
     alone = grid([1], 20)
-    one, differences = agreement(read_on(alone, spikes), read_on(alone, spikes), alone, 0.1)
-    assert pooled(one, differences, 20, seed=0)[['low', 'high']].isna().all(axis=None)
+    counts, differences = agreement(read_on(alone, spikes), read_on(alone, spikes), alone, 0.1)
+    assert pooled(counts, differences, 20, seed=0)[['low', 'high']].isna().all(axis=None)
 
 
 def test_what_both_share_lies_between_them():
@@ -134,12 +134,12 @@ def table_in(folder):
 
 def test_events_and_reannot_are_compared_where_both_were_read(twice_read, paths, capsys):
     evaluate_readers.main(words(twice_read))
-    said = capsys.readouterr().out
-    assert 'events and reannot: 3 blocks read by both, 3 left out' in said
-    found = table_in(twice_read / 'results' / 'readers')
-    assert found['reannot', 'events', 'sensitivity'] == pytest.approx(2 / 3)
-    assert found['reannot', 'events', 'false alarms/min'] == pytest.approx(3)  # one in 20 s
-    assert found['events', 'reannot', FIGURES[-1]] == pytest.approx(10)  # median of 0 and 20 ms
+    output = capsys.readouterr().out
+    assert 'events and reannot: 3 blocks read by both, 3 left out' in output
+    result = table_in(twice_read / 'results' / 'readers')
+    assert result['reannot', 'events', 'sensitivity'] == pytest.approx(2 / 3)
+    assert result['reannot', 'events', 'false alarms/min'] == pytest.approx(3)  # one in 20 s
+    assert result['events', 'reannot', FIGURES[-1]] == pytest.approx(10)  # median of 0 and 20 ms
     patients = pd.read_csv(twice_read / 'results' / 'readers' / 'patients.csv')
     assert len(patients) == 2 * 3
     assert (twice_read / 'results' / 'readers' / 'agreement.png').is_file()
@@ -157,11 +157,11 @@ def test_a_run_beside_the_readers(twice_read, capsys):
     pd.DataFrame(events, columns=['subject', 'block', 'sample']).to_csv(run / 'AE1D_1_events.csv', index=False)
     write_json(run / 'metrics.json', {})
     evaluate_readers.main(words(twice_read, 'AE1D_1'))
-    found = table_in(twice_read / 'results' / 'readers_AE1D_1')
-    assert found['AE1D_1', 'events', 'sensitivity'] == pytest.approx(1 / 3)
-    assert found['AE1D_1', 'both', 'sensitivity'] == pytest.approx(1 / 2)
-    assert found['AE1D_1', 'both', 'precision'] == pytest.approx(1 / 2)
-    assert found['reannot', 'events', 'sensitivity'] == pytest.approx(2 / 3)
+    result = table_in(twice_read / 'results' / 'readers_AE1D_1')
+    assert result['AE1D_1', 'events', 'sensitivity'] == pytest.approx(1 / 3)
+    assert result['AE1D_1', 'both', 'sensitivity'] == pytest.approx(1 / 2)
+    assert result['AE1D_1', 'both', 'precision'] == pytest.approx(1 / 2)
+    assert result['reannot', 'events', 'sensitivity'] == pytest.approx(2 / 3)
     assert 'AE1D_1 against both' in capsys.readouterr().out
     (run / 'AE1D_1_events.csv').write_text('subject,block\n')
     with pytest.raises(DataError, match='no column sample; finish the run again'):
@@ -172,8 +172,8 @@ def test_a_reading_in_a_table(twice_read):
     path = twice_read / 'second.csv'
     path.write_text('subject,block,sample\n1,0,300\n1,0,1010\n2,0,\n')
     evaluate_readers.main(words(twice_read, 'events', str(path)))
-    found = table_in(twice_read / 'results' / 'readers')
-    assert found['second', 'events', 'sensitivity'] == pytest.approx(2 / 6)  # patient 2 was read and has none
+    result = table_in(twice_read / 'results' / 'readers')
+    assert result['second', 'events', 'sensitivity'] == pytest.approx(2 / 6)  # patient 2 was read and has none
     path.write_text('file,onset\np1_0.ds,2.0\np1_0.ds,6.7\np2_0.ds,\n')
     evaluate_readers.main(words(twice_read, 'events', str(path)))
     again = table_in(twice_read / 'results' / 'readers')
@@ -234,9 +234,9 @@ def test_a_reading_in_marker_files(make_ds, recordings, write_raw, tmp_path):
     content['file'] = ['p1_0.ds']
     write_raw(content)
     evaluate_readers.main(words(tmp_path, 'events', f'{path}:second'))
-    found = table_in(tmp_path / 'results' / 'readers')
-    assert found['p1_0:second', 'events', 'sensitivity'] == pytest.approx(1 / 2)
-    assert found['p1_0:second', 'events', FIGURES[-1]] == pytest.approx(20)
+    result = table_in(tmp_path / 'results' / 'readers')
+    assert result['p1_0:second', 'events', 'sensitivity'] == pytest.approx(1 / 2)
+    assert result['p1_0:second', 'events', FIGURES[-1]] == pytest.approx(20)
     content['meg'][0] = content['meg'][0][:, :2000]
     content['events'] = [np.array([300])]
     write_raw(content)

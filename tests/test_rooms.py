@@ -41,30 +41,30 @@ def imports_of(source):
 def faults(sources):
     """What is wrong with the imports of {path: source}: a line for each."""
     modules = {module_of(path) for path in sources}
-    found, graph = [], {}
+    lines, graph = [], {}
     for path, source in sources.items():
         room = module_of(path).partition('.')[0]
         if room not in SCRIPTS and room not in ROOMS:
-            found.append(f'{path}: in no room')
+            lines.append(f'{path}: in no room')
             continue
         graph[module_of(path)] = set()
         for name in imports_of(source):
-            other = name.partition('.')[0]
+            target = name.partition('.')[0]
             if name == '.':
-                found.append(f'{path}: a relative import')
-            elif other in SCRIPTS:
-                found.append(f'{path}: imports the script {other}')
-            elif other in ROOMS and name in modules:
+                lines.append(f'{path}: a relative import')
+            elif target in SCRIPTS:
+                lines.append(f'{path}: imports the script {target}')
+            elif target in ROOMS and name in modules:
                 graph[module_of(path)].add(name)
-            if other in ROOMS and room in ROOMS and other != room:
-                upwards = ROOMS.index(other) > ROOMS.index(room)
-                if upwards or other not in CLOSED.get(room, {other}):
-                    found.append(f'{path}: imports {other}, which is above it')
+            if target in ROOMS and room in ROOMS and target != room:
+                upwards = ROOMS.index(target) > ROOMS.index(room)
+                if upwards or target not in CLOSED.get(room, {target}):
+                    lines.append(f'{path}: imports {target}, which is above it')
     try:
         graphlib.TopologicalSorter(graph).prepare()
     except graphlib.CycleError as fault:
-        found.append(f'a circle: {" -> ".join(fault.args[1])}')
-    return found
+        lines.append(f'a circle: {" -> ".join(fault.args[1])}')
+    return lines
 
 
 @pytest.fixture(scope='module')

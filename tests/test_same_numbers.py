@@ -50,7 +50,7 @@ def study(tmp_path_factory, make_windows):
 def run(study):
     """Train a classifier on the one autoencoder of its masking; gives the run."""
     folder, words = study
-    first = {None: 1, 'context': 2}
+    run_of = {None: 1, 'context': 2}
 
     def trained(number, mode, classifier, masking, *more):
         with pytest.MonkeyPatch.context() as patch:
@@ -59,14 +59,14 @@ def run(study):
             more = (f'classifier={classifier}', f'masking={masking}', f'model_nb={number}', *more)
             main_train.main([mode, 'AE1D_smaller', *words, *more])
 
-    for masking, number in first.items():
+    for masking, number in run_of.items():
         trained(number, 'auto', 'hgb', masking)
 
     def on_its_autoencoder(classifier, masking, *more):
         if classifier != 'hgb' or more:
-            trained(first[masking], 'clf', classifier, masking, *more)
+            trained(run_of[masking], 'clf', classifier, masking, *more)
         numbers = {int(path.name.rpartition('_')[2]) for path in Path(folder / 'results').glob('AE1D_smaller_*')}
-        number = first[masking] if classifier == 'hgb' and not more else max(numbers)
+        number = run_of[masking] if classifier == 'hgb' and not more else max(numbers)
         return RunDirectory(folder / 'results' / f'AE1D_smaller_{number}')
 
     return on_its_autoencoder

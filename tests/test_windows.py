@@ -195,14 +195,14 @@ def test_the_five_files_of_a_patient(recordings, write_raw, tmp_path, capsys):
     expected = raw['meg'][2][:, 210:510]
     np.testing.assert_allclose(windows[4], (expected - expected.mean()) / expected.std(), rtol=1e-5, atol=1e-6)
 
-    said = capsys.readouterr().out
-    assert 'patient 004: blocks 0, 2: windows kept 7, dropped 0' in said
-    assert 'spikes annotated 3, covered 3, dropped 0, in the margins of the block 0' in said
+    output = capsys.readouterr().out
+    assert 'patient 004: blocks 0, 2: windows kept 7, dropped 0' in output
+    assert 'spikes annotated 3, covered 3, dropped 0, in the margins of the block 0' in output
 
     make(path.parent, tmp_path / 'ae', normal_only=True)
     normal = read_columns(tmp_path / 'ae' / 'data_raw_004_b2')
-    kept = ~columns['labels_t'].any(axis=1)
-    assert normal['timing'].tolist() == columns['timing'][kept].tolist()
+    without_spike = ~columns['labels_t'].any(axis=1)
+    assert normal['timing'].tolist() == columns['timing'][without_spike].tolist()
     assert not normal['labels_t'].any()
 
 

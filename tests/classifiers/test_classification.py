@@ -145,7 +145,7 @@ def test_error_cards_are_cut_where_the_labels_are_and_zscored_over_the_inner_win
     assert not zscore_planes(torch.ones(1, 1, 4, 4)).any()
 
 
-def test_errors_of_hidden_sub_windows_where_hiding_changes_nothing():
+def test_errors_of_masked_sub_windows_where_masking_changes_nothing():
     """The reconstruction is zero whatever is masked: cards are the plain ones, and every masked segment is itself."""
     x, masking = windows(5), Masking(margin=2)
     masked = read(x, ClassifierSpec(None, error_cards, masked_cards), masking=masking)
@@ -187,9 +187,9 @@ def test_copies_are_read_as_changed_windows():
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 1, 274, 40)).astype(np.float32))
     reader = SubwindowReader(Zero(), CLASSIFIERS['latent'], SHAPE, [0], None, CPU)
     loader, blocks = batches(Windows(x), batch_size=2), np.zeros(9)
-    found = reader.read_copies(loader, blocks, 'both')
+    of_copies = reader.read_copies(loader, blocks, 'both')
     changed = [-x, x[:, :, mirrored_channels()], -x[:, :, mirrored_channels()]]
-    for inputs, copy in zip(found, changed, strict=True):
+    for inputs, copy in zip(of_copies, changed, strict=True):
         np.testing.assert_array_equal(inputs, reader.read(batches(Windows(copy), batch_size=2)).inputs)
     assert reader.read_copies(loader, blocks, None) == []
 
@@ -232,11 +232,11 @@ def test_statistics_of_the_latent_maps():
 
 def test_field_peaks():
     x = windows(2)
-    found = field_peaks(x, SHAPE)
+    peaks = field_peaks(x, SHAPE)
     for row, piece in pieces(x):
         power = piece.std(axis=0)
-        assert found[row, 0] == pytest.approx(power.max(), rel=1e-5)
-        assert found[row, 1] == power.argmax()
+        assert peaks[row, 0] == pytest.approx(power.max(), rel=1e-5)
+        assert peaks[row, 1] == power.argmax()
 
 
 # ---------------------------------------------------------------------------------------- classifiers
@@ -283,13 +283,13 @@ def test_every_classifier_finds_what_is_there_and_survives_its_checkpoint(name, 
 
 def test_the_trees_are_the_same_with_any_number_of_threads(monkeypatch):
     monkeypatch.setattr(boosting, '_MOST_TREES', 3)
-    found = []
+    probas = []
     for n_threads in (1, 2):
         monkeypatch.setitem(boosting._PARAMETERS, 'num_threads', n_threads)
         classifier = CLASSIFIERS['hgb'].make(seed=0)
         classifier.fit(examples('hgb', n=2000), examples('hgb', seed=1), None)
-        found.append(classifier.predict_proba(examples('hgb', seed=2).inputs))
-    np.testing.assert_array_equal(*found)
+        probas.append(classifier.predict_proba(examples('hgb', seed=2).inputs))
+    np.testing.assert_array_equal(*probas)
 
 
 def test_the_trees_are_those_of_least_loss_on_validation(tmp_path, monkeypatch):
@@ -327,9 +327,9 @@ def test_trees_that_cannot_be_read_are_refused(state, message, tmp_path):
 @pytest.mark.parametrize('seed', [2**31, 2**32 - 1])
 def test_any_seed_of_the_settings_is_one_of_the_trees(seed):
     few = examples('hgb', n=60)
-    judge = CLASSIFIERS['hgb'].make(seed=seed)
-    judge.fit(few, few, None)
-    assert judge.predict_proba(few.inputs).shape == (60,)
+    classifier = CLASSIFIERS['hgb'].make(seed=seed)
+    classifier.fit(few, few, None)
+    assert classifier.predict_proba(few.inputs).shape == (60,)
 
 
 def test_a_threshold_of_an_earlier_score_is_refused(tmp_path):
@@ -362,9 +362,9 @@ def test_the_mean_error_does_not_look_at_labels(tmp_path):
     inputs, labels = examples('threshold')
     detector = CLASSIFIERS['threshold'].make()
     detector.fit(Examples(inputs, labels), None, None)
-    first = detector.predict_proba(inputs)
+    proba = detector.predict_proba(inputs)
     detector.fit(Examples(inputs, 1 - labels), None, None)
-    np.testing.assert_array_equal(detector.predict_proba(inputs), first)
+    np.testing.assert_array_equal(detector.predict_proba(inputs), proba)
 
 
 def test_the_output_starts_at_the_log_odds_of_a_spike(tmp_path):
@@ -377,10 +377,10 @@ def test_the_figures_of_an_epoch_are_those_of_the_network_that_is_kept(tmp_path,
     classifier, history = fitted('sfcn', tmp_path, early_stop_on=early_stop_on)
     inputs, labels = examples('sfcn', seed=1)
     proba = classifier.predict_proba(inputs)
-    kept = history[best_epoch(history, early_stop_on) - 1]
-    assert kept['PR-AUC'] == pytest.approx(average_precision_score(labels, proba))
-    assert kept['recall at 0.5'] == pytest.approx((proba[labels == 1] >= 0.5).mean())
-    assert kept['f1_m'] == pytest.approx(batchwise(labels, np.round(proba), SETTINGS['classifier_batch_size'])['f1_m'])
+    best = history[best_epoch(history, early_stop_on) - 1]
+    assert best['PR-AUC'] == pytest.approx(average_precision_score(labels, proba))
+    assert best['recall at 0.5'] == pytest.approx((proba[labels == 1] >= 0.5).mean())
+    assert best['f1_m'] == pytest.approx(batchwise(labels, np.round(proba), SETTINGS['classifier_batch_size'])['f1_m'])
 
 
 @pytest.mark.parametrize('decay', [0.0, 0.3])
@@ -420,10 +420,10 @@ def test_temperature_finds_the_scores_that_were_bent():
     logit = rng.normal(-2, 2, 20_000)
     test = (rng.random(20_000) < 1 / (1 + np.exp(-logit))).astype(int)
     bent = 1 / (1 + np.exp(-(logit + 3.5) * 2))  # as if spikes had weighed e^3.5 times, and too steep
-    found = fit_calibration('temperature', bent, test)
-    assert found['temperature'] == pytest.approx(2, rel=0.05)
-    assert found['offset'] == pytest.approx(-3.5, abs=0.15)
-    proba = calibrate(found, bent)
+    calibration = fit_calibration('temperature', bent, test)
+    assert calibration['temperature'] == pytest.approx(2, rel=0.05)
+    assert calibration['offset'] == pytest.approx(-3.5, abs=0.15)
+    proba = calibrate(calibration, bent)
     assert (np.argsort(proba, kind='stable') == np.argsort(bent, kind='stable')).mean() > 0.999
     assert proba.mean() == pytest.approx(test.mean(), abs=1e-3)
 
@@ -432,21 +432,21 @@ def test_temperature_has_the_least_cross_entropy():
     rng = np.random.default_rng(2)
     logit = rng.normal(-3, 2, 400)
     test = (rng.random(400) < 1 / (1 + np.exp(-0.6 * logit))).astype(int)
-    found = fit_calibration('temperature', 1 / (1 + np.exp(-logit)), test)
+    calibration = fit_calibration('temperature', 1 / (1 + np.exp(-logit)), test)
 
     def cross_entropy(parameters):
         value = parameters[0] * logit + parameters[1]
         return np.sum(np.logaddexp(0, value) - test * value)
 
     best = minimize(cross_entropy, [1.0, 0.0], method='Nelder-Mead', options={'xatol': 1e-9, 'fatol': 1e-12}).x
-    assert [1 / found['temperature'], found['offset']] == pytest.approx(best.tolist(), abs=1e-6)
+    assert [1 / calibration['temperature'], calibration['offset']] == pytest.approx(best.tolist(), abs=1e-6)
 
 
 @pytest.mark.parametrize('proba', [[0.9, 0.8, 0.2, 0.1], [0.3, 0.3, 0.3, 0.3]])
 def test_calibration_never_turns_the_order_round(proba):
     """Where the scores are of no use, it gives the share of spikes."""
-    found = fit_calibration('temperature', np.array(proba), np.array([0, 0, 0, 1]))
-    calibrated = calibrate(found, np.array([0.1, 0.5, 0.9]))
+    calibration = fit_calibration('temperature', np.array(proba), np.array([0, 0, 0, 1]))
+    calibrated = calibrate(calibration, np.array([0.1, 0.5, 0.9]))
     assert (np.diff(calibrated) > 0).all()
     np.testing.assert_allclose(calibrated, 0.25, atol=1e-4)
 
@@ -455,16 +455,16 @@ def test_isotonic_steps_rise_and_keep_the_mean():
     rng = np.random.default_rng(1)
     score = rng.random(500)
     test = (rng.random(500) < score**3).astype(int)
-    found = fit_calibration('isotonic', score, test)
-    proba = calibrate(found, score)
+    calibration = fit_calibration('isotonic', score, test)
+    proba = calibrate(calibration, score)
     assert (np.diff(proba[np.argsort(score)]) >= 0).all()
     assert proba.mean() == pytest.approx(test.mean())
-    assert np.isfinite(calibrate(found, np.array([0.0, 1.0]))).all()
+    assert np.isfinite(calibrate(calibration, np.array([0.0, 1.0]))).all()
 
 
 def test_perfectly_separated_scores_are_calibrated_to_finite_numbers():
-    found = fit_calibration('temperature', np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
-    proba = calibrate(found, np.array([0.0, 0.5, 1.0]))
+    calibration = fit_calibration('temperature', np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
+    proba = calibrate(calibration, np.array([0.0, 0.5, 1.0]))
     assert np.isfinite(proba).all()
     assert (np.diff(proba) >= 0).all()
 

@@ -30,15 +30,15 @@ def noise(seed=0, n_windows=1):
 
 def filtered_one_by_one(course):
     """A time course filtered by either wave, sample by sample: (2, times)."""
-    found = []
+    rows = []
     for width in (4, 18):
         t = np.arange(-36, 37) / (width / 2)
         wave = (1 - t**2) * np.exp(-(t**2) / 2)
         wave -= wave.mean()
         wave /= np.sqrt((wave**2).sum())
         padded = np.pad(course, 36)
-        found.append([(padded[first : first + 73] * wave).sum() for first in range(len(course))])
-    return np.array(found)
+        rows.append([(padded[first : first + 73] * wave).sum() for first in range(len(course))])
+    return np.array(rows)
 
 
 def products(fields):
@@ -59,14 +59,14 @@ def one_by_one(signal, masked, first):
     at = first + peak
     pattern = bands[..., at].sum(axis=1)
     power = (pattern / np.linalg.norm(pattern) @ signal) ** 2 / np.median((signal**2).sum(axis=0))
-    usual = np.log(np.quantile(power, [0.5, 0.9]) + 1e-4)
+    quantiles = np.log(np.quantile(power, [0.5, 0.9]) + 1e-4)
     both = [products(bands[..., at]), products(of_masked[..., peak])]
     near = [min(max(at + offset, 0), signal.shape[1] - 1) for offset in (-40, -25, -15, -10, 10, 15, 25, 40)]
-    beside = [value for t in near for value in products(bands[..., t])[:2]]
+    neighbours = [value for t in near for value in products(bands[..., t])[:2]]
     cosines = [product / np.sqrt(brief * long + 1e-9) for brief, long, product in both]
     powers = [heights[peak], *np.log(np.clip(np.ravel(both), 0.01, None))]
-    others = [*cosines, *usual, peak - MARGIN, *np.log(np.clip(beside, 0.01, None))]
-    return heights[peak] - 0.25 * usual[0], powers, others
+    others = [*cosines, *quantiles, peak - MARGIN, *np.log(np.clip(neighbours, 0.01, None))]
+    return heights[peak] - 0.25 * quantiles[0], powers, others
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
@@ -116,8 +116,8 @@ def test_two_fields_at_one_time_count_less_than_one():
     x = 0.3 * noise(n_windows=2)
     x[0] += fields[0] * (slow + fast)
     x[1] += fields[0] * slow + fields[1] * fast
-    one, two = score_of(x, masked_parts(x)).reshape(2, 7)[:, 3]
-    assert one > two + 0.5
+    one_field, two_fields = score_of(x, masked_parts(x)).reshape(2, 7)[:, 3]
+    assert one_field > two_fields + 0.5
 
 
 def test_neither_polarity_nor_place_nor_unit_matters():
@@ -134,13 +134,13 @@ def test_neither_polarity_nor_place_nor_unit_matters():
 def test_a_field_that_is_always_there_counts_less():
     """As the heart's: the same wave of a field that is in the window before and after has a lower score."""
     spike = np.exp(-0.5 * ((np.arange(300) - MIDDLE) / 3) ** 2)
-    usual = np.cos(2 * np.pi * 7 / 150 * (np.arange(300) - MIDDLE))
+    rhythm = np.cos(2 * np.pi * 7 / 150 * (np.arange(300) - MIDDLE))
     x, field = 0.3 * noise(n_windows=2), np.zeros((2, N_CHANNELS, 1))
     field[0, :4] = field[1, 6:10] = 1.0
-    x += 0.3 * field[:1] * usual
+    x += 0.3 * field[:1] * rhythm
     x += 3 * field * spike
-    same, other = score_of(x, masked_parts(x)).reshape(2, 7)[:, 3]
-    assert other > same
+    same, different = score_of(x, masked_parts(x)).reshape(2, 7)[:, 3]
+    assert different > same
 
 
 def test_flat_windows_have_a_finite_score():

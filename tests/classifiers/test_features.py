@@ -27,10 +27,10 @@ def planted():
     x = 0.1 * rng.standard_normal((3, N_CHANNELS, 300))
     wave = np.exp(-0.5 * ((np.arange(300) - 151) / 4) ** 2) - 0.4 * np.exp(-0.5 * ((np.arange(300) - 175) / 10) ** 2)
     x[0] -= 5 * rng.standard_normal((N_CHANNELS, 1)) * wave
-    return x, hidden_parts(x), wave
+    return x, masked_parts(x), wave
 
 
-def hidden_parts(x):
+def masked_parts(x):
     starts = [SHAPE[0] + k * SHAPE[2] - MARGIN for k in range(SHAPE[1])]
     return np.stack([x[..., start : start + SHAPE[2] + 2 * MARGIN] for start in starts], axis=2)
 
@@ -73,14 +73,14 @@ def features_one_by_one(signal, masked, residual, first):
     near = [min(max(at + t, 0), len(course) - 1) for t in range(-45, 46)]  # sample 45 is the peak
     inside = power[MARGIN : n_masked - MARGIN]
     channels = np.abs(residual[:, peak]) / np.linalg.norm(residual[:, peak])
-    found = [*np.log([height, height / typical, power.mean(), inside.mean(), inside.max()])]
-    found += [peak - MARGIN, abs(peak - (n_masked - 1) / 2)]
-    found += [np.square(of_masked).sum() / mean_power.sum(), channels.max(), (channels**4).sum()]
-    found += [course[near[k]] * np.sign(course[at]) / np.sqrt(height) for k in range(0, 91, 3)]
-    found += [of_masked[t] / np.sqrt(height) if 0 <= t < n_masked else 0.0 for t in range(peak - 12, peak + 13, 2)]
+    features = [*np.log([height, height / typical, power.mean(), inside.mean(), inside.max()])]
+    features += [peak - MARGIN, abs(peak - (n_masked - 1) / 2)]
+    features += [np.square(of_masked).sum() / mean_power.sum(), channels.max(), (channels**4).sum()]
+    features += [course[near[k]] * np.sign(course[at]) / np.sqrt(height) for k in range(0, 91, 3)]
+    features += [of_masked[t] / np.sqrt(height) if 0 <= t < n_masked else 0.0 for t in range(peak - 12, peak + 13, 2)]
     around = [-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45]
-    found += [np.log(np.sqrt(field[near[45 + t]] / typical) + 1e-6) for t in around]
-    return found
+    features += [np.log(np.sqrt(field[near[45 + t]] / typical) + 1e-6) for t in around]
+    return features
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
@@ -90,7 +90,7 @@ def test_features_equal_a_second_implementation(dtype):
     x = rng.standard_normal((4, N_CHANNELS, 300)).cumsum(axis=2) / 5
     filters, residuals = (
         rng.standard_normal((9, N_CHANNELS)),
-        hidden_parts(x) + rng.standard_normal((N_CHANNELS, 7, 46)),
+        masked_parts(x) + rng.standard_normal((N_CHANNELS, 7, 46)),
     )
     residuals[0, :, 0, 0] += 30
     residuals[0, :, 6, 45] += 30
@@ -117,7 +117,7 @@ def test_neither_polarity_nor_place_in_the_helmet_matters(planted):
 
 def test_flat_windows_have_finite_features():
     x = np.zeros((1, N_CHANNELS, 300))
-    assert np.isfinite(spike_features(x, hidden_parts(x), np.eye(N_CHANNELS))).all()
+    assert np.isfinite(spike_features(x, masked_parts(x), np.eye(N_CHANNELS))).all()
 
 
 def test_power_is_compared_within_a_block():
@@ -130,10 +130,10 @@ def test_power_is_compared_within_a_block():
 @pytest.mark.parametrize('shape', [(200,), (200, 1), (200, 3)])
 def test_medians_of_blocks_are_taken_of_the_rows_named(shape):
     rng = np.random.default_rng(0)
-    values, blocks, usual = rng.normal(size=shape).astype(np.float32), rng.integers(0, 5, 200), rng.random(200) < 0.5
-    for chosen in (None, usual):
-        kept = np.full(200, True) if chosen is None else chosen
-        expected = [value - np.median(values[kept & (blocks == block)], axis=0)
+    values, blocks, is_named = rng.normal(size=shape).astype(np.float32), rng.integers(0, 5, 200), rng.random(200) < 0.5
+    for chosen in (None, is_named):
+        named = np.full(200, True) if chosen is None else chosen
+        expected = [value - np.median(values[named & (blocks == block)], axis=0)
                     for value, block in zip(values, blocks, strict=True)]  # fmt: skip
         relative = subtract_block_median(values, blocks, chosen)
         np.testing.assert_array_equal(relative, expected)

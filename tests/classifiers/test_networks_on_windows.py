@@ -108,8 +108,8 @@ def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(name, tmp_path):
     fitted(name, tmp_path / 'parts', classifier_num_epochs=1)
     parts, history = fitted(name, tmp_path / 'parts', classifier_num_epochs=3)
     assert [epoch['epoch'] for epoch in history] == [1, 2, 3]
-    for one, other in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
-        assert torch.equal(one, other)
+    for expected, weights in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
+        assert torch.equal(expected, weights)
 
 
 @pytest.mark.parametrize('model', ['AE1D', 'AE2D_smaller', 'wavelets'])
@@ -139,13 +139,13 @@ def test_a_window_is_scored_in_one_pass_whatever_is_beside_it():
 def test_the_similarity_of_fields_by_loops_and_whatever_their_place():
     rng = np.random.default_rng(0)
     a, b = (rng.normal(size=(2, 5, 7)) for _ in range(2))
-    found = field_similarity(torch.from_numpy(a), torch.from_numpy(b), 3).numpy()
+    similarity = field_similarity(torch.from_numpy(a), torch.from_numpy(b), 3).numpy()
     for window, row, t in np.ndindex(2, 7, 7):
         at = min(max(t + row - 3, 0), 6)
-        assert found[window, row, t] == pytest.approx(a[window, :, t] @ b[window, :, at] / 5)
+        assert similarity[window, row, t] == pytest.approx(a[window, :, t] @ b[window, :, at] / 5)
     rotation = np.linalg.qr(rng.normal(size=(5, 5)))[0]
     rotated = field_similarity(torch.from_numpy(-rotation @ a), torch.from_numpy(-rotation @ b), 3).numpy()
-    np.testing.assert_allclose(rotated, found, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(rotated, similarity, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize('change', sorted(CHANGES))
@@ -192,10 +192,10 @@ def test_labels_move_with_their_window():
 def test_changes_are_those_of_the_epoch_and_none_are_made_in_validation(tmp_path):
     classifier = make('raw', classifier_augmentation=['sign', 'shift'])
     training, validation = (classifier._labelled(examples(), training=part) for part in (True, False))
-    first = training.__getitems__([3, 4])
-    assert all(torch.equal(a, b) for a, b in zip(first, training.__getitems__([3, 4]), strict=True))
+    batch = training.__getitems__([3, 4])
+    assert all(torch.equal(a, b) for a, b in zip(batch, training.__getitems__([3, 4]), strict=True))
     training.epoch = 1
-    assert not torch.equal(first[0], training.__getitems__([3, 4])[0])
+    assert not torch.equal(batch[0], training.__getitems__([3, 4])[0])
     assert torch.equal(validation.__getitems__([3, 4])[0], torch.from_numpy(Windows().x[[3, 4]]))
 
 

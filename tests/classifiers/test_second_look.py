@@ -31,9 +31,9 @@ def test_fingerprints_are_field_and_course_at_the_peak():
     x = torch.from_numpy(rng.standard_normal((2, 9, 300)).cumsum(axis=2))
     residuals = torch.from_numpy(rng.standard_normal((2, 9, 7, 46)))
     filters = torch.from_numpy(rng.standard_normal((N_FIELD, 9)))
-    found = fingerprints(x, residuals, filters, SHAPE, MARGIN).numpy()
+    prints = fingerprints(x, residuals, filters, SHAPE, MARGIN).numpy()
     opposite = fingerprints(-x, -residuals, filters, SHAPE, MARGIN).numpy()
-    np.testing.assert_allclose(opposite, found * ([-1] * N_FIELD + [1] * N_COURSE))
+    np.testing.assert_allclose(opposite, prints * ([-1] * N_FIELD + [1] * N_COURSE))
     for window in range(2):
         for k in range(7):
             masked = filters.numpy() @ residuals[window, :, k].numpy()
@@ -43,7 +43,7 @@ def test_fingerprints_are_field_and_course_at_the_peak():
             peak = 45 + 30 * k - 8 + power.argmax()
             around = course[np.clip(np.arange(peak - 45, peak + 46, 3), 0, 299)]
             expected = np.concatenate([unit(field), unit(around)]) * np.sign(course[peak])
-            np.testing.assert_allclose(found[7 * window + k], expected)
+            np.testing.assert_allclose(prints[7 * window + k], expected)
 
 
 @given(st.integers(0, 1000), st.sampled_from([25, 60]))
@@ -52,15 +52,15 @@ def test_companions_equal_a_second_implementation(seed, n):
     recordings = recordings_of(rng, n)._replace(reference=rng.random(n) < 0.8)
     proba, expected = rng.random(n), []
     for i in range(n):
-        found = []
+        pairs = []
         for j in range(n):
             near = abs(recordings.timing[i] - recordings.timing[j]) <= 2
             if recordings.blocks[i] == recordings.blocks[j] and not near and recordings.reference[j]:
                 products = recordings.fingerprints[i] * recordings.fingerprints[j]
                 alike = max(products[:N_FIELD].sum(), 0) * max(products[N_FIELD:].sum(), 0)
-                found.append((alike, alike * proba[j]))
-        best = max((product for _, product in found), default=0)
-        expected.append([best, sum(product for _, product in sorted(found)[-10:]) / 10])
+                pairs.append((alike, alike * proba[j]))
+        best = max((product for _, product in pairs), default=0)
+        expected.append([best, sum(product for _, product in sorted(pairs)[-10:]) / 10])
     np.testing.assert_allclose(companions(proba, recordings), expected, atol=1e-12)
 
 

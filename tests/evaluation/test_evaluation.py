@@ -58,13 +58,13 @@ def test_figures_by_counting(rows):
     counts = {(t, p): 0 for t in (0, 1) for p in (0, 1)}
     for t, p in rows:
         counts[t, int(p >= 5)] += 1
-    found = subwindow_metrics(predictions, batch_size=8)
+    metrics = subwindow_metrics(predictions, batch_size=8)
     tp, tn, fp, fn = counts[1, 1], counts[0, 0], counts[0, 1], counts[1, 0]
-    assert found['confusion matrix'] == [[tn, fp], [fn, tp]]
+    assert metrics['confusion matrix'] == [[tn, fp], [fn, tp]]
     assert predictions['true'].sum() == tp + tn
 
     def same(name, part, whole):
-        assert found[name] == pytest.approx(part / whole if whole else math.nan, nan_ok=True)
+        assert metrics[name] == pytest.approx(part / whole if whole else math.nan, nan_ok=True)
 
     same('accuracy', tp + tn, len(rows))
     same('sensitivity', tp, tp + fn)
@@ -76,16 +76,16 @@ def test_figures_by_counting(rows):
     # ROC-AUC: the share of (spike, other) pairs in the right order, ties one half
     pairs = [(a > b) + 0.5 * (a == b) for x, a in rows for y, b in rows if x == 1 and y == 0]
     same('ROC-AUC', sum(pairs), len(pairs))
-    assert math.isnan(found['PR-AUC']) == (len(pairs) == 0)
+    assert math.isnan(metrics['PR-AUC']) == (len(pairs) == 0)
 
 
 def test_the_originals_batchwise_figures():
     test, pred = np.array([1, 1, 0, 0, 0, 1]), np.array([1, 0, 1, 0, 0, 0])
-    found = batchwise(test, pred, batch_size=4)
+    metrics = batchwise(test, pred, batch_size=4)
     first = (1 / (2 + 1e-7), 1 / (2 + 1e-7))
-    assert found['recall_m'] == pytest.approx((first[0] + 0) / 2)
-    assert found['precision_m'] == pytest.approx((first[1] + 0) / 2)
-    assert found['f1_m'] == pytest.approx(2 * first[0] * first[1] / (sum(first) + 1e-7) / 2)
+    assert metrics['recall_m'] == pytest.approx((first[0] + 0) / 2)
+    assert metrics['precision_m'] == pytest.approx((first[1] + 0) / 2)
+    assert metrics['f1_m'] == pytest.approx(2 * first[0] * first[1] / (sum(first) + 1e-7) / 2)
 
 
 def test_calibration_error_by_hand():
@@ -112,17 +112,17 @@ def test_figures_of_epochs_by_trying_every_threshold(epochs):
             precision = hits / called.sum() if called.any() else math.nan
             return {'recall': hits / test.sum(), 'precision': precision, 'F1': 2 * hits / (test.sum() + called.sum())}
 
-        found = epoch_metrics(test, proba, 8, history)
-        history.append(found)
-        assert list(found) == list(EPOCH_METRICS)
+        metrics = epoch_metrics(test, proba, 8, history)
+        history.append(metrics)
+        assert list(metrics) == list(EPOCH_METRICS)
         tried.append(max((shares(p)['F1'], -p) for p in proba))
         assert max(of_epoch['F1'] for of_epoch in history) == pytest.approx(max(tried)[0])
-        at_threshold, at_half = shares(found['threshold']), shares(0.5)
-        assert found['PR-AUC'] == pytest.approx(average_precision_score(test, proba))
+        at_threshold, at_half = shares(metrics['threshold']), shares(0.5)
+        assert metrics['PR-AUC'] == pytest.approx(average_precision_score(test, proba))
         for name in ('recall', 'precision', 'F1'):
-            assert found[name] == pytest.approx(at_threshold[name], nan_ok=True)
-            assert found[f'{name} at 0.5'] == pytest.approx(at_half[name], nan_ok=True)
-        assert found['recall_m'] == pytest.approx(batchwise(test, np.round(proba), 8)['recall_m'])
+            assert metrics[name] == pytest.approx(at_threshold[name], nan_ok=True)
+            assert metrics[f'{name} at 0.5'] == pytest.approx(at_half[name], nan_ok=True)
+        assert metrics['recall_m'] == pytest.approx(batchwise(test, np.round(proba), 8)['recall_m'])
     best = max(range(len(tried)), key=lambda k: history[k]['F1'])
     assert all(of_epoch['threshold'] == history[best]['threshold'] for of_epoch in history[best:])
 
@@ -141,9 +141,9 @@ def test_matching_has_as_many_pairs_as_can_be_and_of_those_the_closest(detected,
     for n in range(1, min(len(detected), len(annotated)) + 1):
         for rows in itertools.permutations(range(len(detected)), n):
             for columns in itertools.combinations(range(len(annotated)), n):
-                one = [abs(detected[a] - annotated[b]) for a, b in zip(rows, columns, strict=True)]
-                if max(one) <= tolerance:
-                    best = max(best, (n, -sum(one)))
+                lengths = [abs(detected[a] - annotated[b]) for a, b in zip(rows, columns, strict=True)]
+                if max(lengths) <= tolerance:
+                    best = max(best, (n, -sum(lengths)))
     assert (len(distances), -sum(distances)) == best
 
 
@@ -199,9 +199,9 @@ def test_merging_equals_a_walk_along_the_recording(rows):
             else:
                 expected.append([row])
         last = row
-    found = merge_events(table, 30)
-    assert len(found) == len(expected)
-    for event, members in zip(found.itertuples(), expected, strict=True):
+    events = merge_events(table, 30)
+    assert len(events) == len(expected)
+    for event, members in zip(events.itertuples(), expected, strict=True):
         highest = max(members, key=lambda row: row.field)
         assert (event.onset, event.end) == (members[0].timing - 15, members[-1].timing + 15)
         assert (event.block, event.sample, event.proba) == (highest.block, highest.peak, max(m.proba for m in members))
@@ -227,8 +227,8 @@ def test_a_pulse_cut_off_by_the_end_of_the_signal():
     assert spikes_of_pulses(marked, 9).tolist() == [0, 40]
 
 
-def test_annotated_spikes_are_those_that_mark_a_judged_subwindow():
-    """Two windows of 100 samples, hop 60, border 20: judged from 20 to 140, half pulse 3."""
+def test_annotated_spikes_are_those_that_mark_a_scored_subwindow():
+    """Two windows of 100 samples, hop 60, border 20: scored from 20 to 140, half pulse 3."""
     labels_t = np.zeros((2, 100), dtype=np.uint8)
     for spike in (10, 18, 75, 138, 150):
         for row, start in ((0, 0), (1, 60)):
@@ -236,8 +236,8 @@ def test_annotated_spikes_are_those_that_mark_a_judged_subwindow():
             labels_t[row, places[(places >= 0) & (places < 100)]] = 1
     table = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [50.0, 110.0]})
     subwindows = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [35.0, 65.0, 95.0, 125.0]})
-    found = annotated_spikes(table, labels_t, subwindows, {4: 7}, 30)
-    assert list(found.itertuples(index=False, name=None)) == [(4, 2, 18), (4, 2, 75), (4, 2, 138)]
+    spikes = annotated_spikes(table, labels_t, subwindows, {4: 7}, 30)
+    assert list(spikes.itertuples(index=False, name=None)) == [(4, 2, 18), (4, 2, 75), (4, 2, 138)]
 
 
 @pytest.mark.parametrize('pulse', [1, 2, 4, 6, 15, 16])
@@ -252,8 +252,8 @@ def test_pulses_of_other_scripts_are_as_long_as_they_are(pulse):
     assert pulse_lengths([labels_t, 0 * labels_t], expected) == [pulse, expected]
     table = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [50.0, 110.0]})
     subwindows = pd.DataFrame({'subject': 4, 'block': 2, 'timing': [35.0, 65.0, 95.0, 125.0]})
-    found = annotated_spikes(table, labels_t, subwindows, {4: pulse}, 30)
-    assert found['sample'].tolist() == spikes
+    annotated = annotated_spikes(table, labels_t, subwindows, {4: pulse}, 30)
+    assert annotated['sample'].tolist() == spikes
 
 
 def test_a_pulse_that_is_longer_where_spikes_meet_or_shorter_where_they_lie_between_samples():
@@ -288,8 +288,8 @@ def test_event_figures_and_the_curve():
     assert curve['threshold'].is_monotonic_decreasing
     assert (curve.iloc[0]['sensitivity'], curve.iloc[0]['false alarms/min']) == (0, 0)
     for row in curve.itertuples(index=False):
-        one = evaluated(with_predictions(table, proba, row[0]), spikes).result
-        expected = (one['event sensitivity'], one['false alarms/min'])
+        at_threshold = evaluated(with_predictions(table, proba, row[0]), spikes).result
+        expected = (at_threshold['event sensitivity'], at_threshold['false alarms/min'])
         assert (row[1], row[2]) == pytest.approx(expected)
 
 
@@ -364,10 +364,10 @@ def test_without_spikes_or_without_detections_nothing_crashes():
 
 def test_a_draw_of_every_patient_once_gives_the_figures_themselves():
     evaluation = cohort(1)
-    once = bootstrap(evaluation.predictions, evaluation.patients, np.ones((1, 4), dtype=int)).iloc[0]
-    assert list(once.index) == MAIN_METRICS
+    metrics = bootstrap(evaluation.predictions, evaluation.patients, np.ones((1, 4), dtype=int)).iloc[0]
+    assert list(metrics.index) == MAIN_METRICS
     for name in MAIN_METRICS:
-        assert once[name] == pytest.approx(evaluation.result[name], rel=1e-12)
+        assert metrics[name] == pytest.approx(evaluation.result[name], rel=1e-12)
 
 
 @settings(max_examples=25)
@@ -375,26 +375,26 @@ def test_a_draw_of_every_patient_once_gives_the_figures_themselves():
 def test_a_resampled_cohort_is_the_cohort_with_patients_repeated(weights, seed):
     evaluation = cohort(seed)
     predictions = evaluation.predictions.round({'proba': 1})  # ties
-    found = bootstrap(predictions, evaluation.patients, np.array([weights])).iloc[0]
+    metrics = bootstrap(predictions, evaluation.patients, np.array([weights])).iloc[0]
     rows = np.repeat(np.arange(160), np.repeat(weights, 40))
     test, proba, pred = (predictions[name].to_numpy()[rows] for name in ('test', 'proba', 'pred'))
     if not 0 < test.sum() < len(test):
-        assert math.isnan(found['PR-AUC'])
+        assert math.isnan(metrics['PR-AUC'])
         return
-    assert found['PR-AUC'] == pytest.approx(average_precision_score(test, proba), rel=1e-12)
-    assert found['ROC-AUC'] == pytest.approx(roc_auc_score(test, proba), rel=1e-12)
-    assert found['f1-score'] == pytest.approx(f1_score(test, pred))
+    assert metrics['PR-AUC'] == pytest.approx(average_precision_score(test, proba), rel=1e-12)
+    assert metrics['ROC-AUC'] == pytest.approx(roc_auc_score(test, proba), rel=1e-12)
+    assert metrics['f1-score'] == pytest.approx(f1_score(test, pred))
     patients = evaluation.patients
     alarms = (patients['events'] - patients['hits']) @ weights / (patients['minutes'] @ weights)
-    assert found['false alarms/min'] == pytest.approx(alarms)
+    assert metrics['false alarms/min'] == pytest.approx(alarms)
 
 
 def test_intervals_over_patients():
     evaluation = cohort(2)
-    found = intervals(evaluation, 400, seed=0)
-    assert found == intervals(evaluation, 400, seed=0)
+    bounds = intervals(evaluation, 400, seed=0)
+    assert bounds == intervals(evaluation, 400, seed=0)
     for name in MAIN_METRICS:
-        low, high = found[name]
+        low, high = bounds[name]
         assert low <= evaluation.result[name] <= high
     weights = draw_patients(4, 400, seed=0)
     assert (weights.sum(axis=1) == 4).all()
@@ -404,16 +404,16 @@ def test_intervals_over_patients():
 
 def test_the_better_of_two_runs():
     weak, strong = cohort(3, skill=0.5), cohort(4, skill=1.5)
-    runs = [(one.predictions, one.patients) for one in (weak, strong)]
+    runs = [(evaluation.predictions, evaluation.patients) for evaluation in (weak, strong)]
     table = compare(*runs, 300, seed=0)
     row = table.loc['PR-AUC']
     assert row['difference'] == pytest.approx(strong.result['PR-AUC'] - weak.result['PR-AUC'])
     assert 0 < row['low'] <= row['difference'] <= row['high']
     same = compare(runs[0], runs[0], 50, seed=0)
     assert (same[['difference', 'low', 'high']] == 0).all(axis=None)
-    other = cohort(3, subjects=(11, 12, 13))
+    elsewhere = cohort(3, subjects=(11, 12, 13))
     with pytest.raises(DataError, match='no test patient in common'):
-        compare(runs[0], (other.predictions, other.patients), 10, seed=0)
+        compare(runs[0], (elsewhere.predictions, elsewhere.patients), 10, seed=0)
     moved = runs[0][0].assign(timing=runs[0][0]['timing'] + 1)
     with pytest.raises(DataError, match='other sub-windows'):
         compare(runs[1], (moved, runs[0][1]), 10, seed=0)

@@ -48,7 +48,7 @@ def test_parameters_and_latent_of_the_full_size(name):
     assert sum(p.numel() for p in model.parameters()) == parameters
     with torch.no_grad():
         maps = model.latent(noise(1, 1, 274, 300))
-    assert [tuple(one.shape[1:]) for one in maps] == latent
+    assert [tuple(latent_map.shape[1:]) for latent_map in maps] == latent
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -106,8 +106,8 @@ def test_the_graph_at_full_size_learns():
 
 @pytest.mark.parametrize('name', NAMES)
 def test_weights_depend_on_the_seed_alone(name):
-    first, again, other = small(name), small(name), small(name, seed=1)
-    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (first, again, other)]
+    model, again, another_seed = small(name), small(name), small(name, seed=1)
+    weights = [torch.cat([p.flatten() for p in m.parameters()]) for m in (model, again, another_seed)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
@@ -225,23 +225,23 @@ def test_error_cards_repeat_the_errors_of_short_bands():
 
 
 @pytest.mark.parametrize(('first', 'last'), [(3, 7), (0, 4), (5, 9), (4, 5), (1, 8), (3, 3)])
-def test_a_hidden_stretch_is_a_straight_line(first, last):
+def test_a_masked_segment_is_a_straight_line(first, last):
     x = noise(2, 1, 3, 9)
     # The first window hides the stretch, the second one other sample.
-    hidden = mask_segment(x, torch.tensor([first, 2]), torch.tensor([last, 3]))
+    masked = mask_segment(x, torch.tensor([first, 2]), torch.tensor([last, 3]))
     for channel in range(3):
         expected = x[0, 0, channel].numpy().copy()
         seen = [t for t in range(9) if not first <= t < last]
         expected[first:last] = np.interp(np.arange(first, last), seen, expected[seen])
-        np.testing.assert_allclose(hidden[0, 0, channel], expected, atol=1e-6)
-    assert torch.equal(hidden[1, ..., [0, 1, 3, 4, 5, 6, 7, 8]], x[1, ..., [0, 1, 3, 4, 5, 6, 7, 8]])
-    torch.testing.assert_close(hidden[1, ..., 2], x[1, ..., [1, 3]].mean(dim=-1))
+        np.testing.assert_allclose(masked[0, 0, channel], expected, atol=1e-6)
+    assert torch.equal(masked[1, ..., [0, 1, 3, 4, 5, 6, 7, 8]], x[1, ..., [0, 1, 3, 4, 5, 6, 7, 8]])
+    torch.testing.assert_close(masked[1, ..., 2], x[1, ..., [1, 3]].mean(dim=-1))
 
 
 @pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('margin', [0, 3])
-def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin):
-    """What is hidden moves its residual by as much as itself: the reconstruction stays. What is around it does not."""
+def test_nothing_leads_from_a_masked_segment_to_its_reconstruction(name, margin):
+    """What is masked moves its residual by as much as itself: the reconstruction stays. What is around it does not."""
     model = small(name).eval()
     x, shape = noise(2, 1, 12, 40), (8, 3, 8)
     with torch.no_grad():
@@ -256,10 +256,10 @@ def test_nothing_leads_from_a_hidden_stretch_to_its_reconstruction(name, margin)
             torch.testing.assert_close(moved, (changed - x)[:, 0, :, first:last], rtol=1e-4, atol=1e-4)
             # The bands' targets move, their reconstructions do not.
             bounds = torch.full((2,), first), torch.full((2,), last)
-            for (one, _), (other, _) in zip(
+            for (of_changed, _), (expected, _) in zip(
                 model(mask_segment(x, *bounds)), model(mask_segment(changed, *bounds)), strict=True
             ):
-                assert torch.equal(one, other)
+                assert torch.equal(of_changed, expected)
             # Both sides count.
             for outside in (first - 1, last):
                 around = x.clone()
@@ -312,8 +312,8 @@ def plain_pairs(model, seen, x):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_the_context_reaches_every_hidden_sample_of_a_default_window(name):
-    """200 ms and a margin of 8 samples hidden: no sample is so far from its context that nothing can be predicted."""
+def test_the_context_reaches_every_masked_sample_of_a_default_window(name):
+    """200 ms and a margin of 8 samples masked: no sample is so far from its context that nothing can be predicted."""
     settings = SMALL[name] | ({'pywt_family': 'db5', 'pywt_mode': 'periodization'} if name == 'wavelets' else {})
     model = build_model(name, 8, 300, **settings).double()
     x = noise(1, 1, 8, 300).double().requires_grad_()

@@ -63,8 +63,8 @@ def test_the_pairs_are_the_signal_and_its_bands():
     model = build_model('wavelets', 9, 60, filters=[4, 4, 4], pywt_family='db2', latent_nodes=4)
     targets = [target.numpy() for _, target in model(torch.from_numpy(x))]
     approximation, *details = pywt.wavedec(x[:, 0], 'db2', level=3)
-    for found, wanted in zip(targets, [x[:, 0], *reversed(details), approximation], strict=True):
-        np.testing.assert_allclose(found, wanted, atol=1e-5)
+    for band, wanted in zip(targets, [x[:, 0], *reversed(details), approximation], strict=True):
+        np.testing.assert_allclose(band, wanted, atol=1e-5)
     # The reconstructed signal is the inverse transform of the reconstructed bands.
     signal_back, *bands = [output.detach().numpy() for output, _ in model(torch.from_numpy(x))]
     again = pywt.waverec([bands[-1], *reversed(bands[:-1])], 'db2')
@@ -86,10 +86,10 @@ def test_the_graph_keeps_the_strongest_neighbours_and_follows_the_content():
     dense.load_state_dict(graph.state_dict())
     everyone = dense.weights(content)
     everyone = everyone / everyone.diagonal(dim1=1, dim2=2)[..., None]
-    kept = others / weights.diagonal(dim1=1, dim2=2)[..., None]
+    relative = others / weights.diagonal(dim1=1, dim2=2)[..., None]
     without_self = everyone - torch.eye(30)
-    torch.testing.assert_close(kept.sort(dim=-1).values[..., -5:], without_self.sort(dim=-1).values[..., -5:])
-    assert 0.01 < kept[kept > 0].median() < 0.9
+    torch.testing.assert_close(relative.sort(dim=-1).values[..., -5:], without_self.sort(dim=-1).values[..., -5:])
+    assert 0.01 < relative[relative > 0].median() < 0.9
     assert not (((others > 0) & (others.transpose(1, 2) > 0)).any())  # an edge goes one way
     assert not torch.allclose(weights[0], weights[1])  # dynamic
     torch.testing.assert_close(graph.weights(content * 1e3), weights)  # whatever the unit

@@ -313,8 +313,8 @@ def mutated(seeds, rng):
         return bytes(content)
     opcodes = list(opcodes_of(content))
     for _ in range(rng.integers(1, 4)):
-        place, size = rng.integers(len(opcodes)), rng.integers(1, 30)
+        at, size = rng.integers(len(opcodes)), rng.integers(1, 30)
         source = pick([[], opcodes, opcodes_of(pick(seeds))])
         start = rng.integers(len(source) + 1)
-        opcodes[place : place + rng.integers(3)] = source[start : start + size]
+        opcodes[at : at + rng.integers(3)] = source[start : start + size]
     return b''.join(opcodes)

@@ -145,7 +145,7 @@ def test_labels_that_are_there_are_named_where_none_marks_a_spike(cohort, capsys
 
 # ------------------------------------------------------------------------------------------- the table
 @pytest.mark.parametrize(
-    ('content', 'said'),
+    ('content', 'message'),
     [
         ('', 'is empty; its first line must be patient,recording'),
         ('patient,recording\n', 'has no line below'),
@@ -160,10 +160,10 @@ def test_labels_that_are_there_are_named_where_none_marks_a_spike(cohort, capsys
         ('patient,recording\n3,a.ds\n', 'has no patient 4'),
     ],
 )
-def test_faults_of_a_table(tmp_path, content, said):
+def test_faults_of_a_table(tmp_path, content, message):
     path = tmp_path / 'cohort.csv'
     path.write_text(content)
-    with pytest.raises(DataError, match=rf'cohort\.csv: {said}'):
+    with pytest.raises(DataError, match=rf'cohort\.csv: {message}'):
         read_cohort(str(path), patient=4)
 
 
@@ -192,8 +192,8 @@ def bids(tmp_path):
         raw.info['line_freq'] = 50
         raw.info['bads'] = ['MLC11'] if subject == '01' else []
         raw.set_annotations(mne.Annotations([1.0, 1.5], [0.0, 0.25], ['spike', 'BAD_moved'], orig_time=None))
-        place = mne_bids.BIDSPath(subject=subject, session=session, task=task, root=root, datatype='meg')
-        mne_bids.write_raw_bids(raw, place, allow_preload=True, format='FIF', overwrite=True, verbose='error')
+        bids_path = mne_bids.BIDSPath(subject=subject, session=session, task=task, root=root, datatype='meg')
+        mne_bids.write_raw_bids(raw, bids_path, allow_preload=True, format='FIF', overwrite=True, verbose='error')
     return root
 
 
@@ -247,31 +247,31 @@ def test_which_files_of_a_bids_folder_are_recordings(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('files', 'said'),
+    ('files', 'message'),
     [
         (['sub-01/eeg/sub-01_eeg.edf'], 'no MEG recording'),
         (['sub-a/meg/sub-a_meg.fif'], 'sub-a does not end in a number'),
         (['sub-a1/meg/sub-a1_meg.fif', 'sub-b01/meg/sub-b01_meg.fif'], 'sub-a1 and sub-b01 would both be patient 1'),
     ],
 )
-def test_faults_of_a_bids_folder(tmp_path, files, said):
+def test_faults_of_a_bids_folder(tmp_path, files, message):
     make_files(tmp_path, *files)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         read_cohort(str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ('content', 'said'),
+    ('content', 'message'),
     [
         ('onset,duration\n1,2\n', "has no column 'onset'"),
         ('onset\tduration\n1.0\t0\nx\t0\n', 'line 3: onset and duration must be numbers'),
         ('onset\tduration\n\t0\n', 'line 2: onset and duration must be numbers'),
     ],
 )
-def test_faults_of_a_table_of_events(tmp_path, content, said):
+def test_faults_of_a_table_of_events(tmp_path, content, message):
     path = tmp_path / 'sub-01_events.tsv'
     path.write_text(content)
-    with pytest.raises(DataError, match=rf'sub-01_events\.tsv: {said}'):
+    with pytest.raises(DataError, match=rf'sub-01_events\.tsv: {message}'):
         read_events(path)
 
 

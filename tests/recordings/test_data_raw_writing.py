@@ -76,9 +76,9 @@ def test_another_patients_recording_of_the_same_name_and_length_is_refused(path,
     before = contents(raw)
     path.unlink()
     signal = 1e-12 * np.random.default_rng(1).normal(size=(N_CHANNELS, 900))
-    other = make_fif('run01', signal, notes=[(1.0, 'spike')])
+    namesake = make_fif('run01', signal, notes=[(1.0, 'spike')])
     with pytest.raises(DataError, match=r'(not from these recordings|not the recording that data_raw_001\.pkl)'):
-        act(other, raw=raw)
+        act(namesake, raw=raw)
     assert contents(raw) == before
     assert names(raw) == BOTH
 
@@ -163,11 +163,11 @@ def test_killed_while_reannotating_it_loses_nothing(path, raw, monkeypatch, modu
 
 
 def test_a_reannotation_that_comes_meanwhile_is_kept(path, raw, monkeypatch):
-    read, once = checks.read_recording, []
+    read, calls = checks.read_recording, []
 
     def slowly(*arguments, **settings):
-        if not once:
-            once.append(True)
+        if not calls:
+            calls.append(True)
             correct(path, raw)
         return read(*arguments, **settings)
 

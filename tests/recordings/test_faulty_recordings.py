@@ -24,12 +24,12 @@ READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad
 LATIN_1 = os.fsdecode('café'.encode('latin-1'))  # as a name of a file with bytes that are not UTF-8 comes
 
 
-def in_header(place, code, value):
+def in_header(offset, code, value):
     """Write a number into the .res4 file."""
 
     def spoil(path):
         with (path / f'{path.stem}.res4').open('r+b') as stream:
-            stream.seek(place)
+            stream.seek(offset)
             stream.write(struct.pack(code, value))
 
     return spoil
@@ -46,7 +46,7 @@ def dangling(path):
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'said'),
+    ('spoil', 'message'),
     [
         (in_header(1288, '>i', 0), 'says 1 trials of 0 samples'),
         (in_header(1288, '>i', -1), 'of -1 samples'),
@@ -63,10 +63,10 @@ def dangling(path):
         (lambda path: (path / 'MarkerFile.mrk').mkdir(), r'MarkerFile\.mrk: no such file, or a link to nothing'),
     ],
 )
-def test_faults_of_a_ctf_recording(make_ds, tmp_path, spoil, said):
+def test_faults_of_a_ctf_recording(make_ds, tmp_path, spoil, message):
     path = make_ds('bad', {'MLC11': np.zeros(900)})
     spoil(path)
-    with pytest.raises(DataError, match=said) as fault:
+    with pytest.raises(DataError, match=message) as fault:
         create_data_raw.main(['1', str(path), f'path_raw_data={tmp_path / "raw"}'])
     assert str(path) in str(fault.value)
     assert not (tmp_path / 'raw').exists()
@@ -128,7 +128,7 @@ def test_sensors_without_positions_are_refused_by_name(make_fif, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('changes', 'said'),
+    ('changes', 'message'),
     [
         ({'notch': 0.5}, 'notch = 0.5: must be 1 Hz or more'),
         ({'notch': [50.0, 1e-9]}, 'must be 1 Hz or more'),
@@ -137,9 +137,9 @@ def test_sensors_without_positions_are_refused_by_name(make_fif, tmp_path):
         ({'high_pass': 50.0}, 'must rise'),
     ],
 )
-def test_filters_that_cannot_be(changes, said):
+def test_filters_that_cannot_be(changes, message):
     filters = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None}
-    with pytest.raises(SettingError, match=said):
+    with pytest.raises(SettingError, match=message):
         check_filters(**filters | changes)
 
 

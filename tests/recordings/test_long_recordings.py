@@ -29,12 +29,12 @@ def test_channels_in_groups_give_the_numbers_of_all_at_once(make_fif, monkeypatc
     monkeypatch.setattr('recordings.reading.LARGEST_PIECE', 50_000)
     grouped = read_recording(path, **READING | {'trials': trials, 'bad_channels': ['MLC11']})
     assert len(whole) == len(grouped) == (1 if trials == 'join' else 3)
-    for one, two in zip(whole, grouped, strict=True):
-        np.testing.assert_array_equal(one.meg, two.meg)
-        assert one.facts == two.facts
-        assert one.raw_spans.keys() == two.raw_spans.keys()
-        for name, spans in one.raw_spans.items():
-            np.testing.assert_array_equal(spans, two.raw_spans[name])
+    for expected, recording in zip(whole, grouped, strict=True):
+        np.testing.assert_array_equal(expected.meg, recording.meg)
+        assert expected.facts == recording.facts
+        assert expected.raw_spans.keys() == recording.raw_spans.keys()
+        for name, spans in expected.raw_spans.items():
+            np.testing.assert_array_equal(spans, recording.raw_spans[name])
 
 
 @pytest.mark.usefixtures('_no_interpolation')
@@ -49,5 +49,5 @@ def test_memory_does_not_grow_with_the_raw_samples(make_fif, monkeypatch):
         read_recording(path, **READING)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    kept = 30 * 150 * N_CHANNELS * 8
-    assert peaks[1] - peaks[0] < 3 * kept + 2**21 * 8
+    n_bytes = 30 * 150 * N_CHANNELS * 8
+    assert peaks[1] - peaks[0] < 3 * n_bytes + 2**21 * 8

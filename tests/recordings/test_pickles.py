@@ -17,29 +17,29 @@ ROOT = Path(__file__).parents[2]
 OLD = sorted((ROOT / 'tests' / 'data').glob('*.pkl'))
 
 
-def assert_same(found, wanted):
+def assert_same(read, wanted):
     """Compare type, layout and content of everything that a pickle may hold."""
-    assert type(found) is type(wanted)
+    assert type(read) is type(wanted)
     if isinstance(wanted, pd.DataFrame):
-        pd.testing.assert_frame_equal(found, wanted)
-        assert type(found.index) is type(wanted.index)
-        assert_same([column.tolist() for _, column in found.items()], [column.tolist() for _, column in wanted.items()])
+        pd.testing.assert_frame_equal(read, wanted)
+        assert type(read.index) is type(wanted.index)
+        assert_same([column.tolist() for _, column in read.items()], [column.tolist() for _, column in wanted.items()])
     elif isinstance(wanted, pd.Series):
-        pd.testing.assert_series_equal(found, wanted)
+        pd.testing.assert_series_equal(read, wanted)
     elif isinstance(wanted, pd.Index):
-        pd.testing.assert_index_equal(found, wanted)
+        pd.testing.assert_index_equal(read, wanted)
     elif isinstance(wanted, np.ndarray):
-        assert (found.dtype, found.shape, found.strides) == (wanted.dtype, wanted.shape, wanted.strides)
-        assert found.flags.writeable == wanted.flags.writeable
-        assert_same(found.tolist(), wanted.tolist())
+        assert (read.dtype, read.shape, read.strides) == (wanted.dtype, wanted.shape, wanted.strides)
+        assert read.flags.writeable == wanted.flags.writeable
+        assert_same(read.tolist(), wanted.tolist())
     elif isinstance(wanted, dict):
-        assert_same([*found.items()], [*wanted.items()])
+        assert_same([*read.items()], [*wanted.items()])
     elif isinstance(wanted, list | tuple):
-        assert len(found) == len(wanted)
-        for found_item, wanted_item in zip(found, wanted, strict=True):
+        assert len(read) == len(wanted)
+        for found_item, wanted_item in zip(read, wanted, strict=True):
             assert_same(found_item, wanted_item)
     else:
-        assert found == wanted or (found != found and wanted != wanted)
+        assert read == wanted or (read != read and wanted != wanted)
 
 
 # ----------------------------------------------------------------------------------- what a pickle may hold

@@ -99,16 +99,16 @@ def said_by_both(create, apply, monkeypatch):
 
     def check(path, *words):
         made, printed = create(path)
-        found, folder, printed_too = apply(path, page=True)
+        record, folder, printed_too = apply(path, page=True)
         page = (folder / 'report.html').read_text()
         for warning in words:
-            [whole] = [one for one in found['warnings'] if warning in one]
+            [whole] = [text for text in record['warnings'] if warning in text]
             assert f'{path.name}: {whole}' in made['warnings']
             assert whole in made['recordings'][0]['warnings']
             assert f'warning: {path.name}: {whole}\n' in printed
             assert f'warning: {path.name}: {whole}\n' in printed_too
             assert page.index(warning) < page.index('threshold')
-        return made, found
+        return made, record
 
     return check
 
@@ -133,9 +133,9 @@ def sensors(n_samples, seed=0):
 # ----------------------------------------------------------------------------------------- flat channels
 @pytest.mark.parametrize('value', [0.0, 3.3e-11])
 def test_a_flat_recording(make_fif, said_by_both, value):
-    _, found = said_by_both(make_fif('flat', np.full((N_CHANNELS, 3000), value)), 'the recording is flat')
-    assert found['detections'] == 0
-    assert len(found['warnings']) == 1
+    _, record = said_by_both(make_fif('flat', np.full((N_CHANNELS, 3000), value)), 'the recording is flat')
+    assert record['detections'] == 0
+    assert len(record['warnings']) == 1
 
 
 def test_flat_channels_of_the_raw_samples_but_not_mrp52(make_ds, said_by_both):
@@ -164,8 +164,8 @@ def test_a_filtered_constant_in_a_data_raw_is_flat(recordings, write_raw, apply,
     data = recordings(lengths=(900,), events=((300,),))
     data['meg'][0][5] = 1e-26 * np.arange(900)
     path = write_raw(data)
-    found, _, _ = apply(path)
-    assert found['warnings'] == [f'flat channels {NAMES[5]}; name them in bad_channels']
+    record, _, _ = apply(path)
+    assert record['warnings'] == [f'flat channels {NAMES[5]}; name them in bad_channels']
     create_windows_ae.main(
         [f'path_raw_data={path.parent}', f'path_extracted_data={[str(path.parent / n) for n in "ab"]}']
     )
@@ -196,16 +196,16 @@ def test_bad_segments_and_trials_of_a_ctf_recording(make_ds, said_by_both):
     path = make_ds('marked', sensors(9000), n_trials=3, before_sync=150)  # trials of 10 s, 0.5 s before the sync point
     (path / 'bad.segments').write_bytes(b'2\t\t1.5\t\t2.5\r\n\r\n2 2 3.0\r\n9 1 2\r\n')
     (path / 'ClassFile.cls').write_bytes(class_file(('BAD', [2]), ('good', [0, 1])))
-    made, found = said_by_both(path, '11.5 s in 2 segments are marked bad', '1 of 4 bad segments lie outside')
+    made, record = said_by_both(path, '11.5 s in 2 segments are marked bad', '1 of 4 bad segments lie outside')
     assert made['recordings'][0]['bad_segments'] == [[1800, 2025], [3000, 4500]]
-    np.testing.assert_allclose(found['bad segments'], [[12, 13.5], [20, 30]])
+    np.testing.assert_allclose(record['bad segments'], [[12, 13.5], [20, 30]])
 
 
 def test_the_real_class_file_and_faulty_ones(shared, make_ds, create, tmp_path):
     real = shared / 'ctf' / 'testdata_ctf_short_discontinuous.ds'
     assert read_class_file(real / 'ClassFile.cls') == {'BAD': []}
     path = make_ds('bad', sensors(3000))
-    for name, content, said in (
+    for name, content, message in (
         (
             'ClassFile.cls',
             class_file(('BAD', [0])).replace(b'TRIALS:\n1', b'TRIALS:\n2'),
@@ -218,7 +218,7 @@ def test_the_real_class_file_and_faulty_ones(shared, make_ds, create, tmp_path):
         ('bad.segments', b'1 3.0 2.0\n', "'1 3.0 2.0' is no trial number, start and end"),
     ):
         (path / name).write_bytes(content)
-        with pytest.raises(DataError, match=said) as fault:
+        with pytest.raises(DataError, match=message) as fault:
             create(path)
         assert str(path / name) in str(fault.value)
         (path / name).write_bytes(b'')
@@ -283,27 +283,27 @@ def test_bad_segments_reach_the_windows_and_are_noticed_when_they_change(tmp_pat
 
 def test_detections_in_bad_segments_are_marked_or_left_out(tmp_path, apply):
     path = write_fif(tmp_path / 'marked_raw.fif', brain(6000), [(4.0, 1.0, 'BAD_eye')])
-    found, folder, printed = apply(path, samples=(300, 600, 749, 750), page=True)
+    record, folder, printed = apply(path, samples=(300, 600, 749, 750), page=True)
     table = pd.read_csv(folder / 'detections.csv')
     assert list(table) == ['onset', 'duration', 'probas', 'bad', 'cluster']
     assert table['bad'].tolist() == [0, 1, 1, 0]
-    assert (found['detections'], found['detections in bad segments'], found['bad segments']) == (4, 2, [[4.0, 5.0]])
-    assert '2 detections lie in segments marked bad and are marked in the column bad' in ' '.join(found['warnings'])
+    assert (record['detections'], record['detections in bad segments'], record['bad segments']) == (4, 2, [[4.0, 5.0]])
+    assert '2 detections lie in segments marked bad and are marked in the column bad' in ' '.join(record['warnings'])
     assert 'in segments marked bad: 2' in (folder / 'report.html').read_text()
 
-    found, folder, printed = apply(path, 'drop_bad_segments=True', samples=(300, 600, 749, 750))
+    record, folder, printed = apply(path, 'drop_bad_segments=True', samples=(300, 600, 749, 750))
     assert pd.read_csv(folder / 'detections.csv')['onset'].tolist() == [2, 5]
     assert len(mne.read_annotations(folder / 'marked_raw-annot.fif')) == 2
-    assert (found['detections'], found['detections in bad segments']) == (2, 0)
+    assert (record['detections'], record['detections in bad segments']) == (2, 0)
     assert 'warning: marked_raw.fif: 2 detections lie in segments marked bad and are left out' in printed
 
 
 def test_bad_segments_of_a_data_raw_and_its_warnings_are_those_noted_when_it_was_made(tmp_path, create, apply):
     path = write_fif(tmp_path / 'one_raw.fif', brain(6000), [(4.0, 1.0, 'BAD_eye'), (90.0, 0.0, 'spike')])
     made, _ = create(path)
-    found, folder, _ = apply(tmp_path / 'raw' / 'data_raw_001.pkl', samples=(300, 600))
+    record, folder, _ = apply(tmp_path / 'raw' / 'data_raw_001.pkl', samples=(300, 600))
     assert pd.read_csv(folder / 'detections.csv')['bad'].tolist() == [0, 1]
-    assert set(made['recordings'][0]['warnings'][:2]) < set(found['warnings'])
+    assert set(made['recordings'][0]['warnings'][:2]) < set(record['warnings'])
 
 
 def test_bad_segments_of_a_corrected_annotation_are_kept_too(tmp_path, create):
@@ -410,7 +410,7 @@ def test_units_that_are_not_tesla(tmp_path, make_fif, create, apply, said_by_bot
 
 def test_gradiometers_of_ctf_in_tesla_per_metre(tmp_path, create):
     path = write_fif(tmp_path / 'grad_raw.fif', brain(6000), change={'unit': FIFF.FIFF_UNIT_T_M})
-    [warning] = [one for one in create(path)[0]['warnings'] if 'header' in one]
+    [warning] = [text for text in create(path)[0]['warnings'] if 'header' in text]
     assert 'MLC11, MLC12, MLC13, MLC14, MLC15 and 269 more are in T/m, but they are read as T' in warning
 
 
@@ -460,15 +460,15 @@ def test_compensation_grades_that_differ(make_ds, create, apply, tmp_path):
     warning = 'the compensation grades differ: grade 0 in plain.ds; grade 3 in third_raw.fif'
     assert warning in made['warnings'][-1]
     assert f'warning: patient 1: {warning}' in printed
-    assert not [one for one in apply(plain)[0]['warnings'] if 'compensation' in one]
+    assert not [text for text in apply(plain)[0]['warnings'] if 'compensation' in text]
 
     record = tmp_path / 'raw' / 'data_raw_001.json'
     write_json(record, made | {'recordings': made['recordings'][:1]})
     (tmp_path / 'out').rename(tmp_path / 'earlier')
-    found, _, printed = apply(third)
-    said = 'compensation grade 3, but the run was trained on grade 0'
-    assert said in found['warnings'][-1]
-    assert f'warning: third_raw.fif: {said}' in printed
+    detected, _, printed = apply(third)
+    message = 'compensation grade 3, but the run was trained on grade 0'
+    assert message in detected['warnings'][-1]
+    assert f'warning: third_raw.fif: {message}' in printed
 
 
 def test_a_data_raw_made_at_another_rate_is_refused(tmp_path, make_fif, recordings, write_raw, apply):
@@ -509,6 +509,6 @@ def test_a_simulated_patient_at_another_rate_is_refused(tmp_path):
 def test_a_recording_without_faults_has_no_warnings(tmp_path, create, apply):
     path = write_fif(tmp_path / 'good_raw.fif', brain(6000), [(4.0, 0.0, 'spike')])
     assert create(path)[0]['warnings'] == []
-    found, _, printed = apply(path)
-    assert found['warnings'] == []
+    record, _, printed = apply(path)
+    assert record['warnings'] == []
     assert 'warning: good_raw.fif' not in printed

@@ -127,9 +127,9 @@ def test_the_real_recording(shared, no_interpolation, tmp_path, capsys):
     [signal] = read_data_raw(tmp_path / 'data_raw_007.pkl')['meg']
     assert signal.shape == (N_CHANNELS, 300)
     assert signal.dtype == np.float32
-    said = capsys.readouterr().out
-    assert '2 continuous parts; CTF-275, compensation grade 0 kept; interpolated: MRF66, MRO52; labels: none' in said
-    assert 'shorter than the high-pass filter (6.6 s)' in said
+    output = capsys.readouterr().out
+    assert '2 continuous parts; CTF-275, compensation grade 0 kept; interpolated: MRF66, MRO52; labels: none' in output
+    assert 'shorter than the high-pass filter (6.6 s)' in output
 
 
 def test_compensation_is_kept_as_it_is(shared, no_interpolation, tmp_path):
@@ -247,9 +247,9 @@ def test_annotations_of_a_recording_that_begins_late(make_fif, dated):
     path = make_fif('late', np.zeros((N_CHANNELS, 1500)), first_samp=12900, notes=notes, dated=dated)
     with open_recording(path) as raw:
         layout = read_layout(raw, path)
-        found = read_annotations(raw, layout)
+        annotations = read_annotations(raw, layout)
         events, ids = mne.events_from_annotations(raw, verbose='error')
-    for label, seconds in found.items():
+    for label, seconds in annotations.items():
         samples = events[events[:, 2] == ids[label], 0] - 12900
         np.testing.assert_array_equal(np.rint(seconds * 300), samples)
         np.testing.assert_allclose(seconds, [onset for onset, name in notes if name == label])
@@ -314,10 +314,10 @@ def test_markers_of_a_ctf_recording_whatever_their_line_ends(make_ds, tmp_path, 
     link.symlink_to(path)
     with open_recording(link) as raw:
         layout = read_layout(raw, link)
-        found = read_annotations(raw, layout)
-    assert list(found) == ['spike', 'artefact']
-    np.testing.assert_allclose(found['spike'], [1.0, 2.25, 3.5])  # trials of 2 s, 0.5 s before the sync point
-    assert layout.to_samples(found['spike'], 150).tolist() == [150, 338, 525]
+        annotations = read_annotations(raw, layout)
+    assert list(annotations) == ['spike', 'artefact']
+    np.testing.assert_allclose(annotations['spike'], [1.0, 2.25, 3.5])  # trials of 2 s, 0.5 s before the sync point
+    assert layout.to_samples(annotations['spike'], 150).tolist() == [150, 338, 525]
 
 
 FAULTS = [
@@ -332,11 +332,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(('spoil', 'said'), FAULTS)
-def test_faults_of_a_marker_file(tmp_path, spoil, said):
+@pytest.mark.parametrize(('spoil', 'message'), FAULTS)
+def test_faults_of_a_marker_file(tmp_path, spoil, message):
     path = tmp_path / 'MarkerFile.mrk'
     path.write_bytes(spoil(marker_file(SPIKES)))
-    with pytest.raises(DataError, match=said) as fault:
+    with pytest.raises(DataError, match=message) as fault:
         read_marker_file(path)
     assert str(path) in str(fault.value)
 
@@ -365,7 +365,7 @@ def with_commas(path):
 
 
 @pytest.mark.parametrize(
-    ('spoil', 'said'),
+    ('spoil', 'message'),
     [
         (remove('meg4'), r'holds no bad\.meg4'),
         (remove('res4'), r'holds no bad\.res4'),
@@ -377,10 +377,10 @@ def with_commas(path):
         (shutil.rmtree, 'no such recording'),
     ],
 )
-def test_faults_of_a_ctf_recording(make_ds, tmp_path, spoil, said):
+def test_faults_of_a_ctf_recording(make_ds, tmp_path, spoil, message):
     path = make_ds('bad', {'MLC11': np.zeros(1800)}, n_trials=2)
     spoil(path)
-    with pytest.raises(DataError, match=said) as fault:
+    with pytest.raises(DataError, match=message) as fault:
         run(1, path, raw=tmp_path / 'raw')
     assert str(path) in str(fault.value)
     assert not (tmp_path / 'raw').exists()
@@ -440,23 +440,23 @@ def test_the_script_ends_with_one_line_and_its_status(run_script, tmp_path):
 def test_spikes_of_several_recordings_and_what_was_found(make_fif, tmp_path, capsys):
     rng = np.random.default_rng(0)
     signal = 1e-12 * rng.normal(size=(N_CHANNELS, 1500))
-    one = make_fif('one', signal, first_samp=700, notes=[(1.0, 'spike'), (2.5, 'spike_R'), (3.0, 'artefact')])
-    two = make_fif('two', signal, notes=[(1.0, 'detected_spike')])
-    run(12, one, two, raw=tmp_path)
+    first = make_fif('one', signal, first_samp=700, notes=[(1.0, 'spike'), (2.5, 'spike_R'), (3.0, 'artefact')])
+    second = make_fif('two', signal, notes=[(1.0, 'detected_spike')])
+    run(12, first, second, raw=tmp_path)
     data = read_data_raw(tmp_path / 'data_raw_012.pkl')
-    assert data['file'] == [one.name, two.name]
+    assert data['file'] == [first.name, second.name]
     assert [events.tolist() for events in data['events']] == [[150, 375], []]
-    said = capsys.readouterr().out
-    assert 'labels: spike 1 (spikes), spike_R 1 (spikes), artefact 1' in said
-    assert f'warning: {two.name}: no spikes in it, because none of its labels matches spike_labels' in said
+    output = capsys.readouterr().out
+    assert 'labels: spike 1 (spikes), spike_R 1 (spikes), artefact 1' in output
+    assert f'warning: {second.name}: no spikes in it, because none of its labels matches spike_labels' in output
     before = (tmp_path / 'data_raw_012.pkl').read_bytes()
-    run(12, one, two, raw=tmp_path)  # the same again
+    run(12, first, second, raw=tmp_path)  # the same again
     assert (tmp_path / 'data_raw_012.pkl').read_bytes() == before
     with pytest.raises(DataError, match='not from these recordings'):
-        run(12, one, raw=tmp_path)
+        run(12, first, raw=tmp_path)
     (tmp_path / 'data_raw_012.json').unlink()
     with pytest.raises(DataError, match='not from these recordings'):
-        run(12, one, two, raw=tmp_path)
+        run(12, first, second, raw=tmp_path)
     assert (tmp_path / 'data_raw_012.pkl').read_bytes() == before
 
 
@@ -505,11 +505,11 @@ def test_a_correction_that_does_not_fit_changes_nothing(reviewed, make_ds, make_
     before = (raw / 'data_raw_003.pkl').read_bytes()
     with pytest.raises(DataError, match=r"no marker matches reannot_labels = 'right'; found spike"):
         run(3, ds, 'reannot_labels=right', raw=raw)
-    other = make_fif('other', np.zeros((N_CHANNELS, 900)), notes=[(1.0, 'spike')])
+    elsewhere = make_fif('other', np.zeros((N_CHANNELS, 900)), notes=[(1.0, 'spike')])
     with pytest.raises(DataError, match=r'0 blocks named other_raw\.fif'):
-        run(3, other, 'reannot_labels=spike', raw=raw)
+        run(3, elsewhere, 'reannot_labels=spike', raw=raw)
     (tmp_path / 'again').mkdir()
-    longer = other.rename(tmp_path / 'again' / fif.name)
+    longer = elsewhere.rename(tmp_path / 'again' / fif.name)
     with pytest.raises(DataError, match=r'450 samples at sfreq = 150, but its block in .* has 1500'):
         run(3, longer, 'reannot_labels=spike', raw=raw)
     with pytest.raises(DataError, match='no file of patient 4'):

@@ -52,8 +52,8 @@ def test_annotations_lie_where_mne_shows_them(make_fif, tmp_path, dated):
     write_annotations(tmp_path / 'x-annot.fif', samples / 300, 0.0, 'detected_spike', layout_of(path))
     assert sorted(file.name for file in tmp_path.iterdir()) == [path.name, 'x-annot.fif']
     raw = mne.io.read_raw_fif(path, verbose='error')
-    found = mne.read_annotations(tmp_path / 'x-annot.fif')
-    for notes in (found, raw.annotations + found) if dated else (found,):
+    written = mne.read_annotations(tmp_path / 'x-annot.fif')
+    for notes in (written, raw.annotations + written) if dated else (written,):
         raw.set_annotations(notes)
         events, ids = mne.events_from_annotations(raw, verbose='error')
         events = events[events[:, 2] == ids['detected_spike'], 0]
@@ -86,13 +86,13 @@ def test_other_classes_stay_byte_for_byte(ds, shared, end, whole):
     example = (shared / 'ctf' / 'example_MarkerFile.mrk').read_bytes().replace(b'\n', end)
     path.write_bytes(example if whole else example.rstrip())  # as some editors leave it
     before = path.read_bytes()
-    _, [other] = read_marker_file(path)
+    _, [untouched] = read_marker_file(path)
 
     backup = write_marker_file(path, np.array([0.5, 1.0]), layout, **CLASS)
     assert (backup.name, backup.read_bytes()) == ('MarkerFile.mrk.1', before)
     _, classes = read_marker_file(path)
     assert [marker_class.name for marker_class in classes] == ['HDAC006', 'detected_spike']
-    assert classes[0].content.startswith(other.content)
+    assert classes[0].content.startswith(untouched.content)
     assert path.read_bytes().startswith(before.replace(b'MARKERS:' + end + b'1', b'MARKERS:' + end + b'2'))
     assert b'CLASSID:' + end + b'2' + end in classes[1].content
     np.testing.assert_array_equal(markers_by_mne(ds), [150, 300])
@@ -180,8 +180,8 @@ def test_two_writers_at_once_lose_no_class_and_no_original(ds, tmp_path):
     for path in paths:
         assert sorted(marker_class.name for marker_class in read_marker_file(path)[1]) == ['a', 'b', 'spike']
         assert path.with_name('MarkerFile.mrk.1').read_bytes() == original
-        one = read_marker_file(path.with_name('MarkerFile.mrk.2'))[1]
-        assert [marker_class.name for marker_class in one] in (['spike', 'a'], ['spike', 'b'])
+        classes = read_marker_file(path.with_name('MarkerFile.mrk.2'))[1]
+        assert [marker_class.name for marker_class in classes] in (['spike', 'a'], ['spike', 'b'])
         assert len(list(path.parent.iterdir())) == 3
 
 

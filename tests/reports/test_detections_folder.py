@@ -120,19 +120,21 @@ def classes(path):
 # ------------------------------------------------------------------------------------------- one recording only
 @pytest.mark.parametrize(('kind', 'copied'), [('.ds', False), ('.fif', False), ('.pkl', False), ('.fif', True)])
 def test_two_patients_never_share_a_folder(make_patient, tmp_path, kind, copied):
-    path, other = make_patient(4, kind), make_patient(9, kind)
+    path, twin = make_patient(4, kind), make_patient(9, kind)
     if copied:  # the same data at two places: nobody knows whose
-        shutil.rmtree(other.parent)
-        shutil.copytree(path.parent, other.parent)
+        shutil.rmtree(twin.parent)
+        shutil.copytree(path.parent, twin.parent)
     apply(path, output=tmp_path / 'o')
     [folder] = (tmp_path / 'o').iterdir()
     before = {file: file.read_bytes() for file in folder.rglob('*') if file.is_file()}
     with pytest.raises(DataError) as fault:
-        apply(other, output=tmp_path / 'o')
-    said = f'{folder}: holds the detections of {path}, another recording; move it away or give output= another folder'
-    assert str(fault.value) == said
+        apply(twin, output=tmp_path / 'o')
+    message = (
+        f'{folder}: holds the detections of {path}, another recording; move it away or give output= another folder'
+    )
+    assert str(fault.value) == message
     assert {file: file.read_bytes() for file in folder.rglob('*') if file.is_file()} == before
-    apply(other, output=tmp_path / 'p')
+    apply(twin, output=tmp_path / 'p')
     apply(path, output=tmp_path / 'o')
     assert names(tmp_path / 'o') == [folder.name]
 
@@ -156,10 +158,10 @@ def test_a_recording_is_the_same_by_a_link_and_at_a_new_place(make_patient, tmp_
 def test_other_data_in_the_place_of_a_recording_are_another_recording(make_patient, tmp_path, kind):
     path = make_patient(4, kind)
     apply(path)
-    other = make_patient(9, kind)
+    replacement = make_patient(9, kind)
     with contextlib.suppress(NotADirectoryError):
         shutil.rmtree(path)
-    os.rename(other, path)
+    os.rename(replacement, path)
     with pytest.raises(DataError, match=rf'holds the detections of other data that were at {path} before; move'):
         apply(path)
 
@@ -205,7 +207,7 @@ def test_a_record_from_elsewhere_is_refused(patient4, content):
 
 def test_another_process_that_came_first_keeps_its_folder(make_patient, monkeypatch, tmp_path):
     """Both find no folder when they start."""
-    path, other = make_patient(4), make_patient(9)
+    path, twin = make_patient(4), make_patient(9)
     score = detect.score_block
 
     def slowly(*arguments):
@@ -215,7 +217,7 @@ def test_another_process_that_came_first_keeps_its_folder(make_patient, monkeypa
 
     monkeypatch.setattr(detect, 'score_block', slowly)
     with pytest.raises(DataError, match=f'holds the detections of {path}, another recording'):
-        apply(other, output=tmp_path / 'o')
+        apply(twin, output=tmp_path / 'o')
     assert json.loads((tmp_path / 'o' / 'run01_detections' / 'detections.json').read_text())['identity']['path'] == str(
         path
     )

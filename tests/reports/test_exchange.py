@@ -43,9 +43,9 @@ def test_names_of_bids():
     }
     for recording, name in names.items():
         assert derivative_name(Path('study') / recording) == name
-    for other in ('run01.ds', 'data_raw_001.pkl', 'sub-01_task-rest_eeg.fif', 'sub-01_task-rest_meg_old.fif'):
+    for file in ('run01.ds', 'data_raw_001.pkl', 'sub-01_task-rest_eeg.fif', 'sub-01_task-rest_meg_old.fif'):
         with pytest.raises(DataError, match='has no name of BIDS'):
-            derivative_name(Path(other))
+            derivative_name(Path(file))
 
 
 def test_mne_bids_reads_the_derivative_with_its_hed_tags(tmp_path):
@@ -57,8 +57,8 @@ def test_mne_bids_reads_the_derivative_with_its_hed_tags(tmp_path):
         datatype='meg', root=root, check=False,
     )  # fmt: skip
     assert path.fpath == root / TABLE
-    [found] = mne_bids.find_matching_paths(root, descriptions='spikes', extensions='.tsv', check=False)
-    assert found.fpath == path.fpath
+    [matching] = mne_bids.find_matching_paths(root, descriptions='spikes', extensions='.tsv', check=False)
+    assert matching.fpath == path.fpath
     read = mne_bids.read.events_file_to_annotation_kwargs(path.fpath, verbose='error')
     np.testing.assert_allclose(read['onset'], EVENTS['onset'], atol=1e-6)
     assert read['description'].tolist() == CLASSES

@@ -38,19 +38,19 @@ def test_groups_are_the_sources_whatever_size_sign_and_delay(sources, seed):
     amplitudes = rng.uniform(0.5, 3, len(sources)) * rng.choice([-1, 1], len(sources))
     delays = rng.integers(-2, 3, len(sources))
     epochs = epochs_of(sources, amplitudes, delays, 0.05, seed)
-    found = group_events(epochs, 0.05**2 * np.eye(N_CHANNELS), **REACH)
+    grouping = group_events(epochs, 0.05**2 * np.eye(N_CHANNELS), **REACH)
     counts = np.bincount(sources)[sources]
-    assert same_groups(found.labels[counts > 1], np.array(sources)[counts > 1])
-    np.testing.assert_array_equal(found.labels == 0, counts == 1)
-    sizes = np.bincount(found.labels)[1:]
+    assert same_groups(grouping.labels[counts > 1], np.array(sources)[counts > 1])
+    np.testing.assert_array_equal(grouping.labels == 0, counts == 1)
+    sizes = np.bincount(grouping.labels)[1:]
     assert (np.diff(sizes) <= 0).all()
     for number in range(1, len(sizes) + 1):
-        rows = found.labels == number
+        rows = grouping.labels == number
         # Aligned, they are all the same but for amplitude and noise.
-        aligned = align(epochs, found, number, 10).reshape(rows.sum(), -1)
+        aligned = align(epochs, grouping, number, 10).reshape(rows.sum(), -1)
         assert (np.corrcoef(aligned) > 0.95).all()
-        assert np.ptp(delays[rows] - found.shifts[rows]) == 0
-        assert np.ptp(np.sign(amplitudes[rows]) * found.signs[rows]) == 0
+        assert np.ptp(delays[rows] - grouping.shifts[rows]) == 0
+        assert np.ptp(np.sign(amplitudes[rows]) * grouping.signs[rows]) == 0
 
 
 def test_one_threshold_does_for_weak_and_strong_events():
@@ -58,8 +58,8 @@ def test_one_threshold_does_for_weak_and_strong_events():
     sources = np.arange(40) % 2
     amplitudes = np.where(np.arange(40) < 20, 0.8, 8.0)
     epochs = epochs_of(sources, amplitudes, np.zeros(40), 1.0)
-    found = group_events(epochs, np.eye(N_CHANNELS), **REACH)
-    assert adjusted_rand_score(sources, found.labels) > 0.8
+    grouping = group_events(epochs, np.eye(N_CHANNELS), **REACH)
+    assert adjusted_rand_score(sources, grouping.labels) > 0.8
     noise = np.random.default_rng(1).normal(size=(40, N_CHANNELS, N_TIMES))
     by_chance = group_events(noise, np.eye(N_CHANNELS), **REACH).labels
     assert np.bincount(by_chance)[1:].max(initial=0) <= 2  # of 780 pairs, one or two
@@ -77,8 +77,8 @@ def test_a_strong_rhythm_of_the_background_makes_no_group():
 
 @pytest.mark.parametrize('n_events', [0, 1])
 def test_without_a_second_event_nothing_is_a_group(n_events):
-    found = group_events(np.ones((n_events, N_CHANNELS, N_TIMES)), np.eye(N_CHANNELS), **REACH)
-    assert found.labels.tolist() == [0] * n_events
+    grouping = group_events(np.ones((n_events, N_CHANNELS, N_TIMES)), np.eye(N_CHANNELS), **REACH)
+    assert grouping.labels.tolist() == [0] * n_events
     silent = group_events(np.zeros((3, N_CHANNELS, N_TIMES)), np.zeros((N_CHANNELS, N_CHANNELS)), **REACH)
     assert silent.labels.tolist() == [0, 0, 0]
 

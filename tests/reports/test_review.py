@@ -86,10 +86,10 @@ def test_markers_take_the_place_of_detections_near_them(detected, marked):
     markers = events_of_notes([Note('spike', t / 10, 0.0) for t in marked])
     together = with_markers(detections, markers, 0.11)
     assert sorted(together.loc[together['label'] == 'spike', 'time']) == [t / 10 for t in sorted(marked)]
-    found = together['label'].eq('spike') & together['proba'].notna()
+    has_proba = together['label'].eq('spike') & together['proba'].notna()
     left = together['label'].eq('d')
-    assert found.sum() + left.sum() == len(detected)
-    for time in together.loc[found, 'time']:
+    assert has_proba.sum() + left.sum() == len(detected)
+    for time in together.loc[has_proba, 'time']:
         assert min(abs(t / 10 - time) for t in detected) < 0.11
     lonely = [t for t in detected if all(abs(t - m) > 1 for m in marked)]
     assert {t / 10 for t in lonely} <= set(together.loc[left, 'time'])
@@ -114,13 +114,13 @@ def test_what_a_reviewer_does_is_what_is_found(actions, additions):
     raw.set_annotations(shown_annotations(before, block))
     annotations = raw.annotations
     for i, (*_, action) in reversed(list(enumerate(actions))):
-        [place] = np.flatnonzero(abs(annotations.onset - (0.95 + i)) < 1e-6)
+        [row] = np.flatnonzero(abs(annotations.onset - (0.95 + i)) < 1e-6)
         if action == 'delete':
-            annotations.delete(place)
+            annotations.delete(row)
         elif action == 'rename':
-            annotations.description[place] = 'other'
+            annotations.description[row] = 'other'
         elif action == 'nudge':
-            annotations.onset[place] += 0.03
+            annotations.onset[row] += 0.03
     for second in additions:
         annotations.append(1.4 + second, 0.2, 'a')
     annotations.append(9.9, 0.05, 'BAD_moved')
@@ -178,8 +178,8 @@ def reviewed(monkeypatch, tmp_path, capsys):
 
 
 def delete_first_and_add(annotations):
-    [place, *_] = np.flatnonzero(annotations.description != 'BAD_marked')
-    annotations.delete(place)
+    [row, *_] = np.flatnonzero(annotations.description != 'BAD_marked')
+    annotations.delete(row)
     annotations.append(6.0, 0.2, 'spike')
     annotations.append(8.0, 1.0, 'BAD_moved')
 
@@ -236,8 +236,8 @@ def test_a_round_with_a_ctf_recording(make_ds, reviewed):
     assert (path / 'MarkerFile.mrk').read_bytes() == own
     reviewed(path, lambda annotations: None, 'markers_into_recording=True')
     assert len([*path.glob('MarkerFile.mrk.*')]) == 2
-    assert {one.name: one.markers for one in read_marker_file(path / 'MarkerFile.mrk')[1]} == {
-        one.name: one.markers for one in read_marker_file(folder / 'MarkerFile.mrk')[1]
+    assert {of_class.name: of_class.markers for of_class in read_marker_file(path / 'MarkerFile.mrk')[1]} == {
+        of_class.name: of_class.markers for of_class in read_marker_file(folder / 'MarkerFile.mrk')[1]
     }
     assert (folder / 'MarkerFile.mrk.1').is_file()
 
@@ -251,23 +251,23 @@ def test_a_recording_without_detections_and_without_any_event_left(make_fif, rev
 
 # ------------------------------------------------------------------------------------------------ faults
 def test_faults(make_fif, reviewed, tmp_path, monkeypatch):
-    one, two = make_fif('one', signal()), make_fif('two', signal() + 1e-13)
+    first, second = make_fif('one', signal()), make_fif('two', signal() + 1e-13)
     with pytest.raises(DataError, match=r'none\.fif: no such recording'):
         reviewed(tmp_path / 'none.fif', len)
     with pytest.raises(SettingError, match='name the one that this file was made from'):
         reviewed(tmp_path / 'data_raw_001.pkl', len)
     with pytest.raises(SettingError, match='usage'):
-        review.main([str(one), str(two)])
-    folder = write_detections_of(one, [20.0, 30.0], [0.5, 0.5])
+        review.main([str(first), str(second)])
+    folder = write_detections_of(first, [20.0, 30.0], [0.5, 0.5])
     with pytest.raises(DataError, match=r'no annotation lies within .*one_raw\.fif; take those made for it'):
-        reviewed(one, len)
+        reviewed(first, len)
     folder.rename(tmp_path / 'two_raw_detections')
     with pytest.raises(DataError, match=r'holds the detections of .*one_raw\.fif'):
-        reviewed(two, len)
+        reviewed(second, len)
     monkeypatch.setattr('builtins.input', lambda question: (_ for _ in ()).throw(EOFError))
     monkeypatch.setattr(review, 'choose_browser', lambda: 'qt')
     with pytest.raises(SettingError, match='give reviewer=NAME'):
-        review.main([str(one), f'output={tmp_path / "elsewhere"}'])
+        review.main([str(first), f'output={tmp_path / "elsewhere"}'])
 
 
 def test_without_a_display_the_way_out_is_said(monkeypatch):

@@ -17,7 +17,7 @@ from runs.run_directory import RunDirectory
 SPLIT = {'train': [1, 2], 'validation': [3], 'test': [4, 5], 'seen before': [9], 'windows': 'abc123'}
 
 
-def evaluation_of(spikes_of_patients, found=1):
+def evaluation_of(spikes_of_patients, n_detected=1):
     """Patients of 100 sub-windows with a spike in every tenth up to a number, of which `found` are detected, and one
     false alarm each."""
     rows, spikes = [], []
@@ -26,7 +26,7 @@ def evaluation_of(spikes_of_patients, found=1):
         table['test'] = 0
         table.loc[10 * np.arange(n_spikes), 'test'] = 1
         table['proba'] = 0.1
-        table.loc[[*(10 * np.arange(min(found, n_spikes))), 95], 'proba'] = 0.9
+        table.loc[[*(10 * np.arange(min(n_detected, n_spikes))), 95], 'proba'] = 0.9
         table['peak'], table['field'] = table['timing'].astype(int), 1.0
         rows.append(table)
         spikes += [(subject, 0, int(sample)) for sample in table.loc[table['test'] == 1, 'peak']]
@@ -49,23 +49,23 @@ def metrics_of(evaluation, **changes):
 
 def test_the_summary_says_what_was_found_of_what():
     evaluation = evaluation_of({4: 4, 5: 2, 6: 0})
-    said = ' '.join(summary_sentences(metrics_of(evaluation), evaluation))
-    assert '3 patients tested, 1 of them without annotated spikes: patients not seen in training.' in said
-    assert '3 recordings, 1.0 minutes: all blocks of each patient.' in said
-    assert 'Found: 2 of 6 annotated spikes (33%, between ' in said
-    assert 'False alarms: 3 detections that no expert has annotated, 3.00 per minute' in said
-    assert '40% of the detections are annotated spikes' in said
-    assert 'With 3 patients they are rough.' in said
-    assert 'nan' not in said
+    summary = ' '.join(summary_sentences(metrics_of(evaluation), evaluation))
+    assert '3 patients tested, 1 of them without annotated spikes: patients not seen in training.' in summary
+    assert '3 recordings, 1.0 minutes: all blocks of each patient.' in summary
+    assert 'Found: 2 of 6 annotated spikes (33%, between ' in summary
+    assert 'False alarms: 3 detections that no expert has annotated, 3.00 per minute' in summary
+    assert '40% of the detections are annotated spikes' in summary
+    assert 'With 3 patients they are rough.' in summary
+    assert 'nan' not in summary
 
 
 @pytest.mark.parametrize('patients', [{4: 0}, {4: 0, 5: 0}, {4: 3}])
 def test_the_summary_holds_without_spikes_and_of_one_patient(patients):
-    evaluation = evaluation_of(patients, found=0)
-    said = ' '.join(summary_sentences(metrics_of(evaluation), evaluation))
-    assert 'nan' not in said
-    assert ('no spike in them' in said) == (not any(patients.values()))
-    assert ('one patient says nothing about others' in said) == (len(patients) == 1)
+    evaluation = evaluation_of(patients, n_detected=0)
+    summary = ' '.join(summary_sentences(metrics_of(evaluation), evaluation))
+    assert 'nan' not in summary
+    assert ('no spike in them' in summary) == (not any(patients.values()))
+    assert ('one patient says nothing about others' in summary) == (len(patients) == 1)
 
 
 def test_the_page_is_in_the_order_of_the_questions(tmp_path):

@@ -123,7 +123,7 @@ def test_of_few_units_without_spikes_the_test_gets_the_first(n_units, expected):
 
 def test_windows_that_are_absent_are_named_with_the_command_that_makes_them(settings_of, tmp_path):
     settings = settings_of('patient=[1, 2, 3, 5]')
-    assert {one.subject for one in open_window_sets(settings).testing} == {1, 2, 3, 5}
+    assert {patient_windows.subject for patient_windows in open_window_sets(settings).testing} == {1, 2, 3, 5}
     folder = tmp_path / 'windows_clf'
     for path in folder.glob('data_raw_002_b1_*'):
         path.unlink()

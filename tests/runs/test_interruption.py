@@ -65,16 +65,16 @@ def run(windows, tmp_path, monkeypatch):
         default_signals()
         batches = 0
 
-        def asked():
+        def kill_then_ask():
             nonlocal batches
             batches += 1
             if kill and batches == kill[1]:
                 os.kill(os.getpid(), kill[0])
             return asked_to_end()
 
-        loop.asked_to_end = asked
+        loop.asked_to_end = kill_then_ask
         sys.argv = ['main_train.py', *words]
-        sys.stdout, sys.stderr = (open(tmp_path / name, 'w') for name in ('said', 'faults'))  # noqa: SIM115
+        sys.stdout, sys.stderr = (open(tmp_path / name, 'w') for name in ('output', 'faults'))  # noqa: SIM115
         main_train.run_script(main_train.main, '')
 
     def start(*positional, kill=None, results='results', **settings):
@@ -92,17 +92,17 @@ def run(windows, tmp_path, monkeypatch):
 
 def contents(folder):
     """What a run directory holds, by file: bytes of tables, values of checkpoints without the seconds they took."""
-    found = {}
+    files = {}
     for path in sorted(folder.rglob('*')):
         name = str(path.relative_to(folder))
         if path.suffix == '.csv' or path.name == 'metrics.json':
-            found[name] = path.read_bytes()
+            files[name] = path.read_bytes()
         elif path.suffix == '.pth':
-            found |= {f'{name} {key}': value for key, value in flat(load_checkpoint(path)) if 'seconds' not in key}
+            files |= {f'{name} {key}': value for key, value in flat(load_checkpoint(path)) if 'seconds' not in key}
         elif path.is_file():
             # The card names checkpoints by their hash, and they hold seconds.
             assert path.name in ('params.json', '.lock', 'model_card.md')
-    return found
+    return files
 
 
 def flat(value, key=''):
@@ -144,8 +144,8 @@ def test_a_step_is_finished_and_at_most_one_epoch_is_done_again(run, tmp_path):
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGUSR1, 2)) == 75
     state = load_checkpoint(path)
     assert (state['epoch'], state['place']['batches'], state['history']) == (0, 2, [])
-    said = (tmp_path / 'faults').read_text()
-    assert said == 'error: interrupted by SIGUSR1: model_nb=1 goes on with the run\n'
+    stderr = (tmp_path / 'faults').read_text()
+    assert stderr == 'error: interrupted by SIGUSR1: model_nb=1 goes on with the run\n'
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 1)) == 75
     assert load_checkpoint(path)['place']['batches'] == 3
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGKILL, 10)) == -signal.SIGKILL
@@ -180,7 +180,7 @@ def test_folds_trained_apart_and_a_killed_cross_validation_make_the_same_tables(
     for fold in (2, 1):
         assert run('cv', 'AE1D_smaller', results='apart', fold=fold, **settings) == 0
     assert run('cv', 'AE1D_smaller', results='apart', fold=2, **settings) == 0
-    assert 'finished before' in (tmp_path / 'said').read_text()
+    assert 'finished before' in (tmp_path / 'output').read_text()
     assert run('cv', 'AE1D_smaller', results='apart', **settings) == 0
     assert_same(tmp_path / 'alone' / 'AE1D_smaller_3', tmp_path / 'apart' / 'AE1D_smaller_3')
 
@@ -223,35 +223,35 @@ def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(run, tmp_path, m
     )
     assert first.read_bytes() == second.read_bytes()
     assert run('auto', 'AE1D_smaller') == 0
-    assert 'AE1D_smaller_1: finished before' in (tmp_path / 'said').read_text()
+    assert 'AE1D_smaller_1: finished before' in (tmp_path / 'output').read_text()
     assert len(list((tmp_path / 'results').glob('AE1D_smaller_*'))) == 2
 
 
 def test_an_unfinished_run_keeps_its_settings(run, tmp_path, monkeypatch):
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 3)) == 75
-    said = tmp_path / 'faults'
+    stderr = tmp_path / 'faults'
     assert run('auto', 'AE1D_smaller', model_nb=1, num_epochs=9) == 2
-    assert 'num_epochs = 9: run AE1D_smaller_1 was begun with 3: leave the word out' in said.read_text()
+    assert 'num_epochs = 9: run AE1D_smaller_1 was begun with 3: leave the word out' in stderr.read_text()
     assert run('auto', 'AE1D_smaller', model_nb=1, resume=False) == 2
-    assert 'is unfinished: take another number, or resume=True' in said.read_text()
+    assert 'is unfinished: take another number, or resume=True' in stderr.read_text()
     assert run('cv', 'AE1D_smaller', model_nb=1) == 2
-    assert 'is unfinished, of mode auto: finish it with python main_train.py auto AE1D_smaller' in said.read_text()
+    assert 'is unfinished, of mode auto: finish it with python main_train.py auto AE1D_smaller' in stderr.read_text()
     with RunDirectory(tmp_path / 'results' / 'AE1D_smaller_1').locked():
         assert run('auto', 'AE1D_smaller', model_nb=1) == 2
-    assert 'another process is working on this run' in said.read_text()
+    assert 'another process is working on this run' in stderr.read_text()
     # What params.py says by now does not count.
     monkeypatch.delitem(TRAINING, 'n_epochs_stop')
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 3)) == 75
     assert (
         'n_epochs_stop = 10 now, but run AE1D_smaller_1 was begun with 2, which is used'
-        in (tmp_path / 'said').read_text()
+        in (tmp_path / 'output').read_text()
     )
     params = tmp_path / 'results' / 'AE1D_smaller_1' / 'params.json'
     begun = json.loads(params.read_text())
     begun['split']['windows'] = 'of other windows'
     params.write_text(json.dumps(begun))
     assert run('auto', 'AE1D_smaller', model_nb=1) == 1
-    assert 'the windows, or who is in which part, have changed' in said.read_text()
+    assert 'the windows, or who is in which part, have changed' in stderr.read_text()
     # Files of somebody else, without params.json: neither taken over nor removed.
     foreign = tmp_path / 'results' / 'AE1D_smaller_7' / 'notes.csv'
     foreign.parent.mkdir()

@@ -100,9 +100,9 @@ def test_cross_validation_tests_every_patient_once_and_reports_what_is_undefined
     metrics = json.loads(top.metrics.read_text())
     others = results['PR-AUC'].drop(3)
     assert metrics['folds']['PR-AUC'] == pytest.approx({'mean': others.mean(), 'std': others.std(), 'folds': 3})
-    said = capsys.readouterr().out
-    assert 'warning: fold 4: undefined, and left out of means: PR-AUC, ROC-AUC' in said
-    assert 'warning: the test part has no spikes' in said
+    output = capsys.readouterr().out
+    assert 'warning: fold 4: undefined, and left out of means: PR-AUC, ROC-AUC' in output
+    assert 'warning: the test part has no spikes' in output
     summary = pd.read_csv(tmp_path / 'results' / 'summary.csv')
     assert summary[['run', 'mode', 'classifier']].values.tolist() == [['AE1D_smaller_1', 'cv', 'threshold']]
     assert list(summary)[-len(MAIN_METRICS) :] == MAIN_METRICS
@@ -111,19 +111,19 @@ def test_cross_validation_tests_every_patient_once_and_reports_what_is_undefined
 def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keeps_them(run, tmp_path, capsys):
     run('auto', 'AE1D_smaller', threshold_policy='false_alarms', levels=[0])
     results = tmp_path / 'results'
-    first = RunDirectory(results / 'AE1D_smaller_1')
-    split = json.loads(first.params.read_text())['split']
+    source = RunDirectory(results / 'AE1D_smaller_1')
+    split = json.loads(source.params.read_text())['split']
     capsys.readouterr()
 
     # A rate so small that the autoencoder stays at its start: the classifier sees the cards it was trained on.
     run('ft', 'AE1D_smaller', model_nb=1, width=3, num_epochs=1, seed=5, fine_tuning_rate=1e-6)
     tuned = RunDirectory(results / 'AE1D_smaller_2')
-    said = capsys.readouterr().out
-    assert 'warning: width = 3 now, but run AE1D_smaller_1 has 1, which is used' in said
-    assert "warning: levels = 'all' now, but run AE1D_smaller_1 has [0], which is used" in said
+    output = capsys.readouterr().out
+    assert 'warning: width = 3 now, but run AE1D_smaller_1 has 1, which is used' in output
+    assert "warning: levels = 'all' now, but run AE1D_smaller_1 has [0], which is used" in output
     for network in (None, 'sfcn'):
         saved, further = (
-            load_checkpoint(first.checkpoint('best', network)),
+            load_checkpoint(source.checkpoint('best', network)),
             load_checkpoint(tuned.checkpoint('last', network)),
         )
         start = further['history'][0]
@@ -144,19 +144,19 @@ def test_fine_tuning_starts_from_the_saved_weights_and_the_classifier_alone_keep
     )
 
     run('clf', 'AE1D_smaller', model_nb=1, classifier='svm')
-    judged = RunDirectory(results / 'AE1D_smaller_3')
-    assert judged.checkpoint('best').read_bytes() == first.checkpoint('best').read_bytes()
-    assert load_checkpoint(judged.checkpoint('best', 'svm'))['decision']['policy'].startswith('best F1')
-    decision = load_checkpoint(first.checkpoint('best', 'sfcn'))['decision']
-    assert json.loads(judged.params.read_text())['split']['test'] == split['test']
+    reclassified = RunDirectory(results / 'AE1D_smaller_3')
+    assert reclassified.checkpoint('best').read_bytes() == source.checkpoint('best').read_bytes()
+    assert load_checkpoint(reclassified.checkpoint('best', 'svm'))['decision']['policy'].startswith('best F1')
+    decision = load_checkpoint(source.checkpoint('best', 'sfcn'))['decision']
+    assert json.loads(reclassified.params.read_text())['split']['test'] == split['test']
     assert decision['policy'] == 'at most 1 false alarms per minute on the validation set'
 
-    main_train.main(['compare', 'AE1D_smaller_1', str(judged.path), f'path_writing_data={results}'])
+    main_train.main(['compare', 'AE1D_smaller_1', str(reclassified.path), f'path_writing_data={results}'])
     table = pd.read_csv(results / 'compare_AE1D_smaller_1_AE1D_smaller_3.csv', index_col='figure')
-    for column, one in (('A', first), ('B', judged)):
-        assert table.loc['PR-AUC', column] == pytest.approx(tables(one)[1]['PR-AUC'][0])
+    for column, run_directory in (('A', source), ('B', reclassified)):
+        assert table.loc['PR-AUC', column] == pytest.approx(tables(run_directory)[1]['PR-AUC'][0])
     assert table.loc['PR-AUC', 'difference'] == pytest.approx(table.loc['PR-AUC', 'B'] - table.loc['PR-AUC', 'A'])
-    judged.metrics.unlink()
+    reclassified.metrics.unlink()
     with pytest.raises(DataError, match='AE1D_smaller_3: not finished'):
         main_train.main(['compare', 'AE1D_smaller_1', 'AE1D_smaller_3', f'path_writing_data={results}'])
 
@@ -197,22 +197,22 @@ def test_nothing_of_a_sub_window_reaches_its_own_reconstruction(windows):
     [opened] = open_directory(windows / 'windows_clf', 3, 2, {'sfreq': 150, 'window_size': 2.0})
     set_seed(0)
     model = build_model('AE1D_smaller', N_CHANNELS, 300, width=4).eval()
-    other = opened._replace(windows=np.array(opened.windows))
-    other.windows[:, :, 135:165] = 3 * other.windows[:, :, 165:195]  # sub-window 3
+    changed = opened._replace(windows=np.array(opened.windows))
+    changed.windows[:, :, 135:165] = 3 * changed.windows[:, :, 165:195]  # sub-window 3
 
-    def predicted(one, zscore):
-        x, _ = WindowDataset([one], id_table([one]), zscore=zscore).__getitems__([0, 5])
+    def predicted(patient_windows, zscore):
+        x, _ = WindowDataset([patient_windows], id_table([patient_windows]), zscore=zscore).__getitems__([0, 5])
         with torch.no_grad():
             residuals = model.masked_residuals(x, (45, 7, 30), 8)[:, 0].numpy()
-        return hidden_stretches(x[:, 0].numpy(), (45, 7, 30), 8) - residuals
+        return masked_segments(x[:, 0].numpy(), (45, 7, 30), 8) - residuals
 
     for zscore in (False, True):
-        difference = np.abs(predicted(other, zscore) - predicted(opened, zscore)).max(axis=(0, 1, 3))
+        difference = np.abs(predicted(changed, zscore) - predicted(opened, zscore)).max(axis=(0, 1, 3))
         assert (difference[3] < 1e-5) != zscore
         assert (difference[[2, 4]] > 1e-4).all()
 
 
-def hidden_stretches(x, shape, margin):
+def masked_segments(x, shape, margin):
     starts = [shape[0] + k * shape[2] - margin for k in range(shape[1])]
     return np.stack([x[..., start : start + shape[2] + 2 * margin] for start in starts], axis=2)
 
@@ -222,15 +222,15 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
     """Other annotations of the training patients change neither the networks nor the order of the test."""
     patients = {'training_patients': [1, 2, 3], 'validation_patients': [4], 'test_patients': [5], 'masking': masking}
     run('auto', 'AE1D_smaller', classifier='threshold', **patients)
-    other = tmp_path / 'other'
-    shutil.copytree(windows / 'windows_clf', other / 'windows_clf')
+    unlabelled = tmp_path / 'other'
+    shutil.copytree(windows / 'windows_clf', unlabelled / 'windows_clf')
     for subject in (1, 2, 3):
-        for path in (other / 'windows_clf').glob(f'data_raw_{subject:03d}_b*_labels*.pkl'):
+        for path in (unlabelled / 'windows_clf').glob(f'data_raw_{subject:03d}_b*_labels*.pkl'):
             write_pickle(path, read_pickle(path)[::-1].copy())
-    run('auto', 'AE1D_smaller', classifier='threshold', folder=other, **patients)  # and needs no windows_ae
+    run('auto', 'AE1D_smaller', classifier='threshold', folder=unlabelled, **patients)  # and needs no windows_ae
     first, second = (RunDirectory(tmp_path / 'results' / f'AE1D_smaller_{nb}') for nb in (1, 2))
     assert first.predictions.read_bytes() == second.predictions.read_bytes()
-    weights = [load_checkpoint(one.checkpoint('best'))['model_state_dict'] for one in (first, second)]
+    weights = [load_checkpoint(run_of.checkpoint('best'))['model_state_dict'] for run_of in (first, second)]
     assert all(torch.equal(a, b) for a, b in zip(*(w.values() for w in weights), strict=True))
     report = first.report.read_text()
     assert 'No spike annotation was used in training' in report
@@ -244,9 +244,9 @@ def source(folder, **split):
 
 def test_nothing_that_a_chain_of_runs_has_seen_is_tested(tmp_path):
     chain = source(tmp_path, train=[8], validation=[9], test=[10], **{'seen before': [1, 2, 3]})
-    kept = {1: 'train', 2: 'train', 3: 'train', 8: 'train', 9: 'validation'}
-    assert chain.fixed('ft', set(range(1, 13))) == kept | {10: 'test'}
-    assert chain.fixed('clf', set(range(1, 13))) == kept | {10: 'test'}
+    parts = {1: 'train', 2: 'train', 3: 'train', 8: 'train', 9: 'validation'}
+    assert chain.fixed('ft', set(range(1, 13))) == parts | {10: 'test'}
+    assert chain.fixed('clf', set(range(1, 13))) == parts | {10: 'test'}
     assert chain.fixed('clf', {10, 11}) == {10: 'test'}
     assert chain.fixed('ft', {10, 11}) == {}
 

@@ -48,8 +48,8 @@ def test_the_length_of_the_pulses_is_taken_from_the_windows(other_windows, capsy
     [data] = split_data(open_window_sets(settings), 'auto', None, settings, subwindow_shape_of(settings))
     for part in PARTS:
         assert data.spikes[part]['sample'].tolist() == [300, 400, 650]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     if pulse == 17:
-        assert 'pulse_width' not in said
+        assert 'pulse_width' not in output
     else:
-        assert f'but those of patients 1, 2, 3 have {pulse}, which is used' in said
+        assert f'but those of patients 1, 2, 3 have {pulse}, which is used' in output

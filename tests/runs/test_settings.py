@@ -65,9 +65,9 @@ def test_the_original_recipe_overrules_other_settings_and_says_so(capsys):
     _, settings = read_command(['recipe=original', 'masking=context', 'width=4', 'augmentation=0.5'])
     chosen = (settings.standardize, settings.masking, settings.classifier, settings.augmentation, settings.width)
     assert chosen == ('window', None, 'sfcn', 0.2, 4)
-    said = "recipe='original': standardize='window', masking=None, classifier='sfcn', second_look=False, "
-    said += 'copies=None, latent_nodes=None, augmentation=0.2, augmentation_fraction=0.5\n'
-    assert capsys.readouterr().out == said
+    message = "recipe='original': standardize='window', masking=None, classifier='sfcn', second_look=False, "
+    message += 'copies=None, latent_nodes=None, augmentation=0.2, augmentation_fraction=0.5\n'
+    assert capsys.readouterr().out == message
     documented = ' '.join(SOURCE.split('\nrecipe = ')[0].rsplit('\n\n', 1)[1].replace('#', ' ').split())
     for name, value in ORIGINAL.items():
         assert getattr(settings, name) == value
@@ -83,7 +83,7 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
 
 
 @pytest.mark.parametrize(
-    ('words', 'said'),
+    ('words', 'message'),
     [
         (['batchsize=3'], r'unknown setting batchsize \(nearest: batch_size'),
         (['Patient=3'], r'unknown setting Patient \(nearest: patient'),
@@ -129,8 +129,8 @@ def test_relative_paths_start_here_on_the_command_line_and_at_the_project_in_par
         (['validation_fraction=0.5', 'test_fraction=0.5'], 'validation_fraction = 0.5 and test_fraction = 0.5'),
     ],
 )
-def test_mistakes_on_the_command_line(words, said):
-    with pytest.raises(SettingError, match=said):
+def test_mistakes_on_the_command_line(words, message):
+    with pytest.raises(SettingError, match=message):
         read_command(words)
 
 
@@ -148,7 +148,7 @@ def test_paths_of_other_encodings_can_be_given():
 
 
 @pytest.mark.parametrize(
-    ('line', 'said'),
+    ('line', 'message'),
     [
         ('batchsize = 3', r'params\.py: unknown setting batchsize \(nearest: batch_size'),
         ('batch_size = "3"', r"batch_size = '3': must be an integer"),
@@ -157,14 +157,14 @@ def test_paths_of_other_encodings_can_be_given():
         ('import os', None),
     ],
 )
-def test_mistakes_in_params(tmp_path, monkeypatch, line, said):
+def test_mistakes_in_params(tmp_path, monkeypatch, line, message):
     (tmp_path / 'params.py').write_text(f'{SOURCE}\n{line}\n')
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(__import__('sys').modules, 'params', raising=False)
-    if said is None:
+    if message is None:
         read_command([])
     else:
-        with pytest.raises(SettingError, match=said):
+        with pytest.raises(SettingError, match=message):
             read_command([])
     monkeypatch.delitem(__import__('sys').modules, 'params', raising=False)
 

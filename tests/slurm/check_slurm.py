@@ -92,8 +92,8 @@ def submit(cluster, project):
 
 def logs(folder):
     """The jobs' logs, but for the lines of epochs and figures."""
-    found = {path.name: path.read_text() for path in sorted((folder / 'slurm' / 'logs').glob('*.log'))}
-    return '\n'.join(f'--- {name}\n{text}' for name, text in found.items())
+    texts = {path.name: path.read_text() for path in sorted((folder / 'slurm' / 'logs').glob('*.log'))}
+    return '\n'.join(f'--- {name}\n{text}' for name, text in texts.items())
 
 
 def alone(folder, script, *words):
@@ -113,8 +113,8 @@ def test_an_array_makes_the_windows_of_all_patients(submit, project):
     assert text.count('spikes annotated') == 12  # windows of the autoencoder, of the training and of the test
     made = {path.name: path.read_bytes() for path in (folder / 'ae').glob('*_windows_bi')}
     assert len(made) == 4
-    other = [paths[0], f'path_extracted_data={[str(folder / "ae2"), str(folder / "clf2")]}']
-    alone(folder, 'create_windows_ae.py', *other)
+    elsewhere = [paths[0], f'path_extracted_data={[str(folder / "ae2"), str(folder / "clf2")]}']
+    alone(folder, 'create_windows_ae.py', *elsewhere)
     assert made == {path.name: path.read_bytes() for path in (folder / 'ae2').glob('*_windows_bi')}
 
 

@@ -69,12 +69,12 @@ def test_any_fault_ends_in_one_line(monkeypatch, capsys, act, status, words):
     monkeypatch.setattr('sys.argv', ['create_windows_ae.py'])
     with pytest.raises(SystemExit) as ended:
         run_script(create_windows_ae.main, '')
-    said = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     assert ended.value.code == status
-    assert said.startswith('error: ')
-    assert said.count('\n') == 1
-    assert words in said
-    assert ('report this line' in said) == ('unexpected' in said)
+    assert stderr.startswith('error: ')
+    assert stderr.count('\n') == 1
+    assert words in stderr
+    assert ('report this line' in stderr) == ('unexpected' in stderr)
 
 
 def test_the_traceback_is_shown_on_request(monkeypatch, capsys):
@@ -84,9 +84,9 @@ def test_the_traceback_is_shown_on_request(monkeypatch, capsys):
         monkeypatch.setenv('MEG_DEBUG', wanted)
         with pytest.raises(SystemExit):
             run_script(create_windows_ae.main, '')
-        said = capsys.readouterr().err
-        assert ('Traceback (most recent call last)' in said) == (wanted == '1')
-        assert said.splitlines()[-1].startswith('error: unexpected TypeError')
+        stderr = capsys.readouterr().err
+        assert ('Traceback (most recent call last)' in stderr) == (wanted == '1')
+        assert stderr.splitlines()[-1].startswith('error: unexpected TypeError')
 
 
 class Faulty(torch.utils.data.Dataset):
@@ -103,10 +103,10 @@ def test_faults_of_worker_processes_are_placed_where_they_arose():
     assert 'in data_processing.py:' in describe(fault, ROOT)[0]
     with pytest.raises(TypeError) as raised:
         list(DataLoader(Faulty(), num_workers=1, multiprocessing_context='fork'))
-    said, status = describe(raised.value, ROOT)
+    message, status = describe(raised.value, ROOT)
     assert status == 1
-    assert 'unexpected TypeError' in said
-    assert 'in data_processing.py:' in said
+    assert 'unexpected TypeError' in message
+    assert 'in data_processing.py:' in message
 
 
 def test_an_output_that_takes_nothing():

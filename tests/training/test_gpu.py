@@ -177,15 +177,15 @@ def test_training_in_float32_is_the_plain_loop_bit_for_bit():
     for epoch in (1, 2):
         order, total = np.random.default_rng([0, epoch]).permutation(10), 0.0
         for first in range(0, 10, 4):
-            some = x[order[first : first + 4]]
-            value = loss(again.train(), some, some)
+            batch = x[order[first : first + 4]]
+            value = loss(again.train(), batch, batch)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
-            total += value.item() * len(some)
+            total += value.item() * len(batch)
         assert history[epoch - 1]['training loss'] == total / 10
         with torch.no_grad():
-            value = np.mean([loss(again.eval(), some, some).item() for some in x[:8].split(4)])
+            value = np.mean([loss(again.eval(), batch, batch).item() for batch in x[:8].split(4)])
         assert history[epoch - 1]['validation loss'] == value
         if value < best:
             best, weights = value, {key: tensor.clone() for key, tensor in again.state_dict().items()}
@@ -242,8 +242,8 @@ def test_without_a_compiler_training_runs_uncompiled_and_says_so_once(monkeypatc
     model = small('AE1D')
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     model.compile_training((4, 1, 12, 48))
-    said = capsys.readouterr().out
-    assert said == (
+    output = capsys.readouterr().out
+    assert output == (
         'warning: torch.compile does not work here (RuntimeError: Failed to find C compiler.): training runs without '
         'it, slower\n'
     )
@@ -260,15 +260,15 @@ def test_the_compiler_takes_the_network_as_one_graph():
     torch._dynamo.reset()
     compiled = torch.compile(model.forward, dynamic=False, fullgraph=True, backend='aot_eager')
     model(x)
-    found = {}
+    tensors = {}
     for which, forward in (('compiled', compiled), ('eager', model.forward)):
         model.zero_grad()
         outputs = [output for output, _ in forward(x, x.clone())]
-        found[which] = [output.detach().clone() for output in outputs]
+        tensors[which] = [output.detach().clone() for output in outputs]
         sum(output.square().mean() for output in outputs).backward()
-        found[which] += [p.grad.clone() for p in model.parameters()]
-    for one, other in zip(found['compiled'], found['eager'], strict=True):
-        torch.testing.assert_close(one, other, rtol=0.02, atol=1e-4)
+        tensors[which] += [p.grad.clone() for p in model.parameters()]
+    for by_compiled, by_eager in zip(tensors['compiled'], tensors['eager'], strict=True):
+        torch.testing.assert_close(by_compiled, by_eager, rtol=0.02, atol=1e-4)
     torch._dynamo.reset()
 
 
@@ -343,16 +343,16 @@ def test_cuda_gives_the_outputs_of_the_cpu(gpu, name):
         with torch.no_grad():
             expected = model(x), model.masked_error_cards(x, SHAPE, 2)
             model.to(gpu).precision = precision
-            found = model(x.to(gpu)), model.masked_error_cards(x.to(gpu), SHAPE, 2)
-        for (output, wanted), (near, same) in zip(expected[0], found[0], strict=True):
+            on_gpu = model(x.to(gpu)), model.masked_error_cards(x.to(gpu), SHAPE, 2)
+        for (output, wanted), (near, same) in zip(expected[0], on_gpu[0], strict=True):
             assert (near.cpu() - output).square().mean().sqrt() < tolerance * output.std()
             torch.testing.assert_close(same.cpu(), wanted, rtol=1e-5, atol=1e-5)
-        far = (found[1].cpu() - expected[1]).square().mean().sqrt()
+        far = (on_gpu[1].cpu() - expected[1]).square().mean().sqrt()
         assert far < 2 * tolerance * expected[1].square().mean().sqrt()
 
 
 def gradients(model, name, x):
-    """Loss and gradients of one batch, with the same stretches hidden whatever the device."""
+    """Loss and gradients of one batch, with the same segments masked whatever the device."""
     torch.manual_seed(5)
     value = losses_of(name)['masked'](model.train(), x, x)
     value.backward()
@@ -372,9 +372,9 @@ def test_cuda_gives_the_gradients_of_the_cpu(gpu, name, compiled):
         if compiled:
             model.compile_training(x.shape)
             assert model.compiled
-        value, found = gradients(model, name, x.to(gpu))
+        value, gradient = gradients(model, name, x.to(gpu))
         assert value == pytest.approx(expected, rel=tolerance / 10)
-        assert (found - wanted).norm() < tolerance * wanted.norm()
+        assert (gradient - wanted).norm() < tolerance * wanted.norm()
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -407,10 +407,11 @@ def held_windows(n=20):
 
 
 def test_cuda_holds_the_windows_and_gathers_the_batches_of_the_cpu(gpu):
-    one = held_windows()[1]
+    opened = held_windows()[1]
     for zscore in (False, True):
         there, here = (
-            WindowDataset([one], id_table([one]), zscore=zscore, preload=True, device=device) for device in (gpu, CPU)
+            WindowDataset([opened], id_table([opened]), zscore=zscore, preload=True, device=device)
+            for device in (gpu, CPU)
         )
         assert there.preloaded.is_cuda
         for (x, target), (expected, _) in zip(
@@ -424,8 +425,8 @@ def test_cuda_holds_the_windows_and_gathers_the_batches_of_the_cpu(gpu):
 
 
 def test_cuda_draws_the_noise_of_windows_that_it_holds(gpu):
-    windows, one = held_windows(200)
-    dataset = WindowDataset([one], id_table([one]), zscore=False, noise=0.2, seed=1, preload=True, device=gpu)
+    windows, opened = held_windows(200)
+    dataset = WindowDataset([opened], id_table([opened]), zscore=False, noise=0.2, seed=1, preload=True, device=gpu)
     noisy, clean = dataset.__getitems__(list(range(200)))
     assert noisy.is_cuda
     assert torch.equal(clean[:, 0].cpu(), torch.from_numpy(windows))
@@ -441,17 +442,17 @@ def test_cuda_holds_the_cards_of_the_classifier(gpu, tmp_path):
     labels = (rng.random(60) < 0.3).astype(np.int64)
     cards = (rng.normal(size=(60, 1, 16, 16)) + labels[:, None, None, None]).astype(np.float32)
     dataset = CardDataset(cards, labels, gpu)
-    found, of = dataset.__getitems__([3, 1, 3])
-    assert found.is_cuda
-    assert np.array_equal(found.cpu().numpy(), cards[[3, 1, 3]])
+    batch, of = dataset.__getitems__([3, 1, 3])
+    assert batch.is_cuda
+    assert np.array_equal(batch.cpu().numpy(), cards[[3, 1, 3]])
     assert of.tolist() == labels[[3, 1, 3]].tolist()
-    judge = SfcnClassifier(
+    classifier = SfcnClassifier(
         device=gpu, precision=choose_precision('auto', gpu), seed=0, classifier_width=4, classifier_batch_size=20,
         classifier_learning_rate=1e-2, classifier_num_epochs=10, classifier_n_epochs_stop=10, classifier_loss='bce',
         focal_gamma=2.0, positive_weight=None, classifier_optimizer='adam', classifier_weight_decay=0.0,
         early_stop_on='loss',
         **{key: OPTIMIZER[key] for key in ('scheduler', 'stepLR', 'gammaLR', 'plateau_patience')},
     )  # fmt: skip
-    judge.fit(Examples(cards, labels), Examples(cards, labels), lambda which: tmp_path / f'{which}.pth')
-    proba = judge.predict_proba(cards)
+    classifier.fit(Examples(cards, labels), Examples(cards, labels), lambda which: tmp_path / f'{which}.pth')
+    proba = classifier.predict_proba(cards)
     assert proba[labels == 1].mean() > proba[labels == 0].mean() + 0.3

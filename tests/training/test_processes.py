@@ -131,14 +131,14 @@ def main_together(tmp_path, make_windows, monkeypatch):
             os.environ |= {'RANK': str(rank), 'WORLD_SIZE': str(n_processes), 'LOCAL_RANK': str(rank)}
             n_batches = 0
 
-            def asked():
+            def kill_then_ask():
                 nonlocal n_batches
                 n_batches += 1
                 if rank == 1 and n_batches == kill_in_batch:
                     os.kill(os.getpid(), signal.SIGUSR1)
                 return asked_to_end()
 
-            loop.asked_to_end = asked
+            loop.asked_to_end = kill_then_ask
             monkeypatch.setattr('sys.argv', ['main_train.py', *words])
             run_script(main_train.main, '')
 
@@ -161,9 +161,9 @@ def test_two_processes_make_the_predictions_of_one_and_go_on_together(main_toget
     assert main_together(1, 8, model_nb=3) == [2]  # begun by two
     assert main_together(2, 4, model_nb=3) == [0, 0]
     runs = [RunDirectory(tmp_path / 'results' / f'AE1D_smaller_{nb}') for nb in (1, 2, 3)]
-    one, two, interrupted = (pd.read_csv(run.predictions) for run in runs)
-    exact = [name for name in one if name != 'proba']
-    pd.testing.assert_frame_equal(one[exact], two[exact])
-    np.testing.assert_allclose(one['proba'], two['proba'], rtol=1e-5)
-    pd.testing.assert_frame_equal(two, interrupted, check_exact=True)
+    expected, together, interrupted = (pd.read_csv(run.predictions) for run in runs)
+    exact = [name for name in expected if name != 'proba']
+    pd.testing.assert_frame_equal(expected[exact], together[exact])
+    np.testing.assert_allclose(expected['proba'], together['proba'], rtol=1e-5)
+    pd.testing.assert_frame_equal(together, interrupted, check_exact=True)
     assert len(pd.read_csv(tmp_path / 'results' / 'summary.csv')) == 3

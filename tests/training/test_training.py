@@ -82,8 +82,8 @@ class Seen(Autoencoder):
         return [(x[:, 0], target[:, 0]), (x[:, 0, :, ::2], target[:, 0, :, ::2])]
 
 
-def test_the_masked_loss_is_the_error_where_the_input_was_hidden():
-    """By brute force, from what the network saw: the hidden samples are those in which its input is not the target."""
+def test_the_masked_loss_is_the_error_where_the_input_was_masked():
+    """By brute force, from what the network saw: the masked samples are those in which its input is not the target."""
     torch.manual_seed(0)
     model, x, lengths, firsts = Seen(), torch.randn(40, 1, 3, 60), [], []
     for criterion in ('mse', 'mae'):
@@ -91,30 +91,30 @@ def test_the_masked_loss_is_the_error_where_the_input_was_hidden():
         for _ in range(20):
             value = loss(model, x, x)
             difference = (model.x - x)[:, 0]  # (batch, channels, times)
-            hidden = (difference != 0).any(dim=1)
+            masked = (difference != 0).any(dim=1)
             errors = difference.square() if criterion == 'mse' else difference.abs()
-            signal = errors.transpose(1, 2)[hidden].mean()
-            band = errors[..., ::2].repeat_interleave(2, dim=-1).transpose(1, 2)[hidden].mean()
+            signal = errors.transpose(1, 2)[masked].mean()
+            band = errors[..., ::2].repeat_interleave(2, dim=-1).transpose(1, 2)[masked].mean()
             assert value.item() == pytest.approx((0.75 * signal + 0.25 * band).item(), rel=1e-5)
-            assert not hidden[:, :8].any()
-            assert not hidden[:, 52:].any()
-            lengths += hidden.sum(dim=1).tolist()
-            firsts += hidden.int().argmax(dim=1).tolist()
+            assert not masked[:, :8].any()
+            assert not masked[:, 52:].any()
+            lengths += masked.sum(dim=1).tolist()
+            firsts += masked.int().argmax(dim=1).tolist()
     assert (min(lengths), max(lengths)) == (7, 28)
     assert set(range(8, 52 - 7)) <= set(firsts)  # every place, the last ones for short stretches only
 
 
-def test_validation_hides_the_sub_windows_in_turn():
+def test_validation_masks_the_sub_windows_in_turn():
     model, x = Seen().eval(), torch.randn(9, 1, 3, 60, generator=torch.Generator().manual_seed(0))
     masked_loss('mse', [1.0, 1.0], (10, 4, 10), margin=2)(model, x, x)
-    for window, hidden in enumerate((model.x != x)[:, 0].any(dim=1)):
+    for window, masked in enumerate((model.x != x)[:, 0].any(dim=1)):
         first = 10 + 10 * (window % 4)
-        assert torch.nonzero(hidden).flatten().tolist() == list(range(first - 2, first + 12))
+        assert torch.nonzero(masked).flatten().tolist() == list(range(first - 2, first + 12))
 
 
 @pytest.mark.parametrize('name', ['AE1D', 'AE2D', 'AE1D_smaller', 'AE2D_smaller', 'wavelets'])
-def test_every_architecture_learns_to_foretell_hidden_signal(name):
-    """Half a cycle of a rhythm is hidden: the line through it leaves more error than the network does."""
+def test_every_architecture_learns_to_predict_masked_signal(name):
+    """Half a cycle of a rhythm is masked: the line through it leaves more error than the network does."""
     set_seed(0)
     settings = {'filters': [8, 8, 8], 'pywt_mode': 'periodization'} if name == 'wavelets' else {'width': 4}
     model, shape = build_model(name, 6, 48, **settings), (12, 3, 8)
@@ -136,8 +136,8 @@ def test_every_architecture_learns_to_foretell_hidden_signal(name):
 def straight_line_error(x, first, last):
     """Mean squared error of NumPy's interpolation over the samples [first, last)."""
     seen = [t for t in range(x.shape[-1]) if not first <= t < last]
-    hidden = np.arange(first, last)
-    errors = [np.interp(hidden, seen, row[seen]) - row[hidden] for row in x.numpy().reshape(-1, x.shape[-1])]
+    masked = np.arange(first, last)
+    errors = [np.interp(masked, seen, row[seen]) - row[masked] for row in x.numpy().reshape(-1, x.shape[-1])]
     return np.square(errors).mean()
 
 
@@ -206,8 +206,8 @@ def test_the_best_epoch_may_be_that_of_the_largest_area():
         measure=lambda earlier: {'PR-AUC': next(areas), 'earlier': len(earlier)},
         early_stop_on='pr_auc',
     )
-    found = [(of_epoch['PR-AUC'], of_epoch['earlier']) for of_epoch in history]
-    assert found == [
+    figures = [(of_epoch['PR-AUC'], of_epoch['earlier']) for of_epoch in history]
+    assert figures == [
         (0.2, 0),
         (0.6, 1),
         (0.5, 2),
@@ -295,8 +295,8 @@ def test_a_changed_byte_of_a_checkpoint_is_seen(tmp_path):
     path = tmp_path / 'best.pth'
     save_checkpoint(path, {'weights': torch.zeros(1000), 'text': 1000 * 'tree '})
     whole = path.read_bytes()
-    for place in (whole.index(b'tree ') + 2500, whole.index(bytes(2000)) + 1000):
-        path.write_bytes(whole[:place] + b'?' + whole[place + 1 :])
+    for offset in (whole.index(b'tree ') + 2500, whole.index(bytes(2000)) + 1000):
+        path.write_bytes(whole[:offset] + b'?' + whole[offset + 1 :])
         with pytest.raises(DataError, match=r'best\.pth: not a checkpoint .* is damaged'):
             load_checkpoint(path)
 
