@@ -6,6 +6,7 @@ import signal
 from dataclasses import fields
 from pathlib import Path
 
+import mne
 import numpy as np
 
 import main_train
@@ -26,6 +27,16 @@ NO_DIPOLE = Dipole(np.zeros(3), np.zeros(3), 0.0, 0.0, 0.0)
 PICTURES = [(main_train, 'plot_losses'), (main_train, 'plot_windows'), (run_results, 'plot_metrics'),
             (run_results, 'write_report')]  # fmt: skip
 
+# Of the patient that the fixture `trained` writes as FIF.
+SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
+SHORT_TRAINING = {
+    'nb_best_blocks': 0,
+    'width': 1,
+    'batch_size': 16,
+    'num_epochs': 2,
+    'bootstrap_samples': 20,
+}
+
 OPTIMIZER = {
     'optimizer': 'adam',
     'learning_rate': 1e-2,
@@ -35,6 +46,14 @@ OPTIMIZER = {
     'gammaLR': 0.8,
     'plateau_patience': 5,
 }
+
+
+def write_fif(path, signal, spikes):
+    """A recording that begins late, with its spikes as annotations."""
+    raw = mne.io.RawArray(signal.astype(np.float64), ctf275_info(SFREQ), first_samp=FIRST_SAMP, verbose='error')
+    raw.set_meas_date(1.0e9)
+    raw.set_annotations(mne.Annotations(np.asarray(spikes) / SFREQ, 0.0, 'spike'))
+    raw.save(path, verbose='error')
 
 
 def clear_patient(subject, **changes):

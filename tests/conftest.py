@@ -7,14 +7,20 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import mne
 import numpy as np
 import pytest
-from common import make_window_files
+from common import N_BLOCKS, NO_DIPOLE, SFREQ, SHORT_TRAINING, clear_patient, make_window_files, write_fif
 from hypothesis import settings
 
+import create_data_raw
+import detect
+import main_train
 from recordings.channels import N_CHANNELS, ctf275_info, sphere_centre
+from recordings.data_raw import read_data_raw
+from runs.run_directory import RunDirectory
 
 # A slow machine is no failure, and the same commit gives the same answer.
 settings.register_profile('project', deadline=None, derandomize=True)
@@ -190,3 +196,42 @@ def dipole_fields():
         return fields / fields.std(axis=0), positions, orientations
 
     return make
+
+
+@pytest.fixture(scope='session')
+def trained(tmp_path_factory, make_windows):
+    """A patient simulated and written as FIF, its data_raw and windows, and a run on them: folder, recordings, run."""
+    folder = tmp_path_factory.mktemp('trained')
+    data = clear_patient(1, n_blocks=N_BLOCKS, block_seconds=20, spike_rate=18.0, sfreq=SFREQ)
+    recordings = [folder / f'run{i}_raw.fif' for i in range(N_BLOCKS)]
+    for path, signal, spikes in zip(recordings, data['meg'], data['events'], strict=True):
+        write_fif(path, signal, spikes)
+    create_data_raw.main(['1', *map(str, recordings), f'path_raw_data={folder / "raw"}'])
+    made = read_data_raw(folder / 'raw' / 'data_raw_001.pkl')
+    for events, spikes in zip(made['events'], data['events'], strict=True):
+        np.testing.assert_array_equal(events, spikes)
+    make_windows(folder / 'raw', folder, nb_best_blocks=0)
+    paths = {
+        'path_raw_data': folder / 'raw',
+        'path_extracted_data': [str(folder / 'windows_ae'), str(folder / 'windows_clf')],
+        'path_writing_data': folder / 'results',
+    }
+    main_train.main(['auto', 'AE1D_smaller', *(f'{name}={value}' for name, value in (paths | SHORT_TRAINING).items())])
+    return SimpleNamespace(
+        folder=folder, recordings=recordings, run=RunDirectory(folder / 'results' / 'AE1D_smaller_1'), meg=made['meg']
+    )
+
+
+@pytest.fixture
+def apply(trained, monkeypatch):
+    """Run detect.py on recordings; the pictures only where asked for, because they take a second."""
+
+    def run(*recordings, pictures=False, run=trained.run.path, **settings):
+        with monkeypatch.context() as patch:
+            if not pictures:
+                patch.setattr('reports.detection_files.write_report', lambda *arguments: None)
+                patch.setattr('reports.foci.fit_dipoles', lambda fields, *rest: [NO_DIPOLE] * len(fields))
+            words = [f'{name}={value}' for name, value in settings.items()]
+            detect.main([str(run), *map(str, recordings), *words])
+
+    return run

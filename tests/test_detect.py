@@ -1,10 +1,9 @@
-"""detect.py: every sample scored as in training, files for the reviewer, the way back, and faults."""
+"""detect.py: every sample scored as in training, files for the reviewer, and the way back."""
 
 import hashlib
 import json
 import math
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -18,13 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import NO_DIPOLE, clear_patient
+from common import N_BLOCKS, SFREQ, SHORT_TRAINING, write_fif
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
 import create_data_raw
-import detect
 import main_train
 from classification import load_run, place_windows, score_block
 from classifiers.features import N_POWERS
@@ -34,82 +32,17 @@ from recordings.data_raw import read_data_raw
 from recordings.marker_files import read_marker_file
 from recordings.pickles import read_pickle, write_pickle
 from recordings.reading import read_recording
-from reports import detection_planning
 from reports.recording_detections import seconds_of_events, seconds_of_subwindows
 from runs.run_directory import RunDirectory
-from training.checkpoints import load_checkpoint, save_checkpoint
-from utils import DataError, SettingError, write_json
+from utils import DataError
 
-SFREQ, FIRST_SAMP, N_BLOCKS = 150, 1234, 4
-TRAINING = {
-    'nb_best_blocks': 0,
-    'width': 1,
-    'batch_size': 16,
-    'num_epochs': 2,
-    'bootstrap_samples': 20,
-}
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
-
-
-def write_fif(path, signal, spikes):
-    raw = mne.io.RawArray(signal.astype(np.float64), ctf275_info(SFREQ), first_samp=FIRST_SAMP, verbose='error')
-    raw.set_meas_date(1.0e9)
-    raw.set_annotations(mne.Annotations(np.asarray(spikes) / SFREQ, 0.0, 'spike'))
-    raw.save(path, verbose='error')
-
-
-@pytest.fixture(scope='module')
-def trained(tmp_path_factory, make_windows):
-    """A patient simulated and written as FIF, its data_raw and windows, and a run on them: folder, recordings, run."""
-    folder = tmp_path_factory.mktemp('trained')
-    data = clear_patient(1, n_blocks=N_BLOCKS, block_seconds=20, spike_rate=18.0, sfreq=SFREQ)
-    recordings = [folder / f'run{i}_raw.fif' for i in range(N_BLOCKS)]
-    for path, signal, spikes in zip(recordings, data['meg'], data['events'], strict=True):
-        write_fif(path, signal, spikes)
-    create_data_raw.main(['1', *map(str, recordings), f'path_raw_data={folder / "raw"}'])
-    made = read_data_raw(folder / 'raw' / 'data_raw_001.pkl')
-    for events, spikes in zip(made['events'], data['events'], strict=True):
-        np.testing.assert_array_equal(events, spikes)
-    make_windows(folder / 'raw', folder, nb_best_blocks=0)
-    paths = {
-        'path_raw_data': folder / 'raw',
-        'path_extracted_data': [str(folder / 'windows_ae'), str(folder / 'windows_clf')],
-        'path_writing_data': folder / 'results',
-    }
-    main_train.main(['auto', 'AE1D_smaller', *(f'{name}={value}' for name, value in (paths | TRAINING).items())])
-    return SimpleNamespace(
-        folder=folder, recordings=recordings, run=RunDirectory(folder / 'results' / 'AE1D_smaller_1'), meg=made['meg']
-    )
-
-
-@pytest.fixture
-def apply(trained, monkeypatch):
-    """Run detect.py on recordings; the pictures only where asked for, because they take a second."""
-
-    def run(*recordings, pictures=False, run=trained.run.path, **settings):
-        with monkeypatch.context() as patch:
-            if not pictures:
-                patch.setattr('reports.detection_files.write_report', lambda *arguments: None)
-                patch.setattr('reports.foci.fit_dipoles', lambda fields, *rest: [NO_DIPOLE] * len(fields))
-            words = [f'{name}={value}' for name, value in settings.items()]
-            detect.main([str(run), *map(str, recordings), *words])
-
-    return run
 
 
 def loaded(trained):
     settings = json.loads(trained.run.params.read_text())['settings']
     best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'hgb')
     return load_run(settings, *best, torch.device('cpu'))
-
-
-def test_a_classifier_of_earlier_features_is_refused(trained, tmp_path):
-    settings = json.loads(trained.run.params.read_text())['settings']
-    state = load_checkpoint(trained.run.checkpoint('best', 'hgb'))
-    del state['features_version']
-    save_checkpoint(tmp_path / 'earlier.pth', state)
-    with pytest.raises(DataError, match=r'earlier\.pth: the features of `hgb` have changed since; train .* again'):
-        load_run(settings, trained.run.checkpoint('best'), tmp_path / 'earlier.pth', torch.device('cpu'))
 
 
 # ------------------------------------------------------------------------------------------ every sample
@@ -149,6 +82,14 @@ def test_subwindows_tile_every_part_as_in_training(lengths, subwindow_length, n_
             np.testing.assert_array_equal(shown, np.arange(row.onset, row.end))
 
 
+def test_windows_that_leave_inner_samples_out_are_laid_closer():
+    shape = subwindow_shape(300, 45, 40)
+    assert shape.n_subwindows * shape.subwindow_length == 200 < 300 - 90
+    samples, table = place_windows([900], shape, 300)
+    assert samples[1, 0] == 200
+    assert math.isclose((table['end'] - table['onset'])[table['kept']].sum(), 900)
+
+
 def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
     predictions = pd.read_csv(trained.run.predictions)
     [block] = set(predictions['block'])
@@ -176,7 +117,7 @@ def test_a_network_on_whole_windows_detects_as_it_was_tested(trained, apply, tmp
     paths = {'path_extracted_data': [str(trained.folder / 'windows_ae'), str(trained.folder / 'windows_clf')],
              'path_writing_data': trained.folder / 'results'}  # fmt: skip
     changes = {'model_nb': 1, 'classifier': 'finetuned', 'classifier_num_epochs': 1, 'classifier_width': 4}
-    words = [f'{name}={value}' for name, value in (paths | TRAINING | changes).items()]
+    words = [f'{name}={value}' for name, value in (paths | SHORT_TRAINING | changes).items()]
     main_train.main(['clf', 'AE1D_smaller', *words])
     run = RunDirectory(trained.folder / 'results' / 'AE1D_smaller_2')
     predictions = pd.read_csv(run.predictions)
@@ -353,7 +294,7 @@ def test_a_round_with_a_reviewer_at_the_window(trained, apply, make_windows, tmp
         f'path_extracted_data={[str(tmp_path / "windows_ae"), str(tmp_path / "windows_clf")]}',
         f'path_writing_data={trained.folder / "results"}',
     ]
-    tiny = [f'{name}={value}' for name, value in (TRAINING | {'num_epochs': 1}).items()]
+    tiny = [f'{name}={value}' for name, value in (SHORT_TRAINING | {'num_epochs': 1}).items()]
     main_train.main(['ft', 'AE1D_smaller', 'model_nb=1', *tiny, *paths])
     assert (trained.folder / 'results' / 'AE1D_smaller_2' / 'metrics.json').is_file()
 
@@ -410,214 +351,3 @@ def test_continuous_parts_apart_give_the_times_of_the_recording(trained, tmp_pat
     events = seconds_of_events(blocks, scored)
     assert events['onset'].is_monotonic_increasing
     assert (events['onset'] > 8).any()
-
-
-# ------------------------------------------------------------------------------------------- a whole study
-@pytest.fixture
-def study(trained, tmp_path):
-    """A table of two patients, with two and one recordings of their own."""
-    for number in range(3):
-        shutil.copyfile(trained.recordings[number], tmp_path / f'rec{number}_raw.fif')
-    table = tmp_path / 'cohort.csv'
-    table.write_text('patient,recording\n1,rec0_raw.fif\n1,rec1_raw.fif\n5,rec2_raw.fif\n')
-    return table
-
-
-def results(printed):
-    """Number, result and reason of every patient in the table at the end."""
-    return re.findall(r'^ +(\d+)  (made|skipped|refused) +(.*)$', printed, re.MULTILINE)
-
-
-def test_a_study_is_detected_in_and_then_skipped_until_something_changes(trained, apply, study, capsys):
-    apply(study, output=study.parent / 'out')
-    first = results(capsys.readouterr().out)
-    assert [row[:2] for row in first] == [('1', 'made'), ('5', 'made')]
-    folders = [study.parent / 'out' / '001' / f'rec{i}_raw_detections' for i in (0, 1)]
-    folders.append(study.parent / 'out' / '005' / 'rec2_raw_detections')
-    n_events = [len(pd.read_csv(folder / 'detections.csv')) for folder in folders]
-    assert f'{n_events[0] + n_events[1]} detections in 2 recordings' in first[0][2]
-    alone = study.parent / 'alone'
-    apply(study.parent / 'rec2_raw.fif', output=alone)
-    for name in ('detections.csv', 'probabilities.csv'):
-        assert (alone / 'rec2_raw_detections' / name).read_bytes() == (folders[2] / name).read_bytes()
-    capsys.readouterr()
-    apply(study, output=study.parent / 'out')
-    assert [row[1] for row in results(capsys.readouterr().out)] == ['skipped', 'skipped']
-    (folders[1] / 'detections.csv').unlink()
-    apply(study, output=study.parent / 'out')
-    made, skipped = results(capsys.readouterr().out)
-    assert made[1:] == ('made', f'{n_events[1]} detections in 1 recordings; 1 made before')
-    assert skipped[1] == 'skipped'
-    for change in ({'marker_name': 'mine'}, {'marker_name': 'mine', 'overwrite': True}):
-        apply(study, output=study.parent / 'out', patient=5, **change)
-        assert [row[:2] for row in results(capsys.readouterr().out)] == [('5', 'made')]
-
-
-def test_one_faulty_patient_does_not_stop_the_detection_in_others(apply, study, capsys):
-    (study.parent / 'rec1_raw.fif').unlink()
-    with pytest.raises(DataError, match=r'1 of 2 patients refused \(1\): the table above says why'):
-        apply(study)
-    refused, made = results(capsys.readouterr().out)
-    assert 'rec1_raw.fif: no such recording' in refused[2]
-    assert made[1] == 'made'
-    assert not (study.parent / 'rec0_raw_detections').exists()
-    assert (study.parent / 'rec2_raw_detections' / 'detections.json').is_file()
-
-
-def test_a_recording_that_the_run_was_trained_on_is_said(trained, apply, tmp_path, capsys):
-    apply(trained.recordings[1], output=tmp_path)
-    warning = 'the run has seen this recording: it is in data_raw_001.pkl, of a patient of its training'
-    assert f'warning: run1_raw.fif: {warning}' in capsys.readouterr().out
-    assert warning in json.loads((tmp_path / 'run1_raw_detections' / 'detections.json').read_text())['warnings'][0]
-    write_fif(tmp_path / 'new_raw.fif', trained.meg[1][:, ::-1], [])
-    apply(tmp_path / 'new_raw.fif')
-    assert 'has seen' not in capsys.readouterr().out
-
-
-# ----------------------------------------------------------------------------------------------- bad input
-@pytest.fixture
-def spoiled(trained, tmp_path):
-    """A copy of the run in which one thing was changed."""
-
-    def make(change):
-        run = tmp_path / 'AE1D_smaller_1'
-        shutil.rmtree(run, ignore_errors=True)
-        shutil.copytree(trained.run.path, run)
-        change(run)
-        return run
-
-    return make
-
-
-def other_setting(name, value):
-    def change(run):
-        params = json.loads((run / 'params.json').read_text())
-        params['settings'][name] = value
-        write_json(run / 'params.json', params)
-
-    return change
-
-
-def only_folds(run):
-    (run / 'fold_1').mkdir()
-    (run / 'best_AE1D_smaller_1.pth').unlink()
-
-
-@pytest.mark.parametrize(
-    ('change', 'message'),
-    [
-        (other_setting('window_size', 1.0), r'best_AE1D_smaller_1\.pth: trained on windows of 300 samples.*= 150'),
-        (other_setting('window_size', 'long'), r"params\.json: window_size = 'long'"),
-        (other_setting('low_pass', 80.0), None),  # what data_raw_001.json says counts
-        (lambda run: (run / 'params.json').unlink(), r'params\.json: not the settings of a run'),
-        (lambda run: (run / 'metrics.json').unlink(), 'not finished, metrics.json is missing'),
-        (lambda run: (run / 'best_AE1D_smaller_1.pth').unlink(), r'best_AE1D_smaller_1\.pth: no such file'),
-        (lambda run: (run / 'best_hgb_1.pth').unlink(), r'best_hgb_1\.pth: no such file'),
-        (lambda run: (run / 'best_hgb_1.pth').write_bytes(b'x'), r'best_hgb_1\.pth: not a checkpoint'),
-        (
-            lambda run: shutil.copyfile(run / 'best_hgb_1.pth', run / 'best_AE1D_smaller_1.pth'),
-            r'best_AE1D_smaller_1\.pth: not an autoencoder',
-        ),
-        (
-            lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_hgb_1.pth'),
-            r'best_hgb_1\.pth: not a hgb',
-        ),
-        (only_folds, 'fold 1 of the cross-validation is missing .* take one fold, such as AE1D_smaller_1/fold_1'),
-    ],
-)
-def test_faults_of_a_run(trained, spoiled, apply, tmp_path, change, message):
-    run = spoiled(change)
-    if message is None:
-        apply(trained.recordings[0], run=run, output=tmp_path / 'out')
-        record = json.loads((tmp_path / 'out' / 'run0_raw_detections' / 'detections.json').read_text())
-        assert record['settings']['low_pass'] == 50
-        return
-    with pytest.raises(DataError, match=message):
-        apply(trained.recordings[0], run=run, output=tmp_path / 'out')
-    assert not (tmp_path / 'out').exists()
-
-
-def test_the_settings_of_the_run_count_and_differences_are_said(trained, apply, tmp_path, capsys):
-    apply(trained.recordings[3], output=tmp_path, window_size=1.0, standardize='window', low_pass=40)
-    output = capsys.readouterr().out
-    for words in (
-        'window_size = 1.0 now, but run AE1D_smaller_1 has 2.0',
-        "standardize = 'window' now",
-        'low_pass = 40',
-    ):
-        assert f'warning: {words}' in output
-    with_others = (tmp_path / 'run3_raw_detections' / 'probabilities.csv').read_bytes()
-    apply(trained.recordings[3], output=tmp_path)
-    assert (tmp_path / 'run3_raw_detections' / 'probabilities.csv').read_bytes() == with_others
-
-
-def test_a_fold_of_a_cross_validation_is_a_run(trained, apply, tmp_path):
-    fold = tmp_path / 'AE1D_smaller_1' / 'fold_2'
-    shutil.copytree(trained.run.path, fold)
-    apply(trained.recordings[3], run='AE1D_smaller_1/fold_2', path_writing_data=tmp_path, output=tmp_path)
-    assert (tmp_path / 'run3_raw_detections' / 'detections.csv').is_file()
-
-
-def test_faults_of_recordings_and_folders(trained, apply, tmp_path):
-    fif, out = trained.recordings[0], tmp_path / 'out'
-    write_fif(tmp_path / 'short_raw.fif', np.zeros((N_CHANNELS, 299)), [])
-    with pytest.raises(DataError, match=r'short_raw\.fif: is 1\.99 s long, shorter than a window'):
-        apply(fif, tmp_path / 'short_raw.fif', output=out)
-    with pytest.raises(DataError, match=r'none_raw\.fif: no such recording'):
-        apply(tmp_path / 'none_raw.fif', output=out)
-    with pytest.raises(DataError, match=r'data_raw_003\.pkl: no such recording'):
-        apply(tmp_path / 'data_raw_003.pkl', output=out)
-    with pytest.raises(SettingError, match=r'go into .* too'):
-        apply(fif, fif, output=out)
-    with pytest.raises(SettingError, match='an annotation, not a recording'):
-        apply(fif, tmp_path / 'x-annot.fif', output=out)
-    with pytest.raises(SettingError, match='lies in a CTF recording'):
-        apply(fif, output=tmp_path / 'patient.ds')
-    write_pickle(
-        tmp_path / 'data_raw_004.pkl',
-        {'meg': [np.zeros((N_CHANNELS, 299))], 'events': [[]], 'reannot': [[]], 'file': ['x']},
-    )
-    with pytest.raises(DataError, match=r'data_raw_004\.pkl: every block is shorter than a window of 300 samples'):
-        apply(tmp_path / 'data_raw_004.pkl', output=out)
-    with pytest.raises(SettingError, match='usage'):
-        apply()
-    with pytest.raises(SettingError, match="marker_name = 'my spike': must be a word"):
-        apply(fif, output=out, marker_name='my spike')
-    with pytest.raises(DataError, match='AE1D_7: no such run'):
-        apply(fif, run='AE1D_7', output=out)
-    assert not out.exists()
-    out.write_text('a file in its place')
-    with pytest.raises(DataError, match='out: is no folder'):
-        apply(fif, output=out)
-    assert out.read_text() == 'a file in its place'
-    out.unlink()
-    (out / 'run0_raw_detections').mkdir(parents=True)
-    write_json(out / 'run0_raw_detections' / 'detections.json', {'recording': 'run0_raw.ds'})
-    with pytest.raises(DataError, match=r'holds the detections of run0_raw\.ds'):
-        apply(fif, output=out)
-
-
-def test_a_folder_that_is_read_only(trained, apply, tmp_path, monkeypatch):
-    """As any user but root sees it."""
-    monkeypatch.setattr(detection_planning.os, 'access', lambda path, mode: str(path) != str(tmp_path))
-    with pytest.raises(DataError, match=r'cannot be written; give output= a folder of yours'):
-        apply(trained.recordings[0], output=tmp_path / 'new')
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_data_raw_made_otherwise_is_refused(trained, apply, tmp_path):
-    path = tmp_path / 'data_raw_001.pkl'
-    shutil.copyfile(trained.folder / 'raw' / path.name, path)
-    record = json.loads((trained.folder / 'raw' / 'data_raw_001.json').read_text())
-    record['settings']['low_pass'] = 40.0
-    write_json(path.with_suffix('.json'), record)
-    with pytest.raises(DataError, match=r'data_raw_001\.pkl: made with low_pass = 40\.0, but the run with 50'):
-        apply(path)
-
-
-def test_windows_that_leave_inner_samples_out_are_laid_closer():
-    shape = subwindow_shape(300, 45, 40)
-    assert shape.n_subwindows * shape.subwindow_length == 200 < 300 - 90
-    samples, table = place_windows([900], shape, 300)
-    assert samples[1, 0] == 200
-    assert math.isclose((table['end'] - table['onset'])[table['kept']].sum(), 900)
