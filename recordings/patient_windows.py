@@ -155,8 +155,8 @@ def _check_settings(opened, made_with):
         raise DataError(f'{sidecar}: not the settings of windows; make the windows of this patient again') from fault
     for name in different:
         raise SettingError(
-            f'{path}: made with {name} = {written[name]!r}, but {name} is {made_with[name]!r} now: set it back, or '
-            'make the windows again'
+            f'{path}: made with {name} = {written[name]!r}, but {name} is {made_with[name]!r} now: restore the '
+            'setting, or make the windows again'
         )
     for name in not_held:
         what = 'other channels' if name == 'channels' else f'{name} = {written[name]!r}, not {holds[name]}'

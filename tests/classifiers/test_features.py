@@ -51,7 +51,7 @@ def test_the_wave_is_found_where_it_is_and_followed(planted):
     assert features.shape[0] == 21
     assert np.argmax(features[:, 0]) == 3
     assert features[3, 5] == 151 - (45 + 3 * 30)  # the peak, from the sub-window's start
-    # Its neighbour on the left hides the flank up to sample 143, but not the peak.
+    # Its neighbour on the left masks the flank up to sample 143, but not the peak.
     assert features[2, 5] == 30 + MARGIN - 2
     at = 151 + np.arange(-45, 46, 3)
     course = features[3, 10 : 10 + len(at)]

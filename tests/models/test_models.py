@@ -227,7 +227,7 @@ def test_error_cards_repeat_the_errors_of_short_bands():
 @pytest.mark.parametrize(('first', 'last'), [(3, 7), (0, 4), (5, 9), (4, 5), (1, 8), (3, 3)])
 def test_a_masked_segment_is_a_straight_line(first, last):
     x = noise(2, 1, 3, 9)
-    # The first window hides the stretch, the second one other sample.
+    # In the first window the segment is masked, in the second another sample.
     masked = mask_segment(x, torch.tensor([first, 2]), torch.tensor([last, 3]))
     for channel in range(3):
         expected = x[0, 0, channel].numpy().copy()
