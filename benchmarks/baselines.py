@@ -8,7 +8,6 @@ from sklearn.ensemble import IsolationForest
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from classifiers.durations import duration_score
@@ -49,11 +48,9 @@ def baselines(cohort: Cohort, seed: int):
 
 
 def networks(cohort: Cohort, seed: int, device: torch.device):
-    """Networks trained on raw sub-windows, and on those with margins, see `with_margins`; yields as `baselines`."""
+    """The group's network trained on raw sub-windows; yields as `baselines`."""
     raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
     yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
-    yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)
-    yield 'SFCN on raw windows, with margins', sfcn_on(raw_with_margins(cohort), cohort, seed, device)
 
 
 def raw_with_margins(cohort):
@@ -180,43 +177,6 @@ def ridge_errors(cohort, components, margin):
         errors[name] = wanted - np.einsum('nic,ich->nih', context, np.stack(weights), optimize=True)
     scales = np.sqrt(np.square(errors['train']).mean(axis=(0, 2)))[:, None]
     return {name: error / scales for name, error in errors.items()}, scales
-
-
-class EMSNet(nn.Module):
-    """A network after EMS-Net's idea: features of each channel, and of all channels together, weighed at the end.
-
-    Built from a description of one sentence: one small 1D network, the same for every channel, makes the local
-    features; a 2D network over channels and local features makes the global ones. Layers, widths and training are this
-    project's, so that its figures are not those of the published network.
-
-    References
-    ----------
-    Zheng et al., "EMS-Net: a deep learning method for autodetecting epileptic magnetoencephalography spikes", IEEE
-    Transactions on Medical Imaging 39, 2020.
-    """
-
-    def __init__(self, width: int = 16):
-        super().__init__()
-
-        def local_stage(n_in, n_out):  # at half the rate
-            return [nn.Conv1d(n_in, n_out, 5, 2, 2), nn.BatchNorm1d(n_out), nn.ReLU()]
-
-        def overall_stage(n_in, n_out, stride):
-            return [nn.Conv2d(n_in, n_out, 3, stride, 1), nn.BatchNorm2d(n_out), nn.ReLU()]
-
-        self.local = nn.Sequential(
-            *local_stage(1, width), *local_stage(width, width), *local_stage(width, width), nn.AdaptiveMaxPool1d(1)
-        )
-        self.overall = nn.Sequential(
-            *overall_stage(1, width, (2, 1)), nn.MaxPool2d(2), *overall_stage(width, 2 * width, 1), nn.MaxPool2d(2),
-            *overall_stage(2 * width, 2 * width, 1), nn.AdaptiveMaxPool2d(1),
-        )  # fmt: skip
-        self.output = nn.Sequential(nn.Dropout(0.5), nn.Linear(3 * width, 1))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (batch,) of sub-windows (batch, 1, channels, times)."""
-        local = self.local(x.flatten(0, 2)[:, None]).reshape(len(x), 1, x.shape[2], -1)
-        return self.output(torch.cat([self.overall(local).flatten(1), local.amax(dim=(1, 2))], dim=1))[:, 0]
 
 
 def train_network(network, raw, labels, seed, device, flip):

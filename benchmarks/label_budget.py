@@ -12,6 +12,7 @@ differences, and writes label_budget.csv, label_budget_differences.csv and label
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import sys
@@ -31,9 +32,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from baselines import EMSNet, network_on, sfcn_on
+from baselines import network_on, sfcn_on
 from cohorts import Cohort, CohortSize, Part, in_subwindows, simulate_cohort
 from kinds import present
+from peers import EMSNet
 from quality import (
     SNR,
     as_residuals,
@@ -171,7 +173,8 @@ def networks(
     if size.raw:
         raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
         yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
-        yield 'EMS-Net on raw windows', network_on(raw, EMSNet, cohort, seed, device)
+        make = functools.partial(EMSNet, *raw['train'].shape[1:])
+        yield 'EMS-Net on raw windows', network_on(raw, make, cohort, seed, device)
     for encoder in ('pretrained', 'scratch', 'frozen'):
         set_seed(seed)
         start = autoencoder

@@ -8,10 +8,11 @@ annotations of some patients, gets its threshold from others of that kind, and i
 left. The table gives the mean over kinds, the worst kind, and the kinds held out: those at which nobody looked before
 a default was chosen. A second table makes each choice on all kinds but one, and reports it on that one.
 
-SIZE is `small` (the default: narrow autoencoders, within 40 minutes on two cores), `short` (a fifth of that), `full`
+SIZE is `small` (the default: narrow autoencoders, an hour on two cores), `short` (a fifth of that), `full`
 (for a GPU: more patients and the original's widths) or `tiny` (does it run?), see `SIZES`. EEG is a folder of EDF
-files, of two people or more, for the kind 'eeg'. Writes quality.csv, quality_cohorts.csv, quality_choices.csv and
-quality.png into path_writing_data. `n_jobs` cohorts are taken at a time, with one thread each.
+files, of two people or more, for the kind 'eeg'. Writes quality.csv, quality_cohorts.csv, quality_choices.csv,
+quality.png and quality_scores.png (what spikes and others score) into path_writing_data. `n_jobs` cohorts are taken at
+a time, with one thread each.
 """
 
 import contextlib
@@ -34,15 +35,17 @@ from baselines import baselines, covariance_of, networks, sfcn_on, with_margins
 from cohorts import Cohort, CohortSize, Part, in_subwindows, masked_segments, rescaled, simulate_cohort
 from kinds import EEG, KINDS, present
 from quality_table import (
+    PRODUCT,
+    PRODUCT_UNSUPERVISED,
     SUPERVISED,
     UNSUPERVISED,
     figures_by_cohort,
     leave_one_kind_out,
     plot,
+    plot_scores,
     pr_auc,
     summarise,
 )
-from second_looks import looked_again
 from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -52,12 +55,15 @@ from classifiers.durations import duration_score
 from classifiers.features import (
     N_POWERS,
     append_relative_power,
+    fingerprints,
     spatial_filters,
     spike_features,
     subtract_block_median,
 )
 from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
+from classifiers.second_look import Recordings, fit_second_look, second_look
 from classifiers.specs import Examples
+from classifiers.threshold import MeanError
 from models import build_model
 from recordings.channels import N_CHANNELS
 from runs.settings import read_command
@@ -100,7 +106,7 @@ NARROW = {'name': 'AE1D', 'width': 2}
 SIZES = {
     'tiny': Size({'medium': 1}, 1, 1, CohortSize(2, 2, 2, 1, 40), NARROW, epochs=2, rate=2e-3),
     'short': Size({'medium': 1}, 0, 0, CohortSize(5, 2, 3, 2, 60), NARROW, epochs=5, rate=2e-3),
-    'small': Size({'medium': 2, 'easy': 1}, 1, 0, CohortSize(6, 2, 4, 2, 60), NARROW, epochs=5, rate=2e-3),
+    'small': Size({'medium': 2, 'easy': 1, 'hard': 1}, 1, 0, CohortSize(6, 2, 4, 2, 60), NARROW, epochs=5, rate=2e-3),
     'full': Size(
         {'medium': 6, 'easy': 6, 'hard': 6}, 6, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3
     ),
@@ -139,6 +145,8 @@ def main(words: list[str]) -> None:
         with writing(directory / f'{name}.csv') as temporary:
             table.to_csv(temporary, index=False)
     plot(figures, directory / 'quality.png', list(size.cohorts))
+    shown = [score for scores in results for score in scores if score['difficulty'] == 'medium']
+    plot_scores(shown, directory / 'quality_scores.png')
 
 
 def on_one_thread(job: tuple) -> list:
@@ -160,12 +168,14 @@ def scores_of_cohort(
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
     autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
-    tried = [detect(cohort, residuals, seed)]
+    tried = [detect(cohort, autoencoder, residuals, seed, device)]
     if difficulty == 'medium' and number < size.networks:
         tried.append(networks(cohort, seed, device))
     if difficulty == 'medium' and number < size.retrained:
         tried.append(retrained(cohort, size, seed, device))
-        tried.append(with_copies(cohort, autoencoder, residuals, seed, device))
+        for name in ('mirror', 'both'):
+            copied = with_copies(cohort, autoencoder, residuals, name, seed, device)
+            tried.append([(f'{SUPERVISED}, copies {name}', copied)])
     scores = []
     for name, outputs in itertools.chain(*tried):
         scores.append(
@@ -177,19 +187,25 @@ def scores_of_cohort(
 
 
 # ----------------------------------------------------------------------------------------------- the detectors
-def detect(cohort: Cohort, residuals: dict, seed: int):
+def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torch.device):
     """Yield the name and {part: scores} of every detector; the parts are validation and test."""
     yield from baselines(cohort, seed)
     yield from with_margins(cohort)
     # The same of the signal itself: what the autoencoder adds is seen beside it.
     signal = as_residuals(cohort)
     signal_features, features = features_of(cohort, signal), features_of(cohort, residuals)
-    yield 'no autoencoder: signal + hgb', trees(relative_to_blocks(signal_features, cohort), cohort, seed)
+    of_signal = trees(relative_to_blocks(signal_features, cohort), cohort, seed)
+    yield 'no autoencoder: signal + hgb', of_signal
+    yield 'no autoencoder: signal + hgb, second look', looked_again(of_signal, cohort, signal)
     yield 'no autoencoder: signal + threshold', peaks(cohort, signal)
     supervised = trees(relative_to_blocks(features, cohort), cohort, seed)
     yield SUPERVISED, supervised
-    yield f'{SUPERVISED}, second look', looked_again(supervised, cohort, residuals, filters_of(cohort, residuals))
-    yield UNSUPERVISED, peaks(cohort, residuals)
+    yield f'{SUPERVISED}, second look', looked_again(supervised, cohort, residuals)
+    copied = with_copies(cohort, autoencoder, residuals, 'sign', seed, device)
+    yield PRODUCT, looked_again(copied, cohort, residuals)
+    unsupervised = peaks(cohort, residuals)
+    yield UNSUPERVISED, unsupervised
+    yield PRODUCT_UNSUPERVISED, looked_again(unsupervised, cohort, residuals)
     power = {name: values[:, :N_POWERS] for name, values in features.items()}
     yield 'masked errors, power alone + hgb', trees(power, cohort, seed)
     yield 'masked errors, no block median + hgb', trees(features, cohort, seed)
@@ -216,8 +232,8 @@ def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
         yield f'windows scaled by {scaling}, masked errors + threshold', peaks(scaled, residuals)
 
 
-def with_copies(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torch.device):
-    """Yield the name and {part: scores} of `hgb` that also learns from changed training windows, see `copies`."""
+def with_copies(cohort: Cohort, autoencoder, residuals: dict, name: str, seed: int, device: torch.device) -> dict:
+    """{part: scores} of `hgb` that also learns from changed training windows, see `copies.COPIES`."""
     features = relative_to_blocks(features_of(cohort, residuals), cohort)
     filters, train = torch.from_numpy(filters_of(cohort, residuals)), cohort.train
 
@@ -225,14 +241,12 @@ def with_copies(cohort: Cohort, autoencoder, residuals: dict, seed: int, device:
         of_x = autoencoder.masked_residuals(x, cohort.sub, cohort.margin, levels=[0])[:, 0].cpu()
         return spike_features(x[:, 0].cpu(), of_x, filters, cohort.sub, cohort.margin)
 
-    for name in ('sign', 'mirror', 'both'):
-        copies = [
-            append_relative_power(batched(functools.partial(read_changed, read, change), train, device), train.block)
-            for change in COPIES[name]
-        ]
-        more = np.concatenate([features['train'], *copies])
-        labels = np.tile(train.annotated, 1 + len(copies))
-        yield f'{SUPERVISED}, copies {name}', trees(features | {'train': more}, cohort, seed, labels)
+    copies = [
+        append_relative_power(batched(functools.partial(read_changed, read, change), train, device), train.block)
+        for change in COPIES[name]
+    ]
+    more = np.concatenate([features['train'], *copies])
+    return trees(features | {'train': more}, cohort, seed, np.tile(train.annotated, 1 + len(copies)))
 
 
 def read_changed(read, change, x):
@@ -341,12 +355,35 @@ def trees(features, cohort, seed, labels=None):
 def peaks(cohort, residuals):
     """Scores by the residual alone: the classifier `threshold`."""
     filters = filters_of(cohort, residuals)
-    scores = {}
-    for name in ('validation', 'test'):
+    scores, classifier = {}, MeanError()
+    for name in PARTS:
         part = getattr(cohort, name)
         arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
         scores[name] = subtract_block_median(duration_score(*arrays, cohort.sub, cohort.margin).numpy(), part.block)
-    return scores
+    with contextlib.redirect_stdout(io.StringIO()):
+        classifier.fit(Examples(scores['train'][:, None], cohort.train.annotated), None, None)
+    return {name: classifier.predict_proba(scores[name][:, None]) for name in ('validation', 'test')}
+
+
+def looked_again(scores: dict, cohort: Cohort, residuals: dict) -> dict:
+    """Scores of validation and test after the second look; fitted on the annotations of validation.
+
+    Parameters
+    ----------
+    scores : dict of arrays (n,)
+        Of a detector, between 0 and 1, by part.
+    residuals : dict of arrays (n_windows, 274, n_subwindows, n_masked)
+        From `residuals_of` or `as_residuals`.
+    """
+    filters, recordings = filters_of(cohort, residuals), {}
+    for name in scores:
+        part = getattr(cohort, name)
+        arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
+        timing = part.places['timing'].to_numpy() / cohort.sub.subwindow_length
+        alike = fingerprints(*arrays, cohort.sub, cohort.margin).numpy()
+        recordings[name] = Recordings(alike, part.block, timing, np.ones(len(timing), dtype=bool))
+    look = fit_second_look(scores['validation'], recordings['validation'], cohort.validation.annotated)
+    return {name: second_look(look, scores[name], recordings[name]) for name in scores}
 
 
 def per_subwindow(model, cohort, inputs, device):

@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from kinds import KINDS
+from scipy.special import logit
 from scipy.stats import t as student_t
 from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
@@ -21,6 +22,8 @@ from utils import writing
 
 # The detectors of this project in the table; what the others are compared with.
 SUPERVISED, UNSUPERVISED = 'masked errors + hgb', 'masked errors + threshold (no annotation)'
+# As params.py has them: with the second look, and `hgb` with copies.
+PRODUCT, PRODUCT_UNSUPERVISED = f'{SUPERVISED}, copies, second look', f'{UNSUPERVISED}, second look'
 # Kinds at which nobody looked before a feature, a score, a number of components or another default was chosen.
 HELD_OUT = ('eeg', 'recorded')
 # Ways between which a look at figures may choose. The first of each is this project's.
@@ -50,8 +53,6 @@ CHOICES = {
         SUPERVISED,
         'feature network',
         'SFCN on raw windows',
-        'SFCN on raw windows, with margins',
-        'EMS-Net on raw windows',
     ),
 }
 
@@ -168,6 +169,34 @@ def plot(figures: pd.DataFrame, path: Path, order: Sequence[str]) -> None:
         axis.set(title=difficulty, xlabel='PR-AUC (diamonds: kinds held out)', xlim=(0, 1))
         axis.grid(axis='y', alpha=0.3)
     axes[0, 0].legend()
+    with writing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+    plt.close(figure)
+
+
+def plot_scores(scores: list[dict], path: Path) -> None:
+    """Histograms of what spikes and other sub-windows of the test patients score, by detector and kind.
+
+    Parameters
+    ----------
+    scores : list of dict
+        Of `quality.scores_of_cohort`; only the detectors of this project are drawn.
+    """
+    detectors = (SUPERVISED, UNSUPERVISED)
+    kinds = [kind for kind in KINDS if kind in {score['kind'] for score in scores}]
+    size = (3 * len(kinds), 3 * len(detectors))
+    figure, axes = plt.subplots(len(detectors), len(kinds), figsize=size, layout='constrained', squeeze=False)
+    for row, detector in zip(axes, detectors, strict=True):
+        for axis, kind in zip(row, kinds, strict=True):
+            of_kind = [score for score in scores if (score['kind'], score['detector']) == (kind, detector)]
+            values = logit(np.concatenate([score['outputs']['test'] for score in of_kind]).clip(1e-6, 1 - 1e-6))
+            spikes = np.concatenate([score['key']['test'].truth for score in of_kind]) > 0
+            bins = np.linspace(values.min(), values.max(), 40)
+            axis.hist(values[~spikes], bins, density=True, alpha=0.6, color='grey', label='others')
+            axis.hist(values[spikes], bins, density=True, alpha=0.6, color='C1', label='spikes')
+            axis.set(title=f'{kind}: {spikes.sum()} of {len(spikes)}', yscale='log', xlabel='log odds of the score')
+        row[0].set_ylabel(f'{detector}\ndensity', fontsize=8)
+    axes[0, 0].legend(fontsize=8)
     with writing(path) as temporary:
         figure.savefig(temporary, dpi=100)
     plt.close(figure)

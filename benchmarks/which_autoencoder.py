@@ -26,12 +26,11 @@ from quality import (
     Size,
     as_residuals,
     boosted,
-    filters_of,
+    looked_again,
     residuals_of,
     train_autoencoder,
 )
 from quality_table import mean_and_interval, pr_auc
-from second_looks import looked_again
 
 from runs.settings import read_command
 from utils import SettingError, choose_device, run_script, writing
@@ -78,7 +77,7 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
 
     def add(name, residuals, **figures):
         scores = boosted(cohort, residuals, seed)
-        again = looked_again(scores, cohort, residuals, filters_of(cohort, residuals))
+        again = looked_again(scores, cohort, residuals)
         figures |= {'PR-AUC': pr_auc(scores, key), 'second look': pr_auc(again, key)}
         figures['variance left'] = np.mean(residuals['test'] ** 2) / total
         rows.append({'kind': kind, 'seed': seed, 'autoencoder': name} | figures)
