@@ -20,6 +20,10 @@ RIDGE = 1.0  # added to the background's variances before whitening, in units of
 # Chosen, like the others, on simulated patients of other seeds and signal-to-noise ratios than benchmarks/foci.py.
 LEAST_CORRELATION = 0.4  # mean over the pairs of two groups, for these to be one
 LEAST_SHARE = 0.5  # of signal in the power of an event: what a noisier one counts as, or noise would resemble noise
+# A spike spreads from its source within 10 to 40 ms. So the dipole is fitted on the rise, where the field is this share
+# of its peak: of 60 simulated foci 2.8 mm off (median) instead of 3.6 mm at the peak, 2.9 and 4.1 mm at 0.6 and 0.4.
+RISE = 0.8
+LONGEST_RISE = 0.053  # before the peak, in s
 LARGEST = 3000  # events are compared pair by pair: beyond this number, the surest of them
 
 
@@ -54,8 +58,9 @@ class Focus(NamedTuple):
     average, spread : array (274, n_times)
         Mean and std of its aligned events in tesla, within AROUND.
     peak : int
-        Sample of the average at which the field is largest, and the dipole fitted.
+        Sample of the average at which the field is largest.
     dipole : Dipole
+        Of the field on the rise to the peak, see `on_the_rise`.
     """
 
     number: int
@@ -93,13 +98,24 @@ def find_foci(detections: RecordingDetections) -> tuple[RecordingDetections, lis
     search = slice(reach - round(SEARCH * sfreq), reach + round(SEARCH * sfreq) + 1)
     peaks = [search.start + int(average[:, search].std(axis=0).argmax()) for average, _ in averages]
     counts = np.array([(grouping.labels == number).sum() for number in numbers])
-    fields = np.array([average[:, peak] for (average, _), peak in zip(averages, peaks, strict=True)])
+    longest = round(LONGEST_RISE * sfreq)
+    fields = np.array([on_the_rise(average, peak, longest) for (average, _), peak in zip(averages, peaks, strict=True)])
     dipoles = fit_dipoles(fields, info, interpolated_channels(detections.blocks), with_ridge(noise), counts)
     foci = [
         Focus(number, int(count), float(events.loc[clusters == number, 'proba'].mean()), *average, peak, dipole)
         for number, count, average, peak, dipole in zip(numbers, counts, averages, peaks, dipoles, strict=True)
     ]
     return detections._replace(events=events.assign(cluster=clusters)), foci
+
+
+def on_the_rise(average: np.ndarray, peak: int, longest: int) -> np.ndarray:
+    """The field (274,) of an average (274, n_times) where it has risen to RISE of its peak.
+
+    At most `longest` samples before the peak.
+    """
+    power = average.std(axis=0)
+    before = np.flatnonzero(power[max(peak - longest, 0) : peak] <= RISE * power[peak])
+    return average[:, max(peak - longest, 0) + before[-1] if len(before) else max(peak - longest, 0)]
 
 
 # ------------------------------------------------------------------------------------------------ signals
