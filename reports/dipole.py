@@ -66,7 +66,8 @@ def fit_dipoles(
     dipoles = []
     for index, (position, volume) in enumerate(zip(fit.pos, volumes.tolist(), strict=True)):
         field = mne.EvokedArray(evoked.data[:, [index]], evoked.info, verbose='error')
-        there, _ = mne.fit_dipole(field, equal, sphere, pos=position, verbose='error')
+        # The search can end a little beyond the distance that it keeps from the skull, where MNE refuses to start.
+        there, _ = mne.fit_dipole(field, equal, sphere, min_dist=0, pos=position, verbose='error')
         dipoles.append(Dipole(position, there.ori[0], float(there.amplitude[0]), float(there.gof[0]) / 100, volume))
     return dipoles
 

@@ -246,6 +246,16 @@ def test_interpolated_channels_play_no_part_in_the_fit(dipole_fields):
     assert dipole.goodness > 0.999
 
 
+def test_a_field_of_one_place_at_the_surface_is_fitted_too():
+    """Such as a channel that jumps: the search for its dipole ends at the skull."""
+    info = ctf275_info(150.0)
+    positions = np.array([channel['loc'][:3] for channel in info['chs']])
+    distances = np.linalg.norm(positions[:, None] - positions[[9, 108, 171]], axis=2)
+    fields = 1e-12 * np.exp(-((distances / 0.02) ** 2)).T
+    dipoles = fit_dipoles(fields, info, [], 1e-26 * np.eye(N_CHANNELS), np.full(3, 5))
+    assert [np.linalg.norm(dipole.position) > 0.05 for dipole in dipoles] == [True] * 3
+
+
 def test_the_volume_of_confidence_is_that_of_the_noise_of_the_average(dipole_fields):
     """Four times the events give the same volume as a quarter of the variance, and the true place is in it."""
     info = ctf275_info(150)
