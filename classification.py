@@ -23,7 +23,7 @@ from evaluation.operating_point import calibrate
 from models import build_model
 from models.autoencoder import Autoencoder
 from recordings.window_settings import window_shape
-from timeseries_dataset import RecordingWindows, batches, prefetched
+from timeseries_dataset import RecordingWindows, batches, empty_array, prefetched
 from training.checkpoints import load_checkpoint
 from utils import DataError
 
@@ -176,7 +176,7 @@ def gather(
     Returns
     -------
     dict of float32 arrays
-        The rows of each of the tensors, in the loader's order.
+        The rows of each of the tensors, in the loader's order; large ones in a file, see `empty_array`.
     """
     model.eval()
     n_windows = len(loader.dataset)  # ty: ignore[invalid-argument-type]
@@ -189,7 +189,7 @@ def gather(
                 rows = tensor.cpu().numpy()
                 n = len(rows) // len(x)  # rows for every window
                 if name not in gathered:  # all at once: putting batches together later would take the memory twice
-                    gathered[name] = np.empty((n_windows * n, *rows.shape[1:]), rows.dtype)
+                    gathered[name] = empty_array((n_windows * n, *rows.shape[1:]), rows.dtype)
                 gathered[name][n * n_read : n * n_read + len(rows)] = rows
             n_read += len(x)
     return gathered

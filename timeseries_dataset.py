@@ -3,6 +3,7 @@
 import math
 import os
 import signal
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from system.memory import free_memory
 from utils import SettingError, to_device
 
 PARTS = ('train', 'validation', 'test')
+LARGEST_IN_MEMORY = 2**30  # bytes of an array that grows with the study
 # Settings that windows must have been made with, to be trained on or detected in.
 WINDOW_SETTINGS = ('sfreq', 'window_size', 'spike_spacing_from_border', 'pulse_width', 'standardize')
 
@@ -108,6 +110,31 @@ def place_of_windows(n_bytes: int, preload: str | bool, device: torch.device) ->
             if n_bytes * (processes if location.type == 'cpu' else 1) <= free_memory(location) / 4:
                 return location
     return None
+
+
+def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to be filled: in memory, or beyond `LARGEST_IN_MEMORY` in a file without a name.
+
+    The file lies in the folder for temporary files (TMPDIR), goes with the process, and is read through the system's
+    cache, which takes only memory that nothing else needs.
+
+    Raises
+    ------
+    SettingError
+        The folder has no room for the file.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes <= LARGEST_IN_MEMORY:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, n_bytes)  # or else a full disk would end the process when it is filled
+        except OSError as fault:
+            raise SettingError(
+                f'TMPDIR = {tempfile.gettempdir()}: no room for {n_bytes / 1e9:.1f} GB that the classifier reads '
+                f'({fault.strerror}); let it name a folder on a larger disk, or use fewer patients'
+            ) from fault
+        return np.memmap(file, dtype, 'r+', shape=shape)
 
 
 def zscored(standardize: str | bool) -> bool:

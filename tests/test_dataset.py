@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import timeseries_dataset
 from runs.splits import balance, fold_units, listed_patients, split_folds, split_units, split_windows, with_parts
 from timeseries_dataset import PARTS, WindowDataset, batches, id_table, open_directory, prefetched
 from utils import DataError, SettingError
@@ -256,3 +257,14 @@ def test_batches_read_ahead_are_the_same_and_faults_arrive(patients):
     dataset.window = dataset.window + 10**9
     with pytest.raises(IndexError):
         list(prefetched(loader))
+
+
+def test_what_grows_with_the_study_lies_in_a_file(monkeypatch):
+    monkeypatch.setattr(timeseries_dataset, 'LARGEST_IN_MEMORY', 100)
+    assert not isinstance(timeseries_dataset.empty_array((5, 5), np.dtype('f4')), np.memmap)
+    large = timeseries_dataset.empty_array((13, 2), np.dtype('f4'))
+    assert isinstance(large, np.memmap)
+    large[:] = np.arange(26).reshape(13, 2)
+    assert (large[[12, 3]] == [[24, 25], [6, 7]]).all()  # after its file is closed too
+    with pytest.raises(SettingError, match=r'TMPDIR = .*: no room for 4503599\.6 GB .*; let it name'):
+        timeseries_dataset.empty_array((2**50,), np.dtype('f4'))

@@ -9,6 +9,7 @@ import torch
 from common import PICTURES, clear_patient
 
 import main_train
+import timeseries_dataset
 from classification import load_run, score_subwindows
 from classifiers.specs import CLASSIFIERS
 from recordings.data_raw import read_data_raw
@@ -97,3 +98,8 @@ def test_a_patient_is_scored_as_in_the_test(study, run, classifier, masking):
 
 def test_a_patient_is_scored_as_in_the_test_without_a_second_look(study, run):
     check_same_numbers(study[0], run('hgb', 'context', 'second_look=False'))
+
+
+def test_cards_in_a_file_are_trained_on_and_scored(study, run, monkeypatch):
+    monkeypatch.setattr(timeseries_dataset, 'LARGEST_IN_MEMORY', 0)
+    check_same_numbers(study[0], run('sfcn', 'context'))
