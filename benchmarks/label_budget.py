@@ -149,6 +149,9 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     rows = []
     for n_patients in size.budgets:
         labelled = first_patients(cohort, n_patients)
+        if not labelled.train.annotated.any():
+            print(f'{kind} {seed} {n_patients}: no annotated spike, left out', flush=True)
+            continue
         outputs = {'threshold (no labels)': threshold}
         for name, values in features.items():
             of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
