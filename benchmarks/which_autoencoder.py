@@ -39,10 +39,16 @@ MEGA = {'name': 'wavelets', 'pywt_mode': 'periodization', 'filters': (8, 8, 8)}
 # Name, settings, epochs, largest learning rate. The first is what the others are compared with.
 TRIED = [
     ('AE1D (2), 5 epochs', {'name': 'AE1D', 'width': 2}, 5, 2e-3),
+    ('AE1D (2), 15 epochs', {'name': 'AE1D', 'width': 2}, 15, 2e-3),
     ('AE1D (2), 40 epochs', {'name': 'AE1D', 'width': 2}, 40, 2e-3),
-    ('AE1D (8), 10 epochs', {'name': 'AE1D', 'width': 8}, 10, 2e-3),
-    ('wavelets (8), 40 epochs', MEGA, 40, 2e-3),
-    ('wavelets (8), sym5, 40 epochs', MEGA | {'pywt_family': 'sym5'}, 40, 2e-3),
+    ('AE1D (8), 5 epochs', {'name': 'AE1D', 'width': 8}, 5, 2e-3),
+    ('AE1D_smaller (8), 5 epochs', {'name': 'AE1D_smaller', 'width': 8}, 5, 2e-3),
+    ('AE2D (2), 5 epochs', {'name': 'AE2D', 'width': 2}, 5, 2e-3),
+    ('wavelets (8), 5 epochs', MEGA, 5, 2e-3),
+    ('wavelets (8), 15 epochs', MEGA, 15, 2e-3),
+    ('wavelets (8), sym5, 5 epochs', MEGA | {'pywt_family': 'sym5'}, 5, 2e-3),
+    ('wavelets (8), full latent maps, 5 epochs', MEGA | {'latent_nodes': None}, 5, 2e-3),
+    ('wavelets (32), 5 epochs', MEGA | {'filters': (32, 32, 32)}, 5, 1e-3),
 ]
 # Kinds, cohorts of each, patients: training, validation, test, blocks of each, seconds of a block.
 SIZES = {
