@@ -11,7 +11,7 @@ from sklearn.metrics import adjusted_rand_score
 from classification import Detections
 from recordings.scenes import PatientSettings
 from recordings.simulation import simulate_patient
-from reports.foci import align, background_covariance, cut_epochs, find_foci, group_events
+from reports.foci import align, background_covariance, cut_epochs, find_foci, group_events, on_the_rise
 from reports.recording_detections import detections_of_recording
 
 N_CHANNELS, N_TIMES = 30, 41
@@ -149,3 +149,11 @@ def test_the_foci_of_a_simulated_patient_are_found(n_foci):
         [focus] = [f for f in foci if f.number == np.bincount(clusters[true == number]).argmax()]
         [position] = np.unique(truth.loc[true == number, ['x', 'y', 'z']], axis=0)
         assert np.linalg.norm(focus.dipole.position - position) < 0.015
+
+
+def test_the_dipole_is_fitted_on_the_rise():
+    average = np.zeros((4, 41))
+    average[:, 10:21] = np.outer([1, -1, 1, -1], np.arange(11) / 10)  # rises from sample 10 to its peak at 20
+    np.testing.assert_array_equal(on_the_rise(average, 20, 8), average[:, 18])
+    np.testing.assert_array_equal(on_the_rise(average + average[:, 20:21], 20, 8), (average + average[:, 20:21])[:, 12])
+    np.testing.assert_array_equal(on_the_rise(average, 1, 8), average[:, 0])
