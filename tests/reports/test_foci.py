@@ -152,8 +152,10 @@ def test_the_foci_of_a_simulated_patient_are_found(n_foci):
 
 
 def test_the_dipole_is_fitted_on_the_rise():
-    average = np.zeros((4, 41))
-    average[:, 10:21] = np.outer([1, -1, 1, -1], np.arange(11) / 10)  # rises from sample 10 to its peak at 20
-    np.testing.assert_array_equal(on_the_rise(average, 20, 8), average[:, 18])
-    np.testing.assert_array_equal(on_the_rise(average + average[:, 20:21], 20, 8), (average + average[:, 20:21])[:, 12])
-    np.testing.assert_array_equal(on_the_rise(average, 1, 8), average[:, 0])
+    rising = np.concatenate([np.zeros(10), np.arange(11) / 10, np.zeros(20)])  # from sample 10 to the peak at 20
+    average = np.outer([1, -1, 1, -1], rising + 0.01)
+    np.testing.assert_array_equal(on_the_rise(average, 20, 8), average[:, 17])
+    level = np.ones((4, 41)) * [[1], [-1], [1], [-1]]
+    level[:, :12] *= 2  # nowhere near is it lower than at the peak
+    np.testing.assert_array_equal(on_the_rise(level, 20, 9), level[:, 11])
+    np.testing.assert_array_equal(on_the_rise(level, 1, 9), level[:, 0])
