@@ -102,7 +102,8 @@ def summarise(figures: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         Every kind counts alike, whatever its number of cohorts. The intervals are Student's t over the kinds: they say
         what may be expected of another kind of recordings. `held out` is the mean of the kinds of `HELD_OUT`. The
-        differences are those of the two detectors of this project minus the row's, in the same cohorts.
+        differences are those of the two detectors of this project, as params.py has them, minus the row's, in the same
+        cohorts.
     """
     pr_aucs = figures.pivot(index=['difficulty', 'kind', 'seed'], columns='detector', values='PR-AUC')
     rows = []
@@ -113,7 +114,7 @@ def summarise(figures: pd.DataFrame) -> pd.DataFrame:
         _, row['PR low'], row['PR high'] = mean_and_interval(values)
         row |= {'worst': values.min(), 'worst kind': values.idxmin()}
         row['held out'] = values.reindex(HELD_OUT).mean()
-        for key, name in (('hgb', SUPERVISED), ('threshold', UNSUPERVISED)):
+        for key, name in (('hgb', PRODUCT), ('threshold', PRODUCT_UNSUPERVISED)):
             names = (f'{key} - this', f'{key} - this low', f'{key} - this high')
             ahead = (pr_aucs[name] - pr_aucs[detector]).loc[difficulty].groupby('kind').mean()
             row |= dict(zip(names, mean_and_interval(ahead), strict=True))

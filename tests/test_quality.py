@@ -93,19 +93,19 @@ def test_the_table_tells_the_right_detector_from_chance():
     _, settings = read_command([])
     detectors = {
         'chance': lambda truth, rng: rng.random(len(truth)),
-        quality_table.SUPERVISED: lambda truth, rng: truth + rng.random(len(truth)) / 2,
-        quality_table.UNSUPERVISED: lambda truth, rng: -(truth + rng.random(len(truth)) / 2),
+        quality_table.PRODUCT: lambda truth, rng: truth + rng.random(len(truth)) / 2,
+        quality_table.PRODUCT_UNSUPERVISED: lambda truth, rng: -(truth + rng.random(len(truth)) / 2),
     }
     cohorts = [scores(detectors, kind, seed) for seed, kind in enumerate(('resonances', 'eeg', 'recorded'))]
     figures = quality_table.figures_by_cohort([score for cohort in cohorts for score in cohort], settings)
     table = quality_table.summarise(figures).set_index('detector')
-    right, chance = table.loc[quality_table.SUPERVISED], table.loc['chance']
+    right, chance = table.loc[quality_table.PRODUCT], table.loc['chance']
     names = ['PR-AUC', 'ROC-AUC', 'F1', 'PR low', 'PR high', 'worst', 'held out', 'PR-AUC, resonances']
     np.testing.assert_allclose(right[names].to_numpy(dtype=float), 1)
     assert right['sensitivity at 1 FA/min'] == pytest.approx(1)
     assert chance['PR-AUC'] == pytest.approx(chance['positive'], abs=0.1)
     assert chance['hgb - this low'] > 0.5 > right['hgb - this high'] == right['hgb - this low'] == 0
-    assert table.loc[quality_table.UNSUPERVISED, 'ROC-AUC'] == 0
+    assert table.loc[quality_table.PRODUCT_UNSUPERVISED, 'ROC-AUC'] == 0
 
 
 def test_every_kind_counts_alike_and_the_worst_is_named():
@@ -116,11 +116,11 @@ def test_every_kind_counts_alike_and_the_worst_is_named():
             {'difficulty': 'medium', 'kind': kind, 'seed': seed, 'detector': detector, 'PR-AUC': value - less}
             for seed, (kind, value) in enumerate(rows)
             for detector, less in (
-                (quality_table.SUPERVISED, 0.0), (quality_table.UNSUPERVISED, 0.1), ('no autoencoder', 0.05)
+                (quality_table.PRODUCT, 0.0), (quality_table.PRODUCT_UNSUPERVISED, 0.1), ('no autoencoder', 0.05)
             )
         ]
     )  # fmt: skip
-    row = quality_table.summarise(figures).set_index('detector').loc[quality_table.SUPERVISED]
+    row = quality_table.summarise(figures).set_index('detector').loc[quality_table.PRODUCT]
     np.testing.assert_allclose(row[['PR-AUC', 'worst', 'held out']].to_numpy(dtype=float), [0.5, 0.2, 0.35])
     assert row['worst kind'] == 'eeg'
     np.testing.assert_allclose(row[['threshold - this', 'threshold - this low']].to_numpy(dtype=float), -0.1)
