@@ -126,15 +126,18 @@ def empty_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
     if n_bytes <= LARGEST_IN_MEMORY:
         return np.empty(shape, dtype)
-    with tempfile.TemporaryFile() as file:
-        try:
-            os.posix_fallocate(file.fileno(), 0, n_bytes)  # or else a full disk would end the process when it is filled
-        except OSError as fault:
-            raise SettingError(
-                f'TMPDIR = {tempfile.gettempdir()}: no room for {n_bytes / 1e9:.1f} GB that the classifier reads '
-                f'({fault.strerror}); let it name a folder on a larger disk, or use fewer patients'
-            ) from fault
-        return np.memmap(file, dtype, 'r+', shape=shape)
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, 'posix_fallocate'):  # or else a full disk would end the process when the array is filled
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            file.truncate(n_bytes)
+            return np.memmap(file, dtype, 'r+', shape=shape)
+    except OSError as fault:
+        raise SettingError(
+            f'TMPDIR: the folder for temporary files cannot hold {n_bytes / 1e9:.1f} GB that the classifier reads '
+            f'({fault.strerror or fault}); let TMPDIR name a folder on a larger disk, or take fewer patients or '
+            'shorter recordings'
+        ) from fault
 
 
 def zscored(standardize: str | bool) -> bool:

@@ -124,7 +124,7 @@ def main(words: list[str]) -> None:
 
 def write_results(figures: pd.DataFrame, directory: Path) -> None:
     """Print the tables, and write them and the picture."""
-    table = figures.groupby(['detector', 'patients'], sort=False)[['PR-AUC', 'sensitivity at 1 FA/min']].mean()
+    table = figures.groupby(['kind', 'detector', 'patients'], sort=False)[['PR-AUC', 'sensitivity at 1 FA/min']].mean()
     differences = paired_differences(figures)
     for result in (table, differences):
         print(result.to_string(float_format='{:.3f}'.format))
@@ -292,7 +292,9 @@ def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot(figures: pd.DataFrame, path: Path) -> None:
-    """Both figures of every detector against the number of labelled patients."""
+    """Both figures of every detector against the number of labelled patients, of the cohorts that have all budgets."""
+    n_budgets = figures.groupby(['kind', 'seed'])['patients'].transform('nunique')
+    figures = figures[n_budgets == n_budgets.max()]
     names = ('PR-AUC', 'sensitivity at 1 FA/min')
     figure, axes = plt.subplots(1, len(names), figsize=(13, 5), layout='constrained')
     for axis, name in zip(axes, names, strict=True):

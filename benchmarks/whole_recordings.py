@@ -1,6 +1,6 @@
 """Two questions about figures on whole recordings, on simulated patients, with the product's own commands.
 
-    python benchmarks/whole_recordings.py [small | tiny] [name=value ...]
+    python benchmarks/whole_recordings.py [small | tiny] [path_writing_data=FOLDER]
 
 What do figures on the blocks with the most annotations hide? A cross-validation is tested on all blocks of its
 patients; its tables are then made again, with the same threshold, of each patient's `nb_best_blocks` blocks alone. What
@@ -41,6 +41,8 @@ def main(words: list[str]) -> None:
     chosen = SIZES.get(*positional or ['small'])
     if chosen is None:
         raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
+    if [word for word in words if '=' in word and not word.startswith('path_writing_data=')]:
+        raise SettingError('whole_recordings.py takes only path_writing_data; the other settings are in params.py')
     n_patients, n_new, n_blocks, n_folds, n_epochs = chosen
     with tempfile.TemporaryDirectory() as directory:
         study, new = Path(directory) / 'study', Path(directory) / 'new'

@@ -85,10 +85,10 @@ class WaveletTransform(nn.Module):
         return list(self._moved[span, n_times])
 
     def _used(self, weights, n_times):
-        """First and last row of every band with a weight other than 0, of (values of all bands, samples)."""
+        """First and last row of every band with a weight other than 0, of (values of all bands, samples); or 0, 0."""
         of_bands = np.split(weights, np.cumsum(self.band_lengths(n_times))[:-1])
         used = [np.flatnonzero(of_band.any(axis=1)) for of_band in of_bands]
-        return [(int(rows[0]), int(rows[-1]) + 1) for rows in used]
+        return [(int(rows[0]), int(rows[-1]) + 1) if len(rows) else (0, 0) for rows in used]
 
     def _matrix(self, direction, n_times, like):
         """Matrix of either direction for signals of `n_times`; kept on the device for the next pass."""

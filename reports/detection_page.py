@@ -41,10 +41,11 @@ CSS = """
 """
 
 SPHERE = (
-    'A single dipole in a sphere laid through the sensors, fitted at the peak of the average of the group. It says '
-    'where one small patch of cortex would have to be to give this field. It knows neither the shape of the head nor '
-    'an MRI, and misleads where several regions are active at once: a hint where to look, not a localisation to '
-    'operate by. The volume of confidence (95 %) knows no fault but the background of the recording.'
+    'A single dipole in a sphere laid through the sensors, fitted on the rise of the average of the group, at 80 % of '
+    'its peak, which its moment and goodness belong to. It says where one small patch of cortex would have to be to '
+    'give this field. It knows neither the shape of the head nor an MRI, and misleads where several regions are active '
+    'at once: a hint where to look, not a localisation to operate by. The volume of confidence (95 %) knows no fault '
+    'but the background of the recording.'
 )
 
 RESIDUAL = (

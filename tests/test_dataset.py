@@ -1,6 +1,9 @@
 """The id table, the split, and the batches."""
 
+import errno
 import json
+import os
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -266,5 +269,7 @@ def test_what_grows_with_the_study_lies_in_a_file(monkeypatch):
     assert isinstance(large, np.memmap)
     large[:] = np.arange(26).reshape(13, 2)
     assert (large[[12, 3]] == [[24, 25], [6, 7]]).all()  # after its file is closed too
-    with pytest.raises(SettingError, match=r'TMPDIR = .*: no room for 4503599\.6 GB .*; let it name'):
-        timeseries_dataset.empty_array((2**50,), np.dtype('f4'))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(os, 'posix_fallocate', mock.Mock(side_effect=full))
+    with pytest.raises(SettingError, match=r'TMPDIR: .* 0\.0 GB .* \(No space left on device\); let TMPDIR name'):
+        timeseries_dataset.empty_array((50,), np.dtype('f4'))

@@ -273,11 +273,12 @@ def test_nothing_leads_from_a_masked_segment_to_its_reconstruction(name, margin)
 @pytest.mark.parametrize(
     ('name', 'settings'),
     [(name, {}) for name in NAMES]
-    + [('wavelets', {'pywt_family': 'db5', 'pywt_mode': 'periodization'}), ('wavelets', {'latent_nodes': None})],
+    + [('wavelets', {'pywt_family': family, 'pywt_mode': 'periodization'}) for family in ('db5', 'haar')]
+    + [('wavelets', {'latent_nodes': None})],
 )
 @pytest.mark.parametrize(
     ('n_times', 'shape', 'margin'),
-    [(150, (20, 5, 20), 8), (121, (1, 1, 90), 0), (90, (72, 1, 17), 1), (57, (8, 7, 5), 3)],
+    [(150, (20, 5, 20), 8), (121, (1, 1, 90), 0), (90, (72, 1, 17), 1), (57, (8, 7, 5), 3), (30, (0, 15, 2), 0)],
 )
 def test_residuals_are_those_of_whole_windows(name, settings, n_times, shape, margin):
     """Only what reaches a masked segment is computed, and the layers of evaluation are those of training."""

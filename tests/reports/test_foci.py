@@ -152,10 +152,13 @@ def test_the_foci_of_a_simulated_patient_are_found(n_foci):
 
 
 def test_the_dipole_is_fitted_on_the_rise():
+    signs = np.array([1, -1, 1, -1])
     rising = np.concatenate([np.zeros(10), np.arange(11) / 10, np.zeros(20)])  # from sample 10 to the peak at 20
-    average = np.outer([1, -1, 1, -1], rising + 0.01)
-    np.testing.assert_array_equal(on_the_rise(average, 20, 8), average[:, 17])
-    level = np.ones((4, 41)) * [[1], [-1], [1], [-1]]
+    np.testing.assert_allclose(on_the_rise(np.outer(signs, rising + 0.01), 20, 8), 0.8 * 1.01 * signs)
+    step = np.outer(signs, np.arange(41) >= 20)  # from nothing to the peak
+    np.testing.assert_allclose(on_the_rise(step, 20, 8), 0.8 * signs)
+    level = np.ones((4, 41)) * signs[:, None]
     level[:, :12] *= 2  # nowhere near is it lower than at the peak
     np.testing.assert_array_equal(on_the_rise(level, 20, 9), level[:, 11])
     np.testing.assert_array_equal(on_the_rise(level, 1, 9), level[:, 0])
+    assert not on_the_rise(np.zeros((4, 41)), 20, 9).any()
