@@ -81,7 +81,7 @@ def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float)
     chs : list of dict
         Channels of the recording, from `info['chs']`.
     dev_head_t : mne.Transform, optional
-        From its device to its head coordinates.
+        From its device to its head coordinates; one that is not finite counts as absent.
     sfreq : float
         Sampling frequency of the result, in Hz.
 
@@ -106,7 +106,7 @@ def placed_info(chs: list[dict], dev_head_t: mne.Transform | None, sfreq: float)
                 loc = rotation.apply(standard[ch['ch_name']])
                 loc[0] += recorded_centre - rotation.apply(standard_centre)
                 ch['loc'] = loc.ravel()
-        if dev_head_t is not None:
+        if dev_head_t is not None and np.isfinite(dev_head_t['trans']).all():
             info['dev_head_t'] = dev_head_t
     return info
 

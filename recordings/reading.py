@@ -291,11 +291,13 @@ def noting_spans(parts: Iterable[np.ndarray], spans: list[np.ndarray]) -> Genera
     Yields
     ------
     array (n_channels, n_samples)
-        The same parts.
+        The same parts, but that channels which do not change in them become 0: the rounding of a filter would leave of
+        a large constant what looks like signal once it is scaled.
     """
     for part in parts:
         if part.shape[1] > 1:
             spans.append(np.ptp(part, axis=1))
+            part[spans[-1] == 0] = 0
         yield part
 
 

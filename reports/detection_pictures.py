@@ -136,7 +136,7 @@ def around_event(detections: RecordingDetections, event: Any) -> tuple[np.ndarra
     lengths, reach = block.layout.lengths(sfreq), round(2 * AROUND * sfreq)
     end = lengths[: event.part + 1].sum()
     left, right = max(event.sample - reach, end - lengths[event.part]), min(event.sample + reach + 1, end)
-    return (np.arange(left, right) - event.sample) / sfreq, 1e15 * block.meg[:, left:right]
+    return (np.arange(left, right) - event.sample) / sfreq, 1e15 * block.meg[:, left:right].astype(np.float64)
 
 
 def plot_focus(focus: Focus, info: mne.Info) -> Figure:

@@ -55,6 +55,9 @@ def fit_dipoles(
     """
     if not len(fields):
         return []
+    # MNE cannot fit nothing. A tiny field that is the same everywhere gives a moment of nearly 0 in its place.
+    measured = ~np.isin(info['ch_names'], interpolated)
+    fields = np.where(fields[:, measured].any(axis=1, keepdims=True), fields, 1e-20)
     evoked = mne.EvokedArray(np.transpose(fields), info.copy(), verbose='error')
     evoked.info['bads'] = list(interpolated)
     covariance = mne.Covariance(noise, info['ch_names'], [], [], nfree=1, verbose='error')

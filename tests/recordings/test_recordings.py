@@ -19,7 +19,7 @@ from recordings.marker_files import read_marker_file, write_marker_file
 from recordings.opening import open_recording, read_annotations, read_layout
 from recordings.pickles import read_pickle, write_pickle
 from recordings.planning import chosen_labels
-from recordings.reading import check_recording, read_recording
+from recordings.reading import check_recording, noting_spans, read_recording
 from utils import DataError, SettingError
 
 READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad_channels': [], 'trials': 'join'}
@@ -535,3 +535,18 @@ def test_a_correction_in_a_file_of_its_own(reviewed, tmp_path, capsys, form):
 def test_interpolating_nothing_copies_nothing():
     signal = np.ones((N_CHANNELS, 5))
     assert interpolate_channels(signal, ctf275_info(150), []) is signal
+
+
+def test_channels_that_never_change_hold_no_rounding_of_the_filters():
+    """A large constant, filtered and scaled by its block, would look like signal."""
+    spans = []
+    [part] = noting_spans([np.array([np.full(300, 3e-11), np.linspace(0, 1e-12, 300)])], spans)
+    assert not part[0].any()
+    assert part[1].any()
+    np.testing.assert_allclose(spans, [[0, 1e-12]])
+
+
+def test_a_head_position_that_is_no_number_counts_as_absent():
+    info = ctf275_info(150.0)
+    nowhere = mne.Transform('meg', 'head', np.full((4, 4), np.nan))
+    assert np.isfinite(placed_info(info['chs'], nowhere, 150)['dev_head_t']['trans']).all()

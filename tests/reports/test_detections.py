@@ -256,6 +256,15 @@ def test_a_field_of_one_place_at_the_surface_is_fitted_too():
     assert [np.linalg.norm(dipole.position) > 0.05 for dipole in dipoles] == [True] * 3
 
 
+def test_a_field_of_nothing_has_a_dipole_of_nothing():
+    info = ctf275_info(150.0)
+    fields = np.zeros((2, N_CHANNELS))
+    fields[1, 7] = 1e-12  # of an interpolated channel alone
+    for dipole in fit_dipoles(fields, info, [info['ch_names'][7]], 1e-26 * np.eye(N_CHANNELS), np.full(2, 5)):
+        assert np.isfinite(dipole.position).all()
+        assert abs(dipole.moment) < 1e-12  # A m: a spike has 1e-8
+
+
 def test_the_volume_of_confidence_is_that_of_the_noise_of_the_average(dipole_fields):
     """Four times the events give the same volume as a quarter of the variance, and the true place is in it."""
     info = ctf275_info(150)
