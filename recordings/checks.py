@@ -23,6 +23,7 @@ from recordings.reading import Recording, read_recording
 from utils import DataError
 
 ROUNDING = 1e-24  # what a filter can make of a constant, in T
+LOUD = 100  # times what most channels span, which no brain, heart or eye makes of a channel
 N_NAMED = 5  # names in a message, before "and N more"
 
 
@@ -212,14 +213,15 @@ def part_warnings(layout: Layout, filter_length: float) -> list[str]:
 
 # ----------------------------------------------------------------------------------------- the samples
 def signal_warnings(blocks: list[Recording]) -> list[str]:
-    """Warn of flat channels, parts or recordings, and of signals of an unlikely size."""
-    return flat_warnings(blocks[0].raw_spans) + size_warnings([block.meg for block in blocks])
+    """Warn of flat channels, parts or recordings, of signals of an unlikely size, and of channels that jump or ring."""
+    signals = [block.meg for block in blocks]
+    return flat_warnings(blocks[0].raw_spans) + size_warnings(signals) + loud_warnings(signals)
 
 
 def block_warnings(signal: np.ndarray) -> list[str]:
     """`signal_warnings` of a block of data_raw, (274, n_samples) in tesla, whose raw samples are not known."""
     spans = dict(zip(channel_names(), np.ptp(signal, axis=1)[:, None], strict=True))
-    return flat_warnings(spans) + size_warnings([signal])
+    return flat_warnings(spans) + size_warnings([signal]) + loud_warnings([signal])
 
 
 def flat_warnings(spans: Mapping[str, np.ndarray]) -> list[str]:
@@ -263,6 +265,20 @@ def size_warnings(signals: list[np.ndarray]) -> list[str]:
         f'the signal spans {np.median(changing):.2g} T (median over channels of maximum - minimum), where 1e-12 to '
         '1e-10 T are usual: it may be in another unit, or not from a brain'
     ]
+
+
+def loud_warnings(signals: list[np.ndarray]) -> list[str]:
+    """Warn of channels that span far more than the others in any of the signals (274, n_samples): they jump or ring."""
+    loud = np.zeros(len(channel_names()), dtype=bool)
+    for signal in signals:
+        span = np.ptp(signal, axis=1).astype(np.float64)
+        changing = span[~flat_channels(span) & (span > ROUNDING)]
+        if len(changing):
+            loud |= span > LOUD * np.median(changing)
+    channels = [name for name, is_loud in zip(channel_names(), loud.tolist(), strict=True) if is_loud]
+    if not channels:
+        return []
+    return [f'channels {listed(channels)} span over {LOUD} times as much as most others; name them in bad_channels']
 
 
 # ---------------------------------------------------------------------------------- several recordings

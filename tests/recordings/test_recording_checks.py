@@ -422,6 +422,12 @@ def test_a_flat_channel_does_not_hide_an_unlikely_size(tmp_path, create):
     assert 'it may be in another unit' in size
 
 
+def test_a_channel_that_jumps_is_named(make_fif, said_by_both):
+    signal = brain(6000)
+    signal[7, 3000:] += 1e-8
+    said_by_both(make_fif('jump', signal), 'channels MLC21 span over 100 times as much as most others')
+
+
 def test_a_mapped_foreign_system(make_fif, said_by_both, monkeypatch):
     info = mne.channels.read_meg_canonical_info('neuromag')
     with info._unlock():
