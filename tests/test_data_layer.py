@@ -380,7 +380,7 @@ def test_killing_a_run_at_random_moments(recordings, write_raw, make, tmp_path):
     context.set_forkserver_preload(['data_processing'])
     arguments = OPTIONS | {'path_raw_data': tmp_path / 'raw', 'directory': directory, 'overwrite': True}
     rng = np.random.default_rng(0)
-    for n_whole in [0, 1, 2, 3, 4, 5] * 2:
+    for n_whole in range(6):
         run = context.Process(target=functools.partial(make_window_files, **arguments))
         run.start()
         while run.is_alive() and len(list(directory.glob('*_windows_bi'))) < n_whole:
