@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -80,6 +80,19 @@ class Cohort(NamedTuple):
     test: Part
     sub: SubwindowShape
     margin: int
+
+
+def chosen_size(sizes: dict[str, Any], name: str = 'small') -> Any:
+    """The size of a benchmark by its word on the command line.
+
+    Raises
+    ------
+    SettingError
+        There is no such size.
+    """
+    if name not in sizes:
+        raise SettingError(f'unknown size {name!r}: one of {", ".join(sizes)}')
+    return sizes[name]
 
 
 def simulate_cohort(

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import torch
 from baselines import network_on, sfcn_on
-from cohorts import Cohort, CohortSize, Part, in_subwindows, simulate_cohort
+from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
 from kinds import present
 from peers import EMSNet
 from quality import (
@@ -58,7 +58,7 @@ from models import build_model
 from recordings.channels import N_CHANNELS
 from runs.settings import read_command
 from timeseries_dataset import PARTS
-from utils import SettingError, choose_device, run_script, set_seed, writing
+from utils import choose_device, run_script, set_seed, writing
 
 
 class Budget(NamedTuple):
@@ -113,9 +113,7 @@ REFERENCE = 'hgb on residuals'  # what the others are compared with
 def main(words: list[str]) -> None:
     """Run every detector on every cohort and budget, and write the tables and the picture."""
     positional, settings = read_command(words, n_positional=1)
-    size = SIZES.get(*positional or ['small'])
-    if size is None:
-        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
+    size = chosen_size(SIZES, *positional)
     rows = []
     for kind, seed in itertools.product(present(size.kinds), range(settings.seed, settings.seed + size.seeds)):
         rows += rows_of_cohort(kind, seed, size, settings)

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from baselines import network_scores
-from cohorts import Cohort, CohortSize, Part, in_subwindows, simulate_cohort
+from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
 from kinds import present
 from quality import NARROW, SNR, boosted, residuals_of, train_autoencoder
 from quality import SIZES as QUALITY_SIZES
@@ -39,7 +39,7 @@ from models.sfcn import SFCN
 from runs.settings import read_command
 from timeseries_dataset import PARTS
 from training.losses import spike_loss
-from utils import SettingError, choose_device, run_script, set_seed, writing
+from utils import choose_device, run_script, set_seed, writing
 
 # Recipe of H-BIOT's authors for all their networks: focal loss, Adam with weight decay, a rate that halves when the
 # validation stops improving, an early stop on validation PR-AUC.
@@ -68,10 +68,7 @@ SIZES = {
 def main(words: list[str]) -> None:
     """Train every network on every cohort, and print and write the table."""
     positional, settings = read_command(words, n_positional=1)
-    chosen = SIZES.get(*positional or ['small'])
-    if chosen is None:
-        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
-    network, n_cohorts, patients = chosen
+    network, n_cohorts, patients = chosen_size(SIZES, *positional)
     device, kinds = choose_device(settings.device), present()
     rows = []
     for seed in range(settings.seed, settings.seed + n_cohorts):

@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from baselines import baselines, covariance_of, networks, sfcn_on, with_margins
-from cohorts import Cohort, CohortSize, Part, in_subwindows, masked_segments, rescaled, simulate_cohort
+from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, masked_segments, rescaled, simulate_cohort
 from kinds import EEG, KINDS, present
 from quality_table import (
     PRODUCT,
@@ -69,7 +69,7 @@ from recordings.channels import N_CHANNELS
 from runs.settings import read_command
 from timeseries_dataset import PARTS
 from training.losses import masked_loss, reconstruction_loss
-from utils import SettingError, choose_device, run_script, set_seed, writing
+from utils import choose_device, run_script, set_seed, writing
 
 SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
 
@@ -118,9 +118,7 @@ def main(words: list[str]) -> None:
     """Run every detector on every cohort, and write the table and the picture."""
     positional, settings = read_command(words, n_positional=2)
     name, eeg = positional + ['small', str(EEG)][len(positional) :]
-    size = SIZES.get(name)
-    if size is None:
-        raise SettingError(f'unknown size {name!r}: one of {", ".join(SIZES)}')
+    size = chosen_size(SIZES, name)
     kinds = present(eeg=eeg)
     jobs = [
         (difficulty, kind, number, size, eeg, settings)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 from baselines import components_of, ridge_errors
-from cohorts import CohortSize, simulate_cohort
+from cohorts import CohortSize, chosen_size, simulate_cohort
 from kinds import present
 from quality import (
     SNR,
@@ -32,7 +32,7 @@ from quality import (
 from quality_table import mean_and_interval, pr_auc
 
 from runs.settings import read_command
-from utils import SettingError, choose_device, run_script, writing
+from utils import choose_device, run_script, writing
 
 MEGA = {'name': 'wavelets', 'pywt_mode': 'periodization', 'filters': (8, 8, 8)}
 # Name, settings, epochs, largest learning rate. The first is what the others are compared with.
@@ -59,10 +59,7 @@ SIZES = {
 def main(words: list[str]) -> None:
     """Train every autoencoder on every cohort, and print and write the table."""
     positional, settings = read_command(words, n_positional=1)
-    chosen = SIZES.get(*positional or ['small'])
-    if chosen is None:
-        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
-    kinds, n_cohorts, patients = chosen
+    kinds, n_cohorts, patients = chosen_size(SIZES, *positional)
     rows = []
     for seed in range(settings.seed, settings.seed + n_cohorts):
         for kind in present(kinds):

@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 import torch
+from cohorts import chosen_size
 from sklearn.metrics import average_precision_score
 
 from classification import load_run, score_block
@@ -38,12 +39,9 @@ SECONDS = 40  # of a block
 def main(words: list[str]) -> None:
     """Simulate, train the folds, and print and write both tables."""
     positional, settings = read_command(words, n_positional=1)
-    chosen = SIZES.get(*positional or ['small'])
-    if chosen is None:
-        raise SettingError(f'unknown size {positional[0]!r}: one of {", ".join(SIZES)}')
     if [word for word in words if '=' in word and not word.startswith('path_writing_data=')]:
         raise SettingError('whole_recordings.py takes only path_writing_data; the other settings are in params.py')
-    n_patients, n_new, n_blocks, n_folds, n_epochs = chosen
+    n_patients, n_new, n_blocks, n_folds, n_epochs = chosen_size(SIZES, *positional)
     with tempfile.TemporaryDirectory() as directory:
         study, new = Path(directory) / 'study', Path(directory) / 'new'
         simulation = {'simulated_blocks': n_blocks, 'simulated_seconds': SECONDS, 'simulated_spike_rate': 6.0}
