@@ -12,8 +12,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from classifiers.copies import COPIES
-from classifiers.features import FEATURES_VERSION, fingerprints
-from classifiers.inputs import Masking, latent_statistics, masked_features
+from classifiers.features import FEATURES_VERSION, fingerprints, spike_features
+from classifiers.filtered import filter_windows
+from classifiers.inputs import Masking, latent_statistics
 from classifiers.second_look import Recordings, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
 from classifiers.stacked import FeaturesAndWindows
@@ -147,13 +148,16 @@ class SubwindowReader(NamedTuple):
         """Inputs, errors averaged over channels, and fingerprints of one batch, as far as they are needed."""
         shape, of_batch = self.shape, {}
         residuals = masking.read(model, x, shape, self.levels)
+        windows = None
+        if masking.filters is not None:
+            windows = filter_windows(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
+            of_batch['fingerprints'] = fingerprints(windows)
         if self.spec.masked_inputs:
-            of_batch['inputs'] = self.spec.masked_inputs(x, residuals, shape, masking)
+            read = (windows,) if self.spec.needs_filters else (residuals, shape, masking.margin)
+            of_batch['inputs'] = self.spec.masked_inputs(*read)
         if masking.features == 'residual':
             errors = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square()
             of_batch['errors'] = errors.mean(dim=2).flatten(-2)
-        if masking.filters is not None:
-            of_batch['fingerprints'] = fingerprints(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
         return of_batch
 
 
@@ -299,7 +303,7 @@ def load_run(
     try:
         loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
         state = load_checkpoint(classifier)
-        if settings['masking'] and spec.masked_inputs is masked_features:
+        if settings['masking'] and spec.masked_inputs is spike_features:
             check_features(state, classifier, settings['classifier'])
         decision, masking = state['decision'], None
         if settings['masking']:

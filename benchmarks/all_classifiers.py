@@ -1,6 +1,6 @@
 """Every autoencoder with every classifier, on simulated patients that no network has seen.
 
-    python benchmarks/classifiers.py [name=value ...]
+    python benchmarks/all_classifiers.py [name=value ...]
 
 Simulates patients (settings simulated_*), makes their windows, trains every autoencoder once with `sfcn`, gives it to
 the other classifiers (mode clf), and trains it again without annotations for `threshold`. Prints a table and writes

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 from classifiers.durations import duration_score
 from classifiers.features import subtract_block_median
+from classifiers.filtered import filter_windows
 from classifiers.inputs import N_FILTERS
 from models.sfcn import SFCN
 from recordings.channels import N_CHANNELS
@@ -88,7 +89,8 @@ def with_margins(cohort: Cohort):
         )
         arrays = (components.T @ part.windows / scales, residual_windows, same)
         tensors = (torch.from_numpy(array.astype(np.float32)) for array in arrays)
-        scores[name] = subtract_block_median(duration_score(*tensors, cohort.sub, cohort.margin).numpy(), part.block)
+        score = duration_score(filter_windows(*tensors, cohort.sub, cohort.margin))[:, 0]
+        scores[name] = subtract_block_median(score.numpy(), part.block)
     yield 'ridge predictor, with margins and the score of threshold', scores
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from classifiers.features import FEATURES_VERSION, append_relative_power, spike_features
+from classifiers.filtered import filter_windows
 from classifiers.inputs import N_FILTERS
 from classifiers.specs import CLASSIFIERS, Examples
 from models import AUTOENCODERS, build_model
@@ -96,7 +97,8 @@ def make_run(path, classifier, masking):
         spike_classifier.state = {'model_state_dict': SFCN(**description).state_dict(), 'network': description}
     else:
         masked = torch.zeros(1, N_CHANNELS, 7, 46)
-        features = spike_features(torch.zeros(1, N_CHANNELS, 300), masked, filters, (45, 7, 30), 8).numpy()
+        windows = filter_windows(torch.zeros(1, N_CHANNELS, 300), masked, filters, (45, 7, 30), 8)
+        features = spike_features(windows).numpy()
         n_features = append_relative_power(features, np.zeros(7)).shape[1]
         noise = Examples(rng.normal(size=(2000, n_features)), rng.integers(0, 2, 2000))
         spike_classifier.fit(noise, noise, None)

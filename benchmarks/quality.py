@@ -56,10 +56,10 @@ from classifiers.features import (
     N_POWERS,
     append_relative_power,
     fingerprints,
-    spatial_filters,
     spike_features,
     subtract_block_median,
 )
+from classifiers.filtered import filter_windows, spatial_filters
 from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
 from classifiers.second_look import Recordings, fit_second_look, second_look
 from classifiers.specs import Examples
@@ -237,7 +237,7 @@ def with_copies(cohort: Cohort, autoencoder, residuals: dict, name: str, seed: i
 
     def read(x):
         of_x = autoencoder.masked_residuals(x, cohort.sub, cohort.margin, levels=[0])[:, 0].cpu()
-        return spike_features(x[:, 0].cpu(), of_x, filters, cohort.sub, cohort.margin)
+        return spike_features(filter_windows(x[:, 0].cpu(), of_x, filters, cohort.sub, cohort.margin))
 
     copies = [
         append_relative_power(batched(functools.partial(read_changed, read, change), train, device), train.block)
@@ -324,7 +324,7 @@ def features_of(cohort, residuals):
     features = {}
     for name in PARTS:
         arrays = map(torch.from_numpy, (getattr(cohort, name).windows, residuals[name], filters))
-        features[name] = spike_features(*arrays, cohort.sub, cohort.margin).numpy()
+        features[name] = spike_features(filter_windows(*arrays, cohort.sub, cohort.margin)).numpy()
     return features
 
 
@@ -357,10 +357,11 @@ def peaks(cohort, residuals):
     for name in PARTS:
         part = getattr(cohort, name)
         arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
-        scores[name] = subtract_block_median(duration_score(*arrays, cohort.sub, cohort.margin).numpy(), part.block)
+        score = duration_score(filter_windows(*arrays, cohort.sub, cohort.margin)).numpy()
+        scores[name] = subtract_block_median(score, part.block)
     with contextlib.redirect_stdout(io.StringIO()):
-        classifier.fit(Examples(scores['train'][:, None], cohort.train.annotated), None, None)
-    return {name: classifier.predict_proba(scores[name][:, None]) for name in ('validation', 'test')}
+        classifier.fit(Examples(scores['train'], cohort.train.annotated), None, None)
+    return {name: classifier.predict_proba(scores[name]) for name in ('validation', 'test')}
 
 
 def looked_again(scores: dict, cohort: Cohort, residuals: dict) -> dict:
@@ -378,7 +379,7 @@ def looked_again(scores: dict, cohort: Cohort, residuals: dict) -> dict:
         part = getattr(cohort, name)
         arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
         timing = part.places['timing'].to_numpy() / cohort.sub.subwindow_length
-        alike = fingerprints(*arrays, cohort.sub, cohort.margin).numpy()
+        alike = fingerprints(filter_windows(*arrays, cohort.sub, cohort.margin)).numpy()
         recordings[name] = Recordings(alike, part.block, timing, np.ones(len(timing), dtype=bool))
     look = fit_second_look(scores['validation'], recordings['validation'], cohort.validation.annotated)
     return {name: second_look(look, scores[name], recordings[name]) for name in scores}

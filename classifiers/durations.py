@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+from classifiers.filtered import FilteredWindows, unit
+
 # Widths of the brief and of the long wave, from zero to zero of their peak, in samples: at 150 Hz, 27 and 120 ms.
 _WIDTHS = (4.0, 18.0)
 _REACH = 36  # samples on either side of a wave's peak, where both are over
@@ -39,9 +41,7 @@ class Peaks(NamedTuple):
     position: torch.Tensor
 
 
-def duration_score(
-    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
-) -> torch.Tensor:
+def duration_score(windows: FilteredWindows) -> torch.Tensor:
     """How much of a sub-window is brief and long at once: no annotation needed.
 
     The signal is filtered by a brief and by a long wave, and each is divided by its typical power in the window. A
@@ -55,24 +55,17 @@ def duration_score(
     - less a quarter of the logarithm of the median power of the peak's field in the window: what is always there, such
       as the heart or alpha, is no spike.
 
-    Parameters
-    ----------
-    x, residuals, filters, shape, margin
-        As `features.spike_features` takes them.
-
     Returns
     -------
-    tensor (batch * n_subwindows,)
-        On the device of x.
+    tensor (batch * n_subwindows, 1)
+        On the device of the windows.
     """
-    peaks = find_peaks(x, residuals, filters, shape, margin)
-    return (peaks.height - _WEIGHT_OF_MEDIAN * peaks.quantiles[..., 0]).flatten()
+    peaks = find_peaks(windows)
+    return (peaks.height - _WEIGHT_OF_MEDIAN * peaks.quantiles[..., 0]).flatten()[:, None]
 
 
-def duration_features(
-    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """What classifiers read of the durations; arguments as `features.spike_features` takes them.
+def duration_features(windows: FilteredWindows) -> tuple[torch.Tensor, torch.Tensor]:
+    """What classifiers read of the durations.
 
     Returns
     -------
@@ -82,32 +75,29 @@ def duration_features(
         Whether the brief and the long field are the same (cosine), in signal and residual; median and 90 %
         quantile of the power of the peak's field; the place of the peak; the logarithms of power around it.
     """
-    peaks = find_peaks(x, residuals, filters, shape, margin)
+    peaks = find_peaks(windows)
     both = torch.stack([peaks.signal, peaks.residual], dim=-2)  # (batch, n_subwindows, 2, 3)
     cosines = both[..., 2] / (both[..., 0] * both[..., 1] + 1e-9).sqrt()
     powers = torch.cat([peaks.height[..., None], _log(both).flatten(-2)], dim=-1)
-    position = (peaks.position - margin)[..., None].to(x.dtype)
+    position = (peaks.position - windows.margin)[..., None].to(windows.signal.dtype)
     return powers, torch.cat([cosines, peaks.quantiles, position, _log(peaks.neighbours)], dim=-1)
 
 
-def find_peaks(
-    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
-) -> Peaks:
+def find_peaks(windows: FilteredWindows) -> Peaks:
     """Where every sub-window, with the margins masked with it, is most brief and long at once; see `duration_score`."""
-    border, n_subwindows, subwindow_length = shape
+    border, n_subwindows, subwindow_length = windows.shape
     # Components between both extremes: scaled as in the signal, and to residuals of one variance.
-    filters = filters / filters.norm(dim=1, keepdim=True).sqrt()
-    signal = filters @ x  # (batch, components, times)
-    masked = (filters @ residuals.flatten(2)).unflatten(2, residuals.shape[2:]).transpose(1, 2)
+    scale = windows.norms.rsqrt()
+    signal, masked = scale * windows.signal, scale[:, None] * windows.masked
     bands = brief_and_long(signal)  # (batch, components, 2, times)
     typical = torch.quantile(bands.square().sum(dim=1), 0.5, dim=-1).clamp(min=1e-20).sqrt()[:, None, :, None]
     bands = bands / typical
     products = _products(bands)  # (batch, 3, times)
     # (batch, n_subwindows, 3, n_masked)
-    masked_products = _products(brief_and_long(masked) / typical[:, None])
+    masked_products = _products(brief_and_long(masked.transpose(1, 2)) / typical[:, None])
 
-    first = border - margin + subwindow_length * torch.arange(n_subwindows, device=x.device)
-    in_segments = first[:, None] + torch.arange(residuals.shape[-1], device=x.device)  # (n_subwindows, n_masked)
+    first = border - windows.margin + subwindow_length * torch.arange(n_subwindows, device=signal.device)
+    in_segments = first[:, None] + torch.arange(masked.shape[-1], device=signal.device)  # (n_subwindows, n_masked)
     of_signal = _log(products.amin(dim=1))[:, in_segments]
     of_residual = _log(masked_products.amin(dim=2))
     both = (1 - _SHARE_OF_RESIDUAL) * of_signal + _SHARE_OF_RESIDUAL * of_residual
@@ -115,11 +105,11 @@ def find_peaks(
     at = first + position
 
     pattern = _read(bands.sum(dim=2), at)  # (batch, n_subwindows, components)
-    course = pattern / (pattern.norm(dim=-1, keepdim=True) + 1e-12) @ signal  # (batch, n_subwindows, times)
-    shares = torch.tensor([0.5, 0.9], dtype=x.dtype, device=x.device)
+    course = unit(pattern) @ signal  # (batch, n_subwindows, times)
+    shares = torch.tensor([0.5, 0.9], dtype=signal.dtype, device=signal.device)
     level = torch.quantile(signal.square().sum(dim=1), 0.5, dim=-1)[:, None, None]
     powers = torch.quantile(course.square(), shares, dim=-1).movedim(0, -1) / (level + 1e-20)
-    neighbours = [_read(products[:, :2], (at + offset).clamp(0, x.shape[-1] - 1)) for offset in _OFFSETS]
+    neighbours = [_read(products[:, :2], (at + offset).clamp(0, signal.shape[-1] - 1)) for offset in _OFFSETS]
     of_masked = masked_products.gather(3, position[..., None, None].expand(-1, -1, 3, 1))[..., 0]
     return Peaks(height, _read(products, at), of_masked, torch.cat(neighbours, dim=-1), (powers + 1e-4).log(), position)
 

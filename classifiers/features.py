@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from classifiers.durations import duration_features
+from classifiers.filtered import FilteredWindows, at_samples, unit
 
 # Samples around the peak at which time courses are read: at 150 Hz, 0.3 s either side, which holds the slow wave.
 _AROUND = np.arange(-45, 46, 3)
@@ -17,58 +18,23 @@ FEATURES_VERSION = 2  # 1 had none of durations
 N_COURSE = len(_AROUND)  # samples of a time course
 
 
-def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_components: int) -> np.ndarray:
-    """Filters (n_components, channels): principal components of the signal, each scaled to a residual of variance 1.
-
-    A spike of a weak source then weighs as much as the residual of a strong rhythm.
-
-    Parameters
-    ----------
-    covariance, residual_covariance : arrays (channels, channels)
-        Of windows, and of what their context does not predict.
-    n_components : int
-        The strongest ones; at most the number of channels.
-    """
-    _, vectors = np.linalg.eigh(covariance)
-    filters = vectors[:, ::-1][:, :n_components].T
-    variance = np.einsum('ic,cd,id->i', filters, residual_covariance, filters)
-    return filters / np.sqrt(np.maximum(variance, 1e-12 * variance.max() + 1e-30))[:, None]
-
-
-def spike_features(
-    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
-) -> torch.Tensor:
+def spike_features(windows: FilteredWindows) -> torch.Tensor:
     """Features of every sub-window at the peak of its residual.
 
     The field of the residual at its peak is the pattern whose time course is followed in the signal around it. So the
     features do not depend on where in the head a spike comes from, nor on its polarity.
 
-    Parameters
-    ----------
-    x : tensor (batch, channels, times)
-    residuals : tensor (batch, channels, n_subwindows, subwindow_length + 2 margin)
-        From `masked_residuals`, of the signal.
-    filters : tensor (n_components, channels)
-        From `spatial_filters`, of the same type and on the same device.
-    shape : (border, n_subwindows, subwindow_length)
-        The sub-windows, in samples.
-    margin : int
-
     Returns
     -------
     tensor (batch * n_subwindows, n_features)
-        On the device of x.
+        On the device of the windows.
     """
-    signal = filters @ x  # (batch, components, times)
-    masked = _filtered(residuals, filters)  # (batch, components, n_subwindows, n_masked)
-    n_components, n_masked = len(filters), masked.shape[-1]
-    power = _power(masked)
-    height, peak = power.max(dim=-1)  # (batch, n_subwindows)
+    signal, masked, residuals, power, peak, pattern, _, shape, margin = windows
+    n_components, n_masked = masked.shape[1], masked.shape[-1]
+    height = power.amax(dim=-1)  # (batch, n_subwindows)
     typical = torch.quantile(signal.square().mean(dim=1), 0.5, dim=1)[:, None]  # power of the window
     inside = power[..., margin : n_masked - margin]
 
-    pattern = _at_peak(masked, peak)  # (batch, n_subwindows, components)
-    pattern = pattern / (pattern.norm(dim=-1, keepdim=True) + 1e-12)
     # Time courses (batch, n_subwindows, times) of the pattern in the whole window and in the masked segment.
     course = pattern @ signal / n_components**0.5
     masked_course = torch.einsum('bsf,bfst->bst', pattern, masked) / n_components**0.5
@@ -76,8 +42,7 @@ def spike_features(
     polarity = _read(course, at).sign()
     size = (height + 1e-12).sqrt()[..., None]
     outside = nn.functional.pad(masked_course, (_BEYOND, _BEYOND))
-    channels = _at_peak(residuals, peak).abs()
-    channels = channels / (channels.norm(dim=-1, keepdim=True) + 1e-12)
+    channels = unit(at_samples(residuals, peak)).abs()
     powers = [
         _log(height),
         _log((height + 1e-12) / (typical + 1e-12)),
@@ -93,43 +58,32 @@ def spike_features(
         channels.amax(dim=-1),
         (channels**4).sum(dim=-1),
     ]
-    field = _read(_field(signal, shape), at + _samples(_AROUND_FIELD, x)).sqrt()
-    duration_powers, durations = duration_features(x, residuals, filters, shape, margin)
+    field = _read(_field(signal, shape), at + _samples(_AROUND_FIELD, peak)).sqrt()
+    duration_powers, durations = duration_features(windows)
     features = [
         torch.stack(powers, dim=-1),
         duration_powers,
         torch.stack(alone, dim=-1),
-        _read(course, at + _samples(_AROUND, x)) * polarity / size,
-        _read(outside, peak[..., None] + _BEYOND + _samples(_IN_RESIDUAL, x)) / size,
+        _read(course, at + _samples(_AROUND, peak)) * polarity / size,
+        _read(outside, peak[..., None] + _BEYOND + _samples(_IN_RESIDUAL, peak)) / size,
         (field / (typical[..., None] + 1e-12).sqrt() + 1e-6).log(),
         durations,
     ]
     return torch.cat(features, dim=-1).flatten(0, 1)
 
 
-def fingerprints(
-    x: torch.Tensor, residuals: torch.Tensor, filters: torch.Tensor, shape: tuple[int, int, int], margin: int
-) -> torch.Tensor:
+def fingerprints(windows: FilteredWindows) -> torch.Tensor:
     """What tells whether two sub-windows look alike: field at the residual's peak, and its course in the signal around.
-
-    Parameters
-    ----------
-    x, residuals, filters, shape, margin
-        As `spike_features` takes them.
 
     Returns
     -------
     tensor (batch * n_subwindows, n_components + N_COURSE)
         Filtered field, of the sign that the signal has at the peak, and its course, positive there; each of length 1.
     """
-    masked = _filtered(residuals, filters)
-    peak = _power(masked).argmax(dim=-1)
-    pattern = _at_peak(masked, peak)  # (batch, n_subwindows, components)
-    course = pattern @ (filters @ x)
-    at = _in_window(peak, shape, margin)[..., None]
-    both = [pattern, _read(course, at + _samples(_AROUND, x))]
-    both = [part / (part.norm(dim=-1, keepdim=True) + 1e-12) for part in both]
-    return (torch.cat(both, dim=-1) * _read(course, at).sign()).flatten(0, 1)
+    course = windows.pattern @ windows.signal
+    at = _in_window(windows.peak, windows.shape, windows.margin)[..., None]
+    around = unit(_read(course, at + _samples(_AROUND, at)))
+    return (torch.cat([windows.pattern, around], dim=-1) * _read(course, at).sign()).flatten(0, 1)
 
 
 def append_relative_power(features: np.ndarray, blocks: np.ndarray, reference: np.ndarray | None = None) -> np.ndarray:
@@ -154,16 +108,6 @@ def subtract_block_median(values: np.ndarray, blocks: np.ndarray, reference: np.
     return values - medians.loc[blocks].to_numpy().reshape(values.shape)
 
 
-def _filtered(residuals, filters):
-    """Residuals (batch, channels, n_subwindows, n_masked) to (batch, components, n_subwindows, n_masked)."""
-    return (filters @ residuals.flatten(2)).unflatten(2, residuals.shape[2:])
-
-
-def _at_peak(maps, peak):
-    """Values (batch, n_subwindows, rows) of maps (batch, rows, n_subwindows, n_masked) at samples of the segments."""
-    return maps.gather(-1, peak[:, None, :, None].expand(-1, maps.shape[1], -1, 1))[..., 0].transpose(1, 2)
-
-
 def _in_window(peak, shape, margin):
     """The sample of the window, of samples (batch, n_subwindows) of what was masked."""
     border, n_subwindows, subwindow_length = shape
@@ -173,15 +117,6 @@ def _in_window(peak, shape, margin):
 def _field(signal, shape):
     """Mean power over the components (batch, components, times), repeated to (batch, n_subwindows, times)."""
     return signal.square().mean(dim=1)[:, None].expand(-1, shape[1], -1)
-
-
-def _power(masked):
-    """Mean power over the components, averaged over 3 samples.
-
-    (batch, components, n_subwindows, times) to (batch, n_subwindows, times).
-    """
-    power = nn.functional.pad(masked.square().mean(dim=1), (1, 1))
-    return (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3
 
 
 def _log(power):

@@ -8,8 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from classifiers.durations import duration_score
-from classifiers.features import spatial_filters, spike_features
+from classifiers.filtered import spatial_filters
 from classifiers.subwindows import SubwindowShape
 from models.autoencoder import Autoencoder, latent_rows
 from timeseries_dataset import prefetched
@@ -98,29 +97,16 @@ def latent_statistics(latents: list[torch.Tensor], window_length: int, shape: Su
     return torch.cat(features, dim=1)
 
 
-def masked_cards(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
+def masked_cards(residuals: torch.Tensor, shape: SubwindowShape, margin: int) -> torch.Tensor:
     """Error cards as `error_cards` gives, of masked residuals.
 
     Parameters
     ----------
-    x : tensor (batch, 1, channels, times)
     residuals : tensor (batch, pairs, channels, n_subwindows, subwindow_length + 2 margin)
         Of the pairs that are read.
     """
-    cards = residuals[..., masking.margin : masking.margin + shape.subwindow_length].square().flatten(-2)
+    cards = residuals[..., margin : margin + shape.subwindow_length].square().flatten(-2)
     return SubwindowShape(0, shape.n_subwindows, shape.subwindow_length).cut(zscore_planes(cards))
-
-
-def masked_features(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
-    """Features at the peak of the signal's residual (batch * n_subwindows, n_features), see `spike_features`."""
-    assert masking.filters is not None
-    return spike_features(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
-
-
-def masked_score(x: torch.Tensor, residuals: torch.Tensor, shape: SubwindowShape, masking: Masking) -> torch.Tensor:
-    """How much is brief and long at once (batch * n_subwindows, 1), see `durations.duration_score`."""
-    assert masking.filters is not None
-    return duration_score(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)[:, None]
 
 
 def window_errors(model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, masking: Masking | None) -> torch.Tensor:
@@ -143,7 +129,7 @@ def masking_margin(shape: SubwindowShape, pulse_width: float, sfreq: float) -> i
 def measure_filters(
     autoencoder: Autoencoder, loader: DataLoader, shape: SubwindowShape, masking: Masking, device: torch.device
 ) -> torch.Tensor:
-    """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `features.spatial_filters`.
+    """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `filtered.spatial_filters`.
 
     With features='signal' the signal takes the place of the residual: its components get a variance of 1.
     """

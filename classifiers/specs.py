@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from classifiers.boosting import BoostedTrees
-from classifiers.features import append_relative_power, subtract_block_median
-from classifiers.inputs import error_cards, error_statistics, masked_cards, masked_features, masked_score, mean_error
+from classifiers.durations import duration_score
+from classifiers.features import append_relative_power, spike_features, subtract_block_median
+from classifiers.inputs import error_cards, error_statistics, masked_cards, mean_error
 from classifiers.sfcn import SfcnClassifier
 from classifiers.stacked import StackedClassifier
 from classifiers.svm import SupportVectors
@@ -49,7 +50,8 @@ class ClassifierSpec(NamedTuple):
         From errors of the pairs that it reads to its inputs, as `error_cards`; None for the latent maps, or for whole
         windows.
     masked_inputs : callable or None
-        The same from masked residuals, as `masked_cards`; None where masking makes no difference.
+        The same with masking: from `FilteredWindows` where it needs filters, as `spike_features`, or else from masked
+        residuals, as `masked_cards`; None where masking makes no difference.
     relative_to_block : callable or None
         With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
     reads_windows : bool
@@ -81,15 +83,15 @@ def _fields(classifier):
 
 CLASSIFIERS = {
     'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_fields(SfcnClassifier)),
-    'hgb': ClassifierSpec(BoostedTrees, error_statistics, masked_features, append_relative_power, takes_copies=True),
-    'svm': ClassifierSpec(SupportVectors, error_statistics, masked_features, append_relative_power, takes_copies=True),
+    'hgb': ClassifierSpec(BoostedTrees, error_statistics, spike_features, append_relative_power, takes_copies=True),
+    'svm': ClassifierSpec(SupportVectors, error_statistics, spike_features, append_relative_power, takes_copies=True),
     'latent': ClassifierSpec(BoostedTrees, None, takes_copies=True),
-    'threshold': ClassifierSpec(MeanError, mean_error, masked_score, subtract_block_median, settings=()),
+    'threshold': ClassifierSpec(MeanError, mean_error, duration_score, subtract_block_median, settings=()),
     'finetuned': ClassifierSpec(FinetunedClassifier, None, reads_windows=True, settings=_fields(FinetunedClassifier)),
     'stacked': ClassifierSpec(
         StackedClassifier,
         error_statistics,
-        masked_features,
+        spike_features,
         append_relative_power,
         reads_windows=True,
         settings=_fields(StackedClassifier),

@@ -109,8 +109,17 @@ class DynamicGraph(nn.Module):
 
 
 def _largest(values, k):
-    """Where the k largest values of the last dimension are, in any order."""
+    """Where the k largest values of the last dimension are, in any order.
+
+    The last bits of every value become those of its place, so that finding the values finds the places too, more than
+    twice as fast. So values of 274 channels that differ by less than a ten thousandth are ordered by place.
+    """
+    n = values.shape[-1]
+    places = 2 ** (n - 1).bit_length() - 1
+    placed = (values.float().view(torch.int32) & ~places) | torch.arange(n, dtype=torch.int32, device=values.device)
+    placed = placed.view(torch.float32)
     if values.device.type != 'cpu' or torch.compiler.is_compiling():
-        return torch.topk(values, k, dim=-1, sorted=False).indices
-    n = values.shape[-1]  # NumPy finds them more than twice as fast
-    return torch.from_numpy(np.argpartition(values.numpy(), n - max(k, 1), axis=-1)[..., n - k :])
+        largest = torch.topk(placed, k, dim=-1, sorted=False).values
+    else:  # NumPy is more than twice as fast
+        largest = torch.from_numpy(np.partition(placed.numpy(), n - max(k, 1), axis=-1)[..., n - k :])
+    return (largest.view(torch.int32) & places).long()

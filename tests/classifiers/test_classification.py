@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from classification import SubwindowReader
 from classifiers import boosting, svm
 from classifiers.copies import mirrored_channels
-from classifiers.features import spatial_filters
+from classifiers.filtered import spatial_filters
 from classifiers.inputs import (
     Masking,
     error_cards,

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from classifiers import durations
+from classifiers.filtered import filter_windows
 
 SHAPE, MARGIN = (45, 7, 30), 8
 N_CHANNELS, MIDDLE = 12, 150  # the middle of sub-window 3
@@ -12,8 +13,8 @@ N_CHANNELS, MIDDLE = 12, 150  # the middle of sub-window 3
 
 def score_of(x, residuals, filters=None):
     filters = np.eye(x.shape[1], dtype=x.dtype) if filters is None else filters
-    scores = durations.duration_score(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN)
-    return scores.numpy()
+    windows = filter_windows(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN)
+    return durations.duration_score(windows)[:, 0].numpy()
 
 
 def masked_parts(x):
@@ -76,8 +77,8 @@ def test_score_and_features_equal_a_second_implementation(dtype):
     residuals = masked_parts(x) + 0.1 * rng.standard_normal((N_CHANNELS, 7, 46))
     filters = rng.standard_normal((5, N_CHANNELS))
     arrays = [array.astype(dtype) for array in (x, residuals, filters)]
-    scores, tensors = score_of(*arrays), map(torch.from_numpy, arrays)
-    powers, others = (values.flatten(0, 1).numpy() for values in durations.duration_features(*tensors, SHAPE, MARGIN))
+    scores, windows = score_of(*arrays), filter_windows(*map(torch.from_numpy, arrays), SHAPE, MARGIN)
+    powers, others = (values.flatten(0, 1).numpy() for values in durations.duration_features(windows))
     assert scores.dtype == powers.dtype == others.dtype == dtype
     scaled = filters / np.linalg.norm(filters, axis=1, keepdims=True) ** 0.5
     tolerance = {'rtol': 0, 'atol': 2e-3 if dtype == np.float32 else 1e-9}

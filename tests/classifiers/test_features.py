@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from classifiers import features as features_module
-from classifiers.features import N_POWERS, append_relative_power, spatial_filters, subtract_block_median
+from classifiers.features import N_POWERS, append_relative_power, subtract_block_median
+from classifiers.filtered import filter_windows, spatial_filters
 
 SHAPE, MARGIN = (45, 7, 30), 8
 N_CHANNELS = 12
 
 
 def all_features(x, residuals, filters):
-    return features_module.spike_features(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN).numpy()
+    windows = filter_windows(*map(torch.from_numpy, (x, residuals, filters)), SHAPE, MARGIN)
+    return features_module.spike_features(windows).numpy()
 
 
 def spike_features(x, residuals, filters):

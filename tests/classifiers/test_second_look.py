@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from classifiers.features import N_COURSE, fingerprints
+from classifiers.filtered import filter_windows
 from classifiers.second_look import Recordings, companions, fit_second_look, second_look
 
 SHAPE, MARGIN = (45, 7, 30), 8
@@ -31,8 +32,8 @@ def test_fingerprints_are_field_and_course_at_the_peak():
     x = torch.from_numpy(rng.standard_normal((2, 9, 300)).cumsum(axis=2))
     residuals = torch.from_numpy(rng.standard_normal((2, 9, 7, 46)))
     filters = torch.from_numpy(rng.standard_normal((N_FIELD, 9)))
-    prints = fingerprints(x, residuals, filters, SHAPE, MARGIN).numpy()
-    opposite = fingerprints(-x, -residuals, filters, SHAPE, MARGIN).numpy()
+    prints = fingerprints(filter_windows(x, residuals, filters, SHAPE, MARGIN)).numpy()
+    opposite = fingerprints(filter_windows(-x, -residuals, filters, SHAPE, MARGIN)).numpy()
     np.testing.assert_allclose(opposite, prints * ([-1] * N_FIELD + [1] * N_COURSE))
     for window in range(2):
         for k in range(7):

@@ -8,14 +8,14 @@ import torch
 from common import OPTIMIZER
 
 import loop
+from classifiers.durations import duration_score
+from classifiers.features import fingerprints, spike_features
+from classifiers.filtered import filter_windows
 from classifiers.inputs import (
-    Masking,
     error_cards,
     error_statistics,
     latent_statistics,
     masked_cards,
-    masked_features,
-    masked_score,
     mean_error,
 )
 from classifiers.sfcn import CardDataset, SfcnClassifier
@@ -293,15 +293,20 @@ def elsewhere(monkeypatch):
 @pytest.mark.parametrize('name', NAMES)
 def test_nothing_is_on_another_device_and_nothing_waits(elsewhere, name):
     """Losses, with their gradients, and what the classifiers see, as far as it is computed on the GPU."""
-    masking = Masking(2, torch.ones(5, 12, device=elsewhere))
+    filters = torch.ones(5, 12, device=elsewhere)
+
+    def filtered(m, x):
+        return filter_windows(x[:, 0], m.masked_residuals(x, SHAPE, 2, [0])[:, 0], filters, SHAPE, 2)
+
     inputs = [
         lambda m, x: error_cards(m.error_cards(x), SHAPE),
         lambda m, x: error_statistics(m.error_cards(x), SHAPE),
         lambda m, x: latent_statistics(m.latent(x), x.shape[-1], SHAPE),
         lambda m, x: mean_error(m.error_cards(x), SHAPE),
-        lambda m, x: masked_cards(x, m.masked_residuals(x, SHAPE, 2), SHAPE, masking),
-        lambda m, x: masked_features(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
-        lambda m, x: masked_score(x, m.masked_residuals(x, SHAPE, 2, [0]), SHAPE, masking),
+        lambda m, x: masked_cards(m.masked_residuals(x, SHAPE, 2), SHAPE, 2),
+        lambda m, x: spike_features(filtered(m, x)),
+        lambda m, x: duration_score(filtered(m, x)),
+        lambda m, x: fingerprints(filtered(m, x)),
         lambda m, x: field_peaks(x, SHAPE),
     ]
     model, x = small(name).to(elsewhere), rhythms(4).to(elsewhere)
