@@ -26,7 +26,7 @@ from models.autoencoder import Autoencoder
 from recordings.window_settings import window_shape
 from timeseries_dataset import RecordingWindows, batches, empty_array, prefetched
 from training.checkpoints import load_checkpoint
-from utils import DataError
+from utils import DataError, to_device
 
 # Windows at once in the networks when nothing is trained: on a CPU more are no faster, because their maps leave the
 # cache; a GPU takes them all.
@@ -189,7 +189,7 @@ def gather(
     with torch.no_grad():
         shown = tqdm(prefetched(loader), desc=description, total=len(loader), leave=False, disable=None, unit='batch')
         for x, _ in shown:
-            for name, tensor in extract(model, x.to(device, non_blocking=True)).items():
+            for name, tensor in extract(model, to_device(x, device)).items():
                 rows = tensor.cpu().numpy()
                 n = len(rows) // len(x)  # rows for every window
                 if name not in gathered:  # all at once: putting batches together later would take the memory twice

@@ -18,7 +18,7 @@ from system.interruption import Interrupted, asked_to_end, check_interruption, f
 from training.checkpoints import random_state, set_random_state
 from training.distributed import ALONE, Processes
 from training.losses import Loss
-from utils import SettingError
+from utils import SettingError, to_device
 
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
 
@@ -113,7 +113,8 @@ class Runner:
 
     def _step(self, model, x, target, part, optimizer):
         """Loss of a batch, detached; with an optimizer, a step."""
-        x, target = x.to(self.device, non_blocking=True), target.to(self.device, non_blocking=True)
+        sent = to_device(x, self.device)
+        x, target = sent, sent if target is x else to_device(target, self.device)
         value = self.loss(model, x, target) if part is None else self.loss(model, x, target, part=part)
         if optimizer is not None:
             optimizer.zero_grad(set_to_none=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from recordings.patient_windows import PatientWindows, check_windows, find_windows, open_windows
 from recordings.scaling import block_statistics, scale, scale_window
@@ -198,7 +198,8 @@ class WindowDataset(Dataset):
         return len(self.window)
 
     def hold(self, preload: str | bool, device: torch.device) -> None:
-        """Load the windows to where the setting `preload` has them, see `place_of_windows`."""
+        """Load the windows to where the setting `preload` has them for the device, see `place_of_windows`."""
+        self.device = device
         shape = (len(self), *self.files[0].shape[1:])
         location = place_of_windows(4 * math.prod(shape), preload, device)
         self.preloaded = None if location is None else torch.empty(shape, device=location)
@@ -222,6 +223,8 @@ class WindowDataset(Dataset):
         clean = clean[:, None]
         if not self.noise:
             return clean, clean
+        if get_worker_info() is None:  # a GPU draws noise faster than the machine, and the windows are sent once
+            clean = to_device(clean, self.device)
         # Streams of their own, not one for all: the noise is then the same whoever reads the batch, and in whatever
         # pieces. On a GPU, where a stream per window would cost more than its numbers, one per batch.
         noisy = torch.empty_like(clean)
@@ -384,7 +387,6 @@ def batches(
         batch_sampler=Batches(order, batch_size, rank, size),
         collate_fn=_as_it_is,  # __getitems__ gives whole batches
         num_workers=0 if on_gpu else num_workers,
-        pin_memory=torch.cuda.is_initialized() and not on_gpu,
         worker_init_fn=_leave_signals,
         generator=torch.Generator(),  # or else every epoch would take a number from the stream of the training
     )

@@ -50,7 +50,7 @@ from runs.network_settings import loss_weights
 from runs.settings import read_command
 from timeseries_dataset import WindowDataset, batches, id_table
 from training.losses import masked_loss, reconstruction_loss
-from utils import SettingError, choose_device, choose_precision, run_script, set_seed, writing
+from utils import SettingError, choose_device, choose_precision, run_script, set_seed, to_device, writing
 
 N_TIMES = 300
 RATE = 1e-3  # learning rate
@@ -340,7 +340,7 @@ def measure_loading(windows, size, settings, device):
 
         def read(loader=loader):
             for x, target in loader:
-                x.to(device, non_blocking=True), target.to(device, non_blocking=True)
+                to_device(x, device), to_device(target, device)
 
         rate = len(windows) / median_seconds(read, size.repeats, device)
         yield {'what': f'batches with noise, {where}', 'value': rate, 'unit': 'windows/s'}

@@ -12,6 +12,7 @@ from classifiers.filtered import spatial_filters
 from classifiers.subwindows import SubwindowShape
 from models.autoencoder import Autoencoder, latent_rows
 from timeseries_dataset import prefetched
+from utils import to_device
 
 # --------------------------------------------------------------------------- what the classifiers read
 N_FILTERS = 60  # spatial filters of the features and of the score
@@ -139,7 +140,7 @@ def measure_filters(
         for x, _ in tqdm(
             prefetched(loader), desc='filters', total=len(loader), leave=False, disable=None, unit='batch'
         ):
-            x = x.to(device, non_blocking=True)
+            x = to_device(x, device)
             residuals = masking.read(autoencoder, x, shape, levels=[0])[:, 0]
             signal = signal + len(x) * _covariance(x[:, 0])
             residual = residual + len(x) * _covariance(residuals)

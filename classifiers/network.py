@@ -17,6 +17,7 @@ from timeseries_dataset import WindowSource, batches
 from training.checkpoints import checkpoint_saver, load_checkpoint, save_checkpoint
 from training.epoch_log import epoch_logger
 from training.losses import Loss, ValidationScores, spike_loss
+from utils import to_device
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -115,7 +116,7 @@ class NetworkClassifier(ABC):
         network = self._trained()
         network.eval()
         with torch.no_grad():
-            logits = [network(x.to(self.device)).flatten() for x in self._batches(inputs)]
+            logits = [network(to_device(x, self.device)).flatten() for x in self._batches(inputs)]
         return torch.sigmoid(torch.cat(logits).cpu().double()).numpy()
 
     def save(self, path: str | Path, extra: dict) -> None:

@@ -251,6 +251,33 @@ def test_workers_give_the_same_batches_as_none(patients):
     assert not torch.equal(seen[0][0], seen[0][4])  # another order, other noise in the second epoch
 
 
+def test_a_gpu_gets_every_window_once_before_there_is_noise(patients, monkeypatch):
+    """Without a GPU at hand: a stand-in notes what is sent to it, and leaves it where it is."""
+    _, clf = patients
+    sent = []
+
+    def send(values, device):
+        sent.append((values, device))
+        return values
+
+    monkeypatch.setattr(timeseries_dataset, 'to_device', send)
+    here, there = (
+        WindowDataset(clf, id_table(clf), zscore=True, noise=0.2, seed=5, device=device) for device in ('cpu', 'cuda')
+    )
+    for (x, target), (expected, clean) in zip(batches(there, batch_size=4), batches(here, batch_size=4), strict=True):
+        assert torch.equal(x, expected)
+        assert torch.equal(target, clean)
+    to_gpu = [values for values, device in sent if device.type == 'cuda']
+    assert torch.equal(torch.cat(to_gpu), torch.cat([clean for _, clean in batches(here, batch_size=4)]))
+
+
+def test_without_noise_input_and_target_are_one_tensor_that_is_sent_once(patients):
+    _, clf = patients
+    for workers in (0, 1):
+        for x, target in batches(WindowDataset(clf, id_table(clf), zscore=True), batch_size=4, num_workers=workers):
+            assert x is target
+
+
 def test_batches_read_ahead_are_the_same_and_faults_arrive(patients):
     _, clf = patients
     dataset = WindowDataset(clf, id_table(clf), zscore=False)

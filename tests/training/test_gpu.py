@@ -441,6 +441,17 @@ def test_cuda_draws_the_noise_of_windows_that_it_holds(gpu):
     assert not torch.equal(dataset.__getitems__(list(range(200)))[0], noisy)
 
 
+def test_cuda_draws_the_noise_of_windows_that_the_machine_holds(gpu):
+    opened = held_windows(200)[1]
+    noise = {'zscore': False, 'noise': 0.2, 'seed': 1, 'device': gpu}
+    held, read = (WindowDataset([opened], id_table([opened]), preload=preload, **noise) for preload in (True, False))
+    for (noisy, clean), (expected, _) in zip(batches(read, batch_size=64), batches(held, batch_size=64), strict=True):
+        assert noisy.is_cuda
+        assert torch.equal(noisy, expected)
+        assert (noisy - clean).std().item() == pytest.approx(0.2, rel=0.02)
+    assert not any(x.is_cuda for x, _ in batches(read, batch_size=64, num_workers=1))
+
+
 def test_cuda_holds_the_cards_of_the_classifier(gpu, tmp_path):
     """They stay on the GPU while they fit, and the classifier learns from them what it would on the CPU."""
     rng = np.random.default_rng(0)
