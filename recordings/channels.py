@@ -131,13 +131,27 @@ def interpolate_channels(signal: np.ndarray, info: mne.Info, names: list[str]) -
     if not names:
         return signal
     rows = [info['ch_names'].index(name) for name in names]
+    locations = np.array([ch['loc'] for ch in info['chs']])
+    signal[rows] = _interpolation(locations.tobytes(), tuple(names))[rows] @ signal
+    return signal
+
+
+@functools.lru_cache(maxsize=4)
+def _interpolation(locations: bytes, names: tuple[str, ...]) -> np.ndarray:
+    """Matrix (274, 274) that interpolates channels from the others.
+
+    It takes seconds, and is the same for all recordings with the same sensors: it depends on where they are in the
+    helmet (`loc` of every channel, float64), not on where the head is.
+    """
+    info = ctf275_info(150.0)
+    for ch, loc in zip(info['chs'], np.frombuffer(locations).reshape(N_CHANNELS, -1), strict=True):
+        ch['loc'] = loc.copy()
     # The interpolation is linear: what it makes of each channel alone says all, however long the recording is.
-    raw = mne.io.RawArray(np.eye(N_CHANNELS), info.copy(), verbose='error')
+    raw = mne.io.RawArray(np.eye(N_CHANNELS), info, verbose='error')
     raw.info['bads'] = list(names)
     # 'fast' is twice as fast and gives the same to 1e-4.
     raw.interpolate_bads(origin=sphere_centre(info), mode='fast', verbose='error')
-    signal[rows] = np.asarray(raw.get_data())[rows] @ signal
-    return signal
+    return np.asarray(raw.get_data())
 
 
 def _info_at(info, sfreq):

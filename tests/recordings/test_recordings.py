@@ -537,6 +537,23 @@ def test_interpolating_nothing_copies_nothing():
     assert interpolate_channels(signal, ctf275_info(150), []) is signal
 
 
+def test_recordings_of_one_helmet_share_an_interpolation_whatever_the_head_does(monkeypatch):
+    made = []
+
+    def interpolate(raw, **chosen):
+        made.append(raw.info['bads'])
+        raw._data[raw.ch_names.index('MLC11')] = 0.5
+
+    monkeypatch.setattr(mne.io.RawArray, 'interpolate_bads', interpolate)
+    here, turned, other = (ctf275_info(150) for _ in range(3))
+    turned['dev_head_t'] = mne.Transform('meg', 'head', mne.transforms.rotation(0.1))
+    other['chs'][5]['loc'][0] += 1e-3
+    for info, n_made in ((here, 1), (turned, 1), (other, 2), (here, 2)):
+        signal = interpolate_channels(np.ones((N_CHANNELS, 5)), info, ['MLC11'])
+        assert signal[info['ch_names'].index('MLC11')].tolist() == [N_CHANNELS / 2] * 5
+        assert len(made) == n_made
+
+
 def test_channels_that_never_change_hold_no_rounding_of_the_filters():
     """A large constant, filtered and scaled by its block, would look like signal."""
     spans = []
