@@ -233,15 +233,16 @@ num_epochs = 100
 n_epochs_stop = 10
 
 # ------------------------------------------------------------------------------------------ classifier
-# Spike classifier. 'sfcn': the group's convolutional network on error cards (original). 'hgb': gradient-boosted trees
-# on the field and time course at the peak of the error (without masking: on statistics of the errors per channel).
-# 'svm': a support vector machine on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
+# Spike classifier. 'sfcn': the group's convolutional network on error cards (original). 'forest': extremely randomised
+# trees on the field and time course at the peak of the error (without masking: on statistics of the errors per
+# channel). 'hgb': gradient-boosted trees on the same, which need more patients. 'svm': a support vector machine
+# on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
 # 'threshold': what is brief and long at once (without masking: the mean error); the autoencoder then
 # learns from all windows, so that training uses no annotation.
 # 'finetuned': a network on whole windows whose encoder is the trained autoencoder's; `levels` and the residual play no
-# part. 'stacked': the mean of the log odds of hgb and finetuned. 'raw': the group's network on the signal itself, no
+# part. 'stacked': the mean of the log odds of forest and finetuned. 'raw': the group's network on the signal itself, no
 # autoencoder plays a part (their published baseline).
-classifier = 'hgb'
+classifier = 'forest'
 
 # finetuned and stacked: 'pretrained' trains the autoencoder's encoder further; 'frozen' leaves it as it is; 'scratch'
 # starts from a new one, to see what the autoencoder brings.
@@ -260,23 +261,23 @@ classifier_augmentation = ['sign', 'mirror', 'amplitude', 'shift', 'channels']
 # a spike though no annotation lies in it, nor within a sub-window of it; 1 gives it none.
 hard_negatives = 1.0
 
-# True looks a second time, with masking, at what hgb, svm, threshold, finetuned and raw have scored: a sub-window
-# counts for more if its recording has others that are probable too and have the same field and time course. How much
-# more is fitted on the annotations of validation. False takes every sub-window by itself.
+# True looks a second time, with masking, at what forest, hgb, svm, threshold, finetuned and raw have scored: a
+# sub-window counts for more if its recording has others that are probable too and have the same field and time course.
+# How much more is fitted on the annotations of validation. False takes every sub-window by itself.
 second_look = True
 
-# hgb, svm and threshold with masking: 'residual', what the context does not predict, or 'signal', the signal itself in
-# its place, a control without the autoencoder.
+# forest, hgb, svm and threshold with masking: 'residual', what the context does not predict, or 'signal', the signal
+# itself in its place, a control without the autoencoder.
 features = 'residual'
 
-# hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the same.
-# 'sign': of the opposite sign; 'mirror': left and right of the helmet exchanged; 'both': these two, and both at once.
-# None: no copies.
+# forest, hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the
+# same. 'sign': of the opposite sign; 'mirror': left and right of the helmet exchanged; 'both': these two, and both at
+# once. None: no copies.
 copies = 'sign'
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
 # wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With
-# masking, hgb, svm and threshold always look at the signal.
+# masking, forest, hgb, svm and threshold always look at the signal.
 levels = 'all'
 
 # Length of the sub-windows that the classifier scores, in s. Original: 0.2.

@@ -347,7 +347,7 @@ def measure_loading(windows, size, settings, device):
 
 
 def measure_detection(recording: np.ndarray, settings: SimpleNamespace, device: torch.device):
-    """Detection in a recording of 3 minutes that is in memory, by the default pipeline: MEGA, masking, boosted trees.
+    """Detection in a recording of 3 minutes that is in memory, by the default pipeline: MEGA, masking, trees.
 
     Networks and trees are not taught anything, which changes no speed.
 

@@ -28,7 +28,7 @@ import torch
 from baselines import network_scores
 from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
 from kinds import present
-from quality import NARROW, SNR, boosted, residuals_of, train_autoencoder
+from quality import NARROW, SNR, on_residuals, residuals_of, train_autoencoder
 from quality import SIZES as QUALITY_SIZES
 from quality_table import figures_of
 from sklearn.metrics import average_precision_score
@@ -76,7 +76,7 @@ def main(words: list[str]) -> None:
         cohort = simulate_cohort(SNR['medium'], seed, patients, settings, kinds)
         started = time.perf_counter()
         trained = train_autoencoder(cohort, NARROW, QUALITY_SIZES['small'], seed, device)
-        ours = boosted(cohort, residuals_of(trained, cohort, device), seed)
+        ours = on_residuals(cohort, residuals_of(trained, cohort, device), seed)
         for name, outputs in itertools.chain([('hgb on masked errors', ours)], peers(cohort, seed, device, network)):
             score = {'outputs': outputs, 'key': {part: getattr(cohort, part) for part in ('validation', 'test')}}
             rows.append({'cohort': seed, 'detector': name, 's': time.perf_counter() - started})

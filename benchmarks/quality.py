@@ -22,6 +22,7 @@ import itertools
 import multiprocessing
 import sys
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -60,6 +61,7 @@ from classifiers.features import (
     subtract_block_median,
 )
 from classifiers.filtered import filter_windows, spatial_filters
+from classifiers.forest import RandomForest
 from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
 from classifiers.second_look import Recordings, fit_second_look, second_look
 from classifiers.specs import Examples
@@ -112,6 +114,7 @@ SIZES = {
     ),
 }
 BATCH = 16
+BOOSTED = 'masked errors + hgb'
 
 
 def main(words: list[str]) -> None:
@@ -172,7 +175,7 @@ def scores_of_cohort(
     if difficulty == 'medium' and number < size.retrained:
         tried.append(retrained(cohort, size, seed, device))
         for name in ('mirror', 'both'):
-            copied = with_copies(cohort, autoencoder, residuals, name, seed, device)
+            [copied] = with_copies(cohort, autoencoder, residuals, name, seed, device, (forest,))
             tried.append([(f'{SUPERVISED}, copies {name}', copied)])
     scores = []
     for name, outputs in itertools.chain(*tried):
@@ -192,23 +195,26 @@ def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torc
     # The same of the signal itself: what the autoencoder adds is seen beside it.
     signal = as_residuals(cohort)
     signal_features, features = features_of(cohort, signal), features_of(cohort, residuals)
-    of_signal = trees(relative_to_blocks(signal_features, cohort), cohort, seed)
-    yield 'no autoencoder: signal + hgb', of_signal
-    yield 'no autoencoder: signal + hgb, second look', looked_again(of_signal, cohort, signal)
+    of_signal = forest(relative_to_blocks(signal_features, cohort), cohort, seed)
+    yield 'no autoencoder: signal + forest', of_signal
+    yield 'no autoencoder: signal + forest, second look', looked_again(of_signal, cohort, signal)
     yield 'no autoencoder: signal + threshold', peaks(cohort, signal)
-    supervised = trees(relative_to_blocks(features, cohort), cohort, seed)
+    relative = relative_to_blocks(features, cohort)
+    supervised, boosted = (learned(relative, cohort, seed) for learned in (forest, trees))
     yield SUPERVISED, supervised
     yield f'{SUPERVISED}, second look', looked_again(supervised, cohort, residuals)
-    copied = with_copies(cohort, autoencoder, residuals, 'sign', seed, device)
+    yield BOOSTED, boosted
+    copied, boosted = with_copies(cohort, autoencoder, residuals, 'sign', seed, device, (forest, trees))
     yield PRODUCT, looked_again(copied, cohort, residuals)
+    yield f'{BOOSTED}, copies, second look', looked_again(boosted, cohort, residuals)
     unsupervised = peaks(cohort, residuals)
     yield UNSUPERVISED, unsupervised
     yield PRODUCT_UNSUPERVISED, looked_again(unsupervised, cohort, residuals)
     power = {name: values[:, :N_POWERS] for name, values in features.items()}
-    yield 'masked errors, power alone + hgb', trees(power, cohort, seed)
-    yield 'masked errors, no block median + hgb', trees(features, cohort, seed)
+    yield 'masked errors, power alone + forest', forest(power, cohort, seed)
+    yield 'masked errors, no block median + forest', forest(features, cohort, seed)
     both = {name: np.concatenate([features[name], signal_features[name]], axis=1) for name in PARTS}
-    yield 'masked errors and signal + hgb', trees(relative_to_blocks(both, cohort), cohort, seed)
+    yield 'masked errors and signal + forest', forest(relative_to_blocks(both, cohort), cohort, seed)
 
 
 def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
@@ -217,21 +223,29 @@ def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
     cards = {name: values[:, 0] for name, values in per_subwindow(plain, cohort, error_cards, device).items()}
     yield 'plain errors, error cards + SFCN', sfcn_on(cards, cohort, seed, device, flip=False)
     statistics = per_subwindow(plain, cohort, error_statistics, device)
-    yield 'plain errors, statistics + hgb', trees(statistics, cohort, seed)
+    yield 'plain errors, statistics + forest', forest(statistics, cohort, seed)
     score = per_subwindow(plain, cohort, mean_error, device)
     yield 'plain errors, mean + threshold', {name: values[:, 0] for name, values in score.items()}
     unreconstructed = plain_residuals_of(plain, cohort, device)
-    yield 'plain errors + hgb', boosted(cohort, unreconstructed, seed)
+    yield 'plain errors + forest', on_residuals(cohort, unreconstructed, seed)
     yield 'plain errors + threshold', peaks(cohort, unreconstructed)
     for scaling in ('window', 'patient'):
         scaled = rescaled(cohort, scaling)
         residuals = residuals_of(train_autoencoder(scaled, size.model, size, seed, device), scaled, device)
-        yield f'windows scaled by {scaling}, masked errors + hgb', boosted(scaled, residuals, seed)
+        yield f'windows scaled by {scaling}, masked errors + forest', on_residuals(scaled, residuals, seed)
         yield f'windows scaled by {scaling}, masked errors + threshold', peaks(scaled, residuals)
 
 
-def with_copies(cohort: Cohort, autoencoder, residuals: dict, name: str, seed: int, device: torch.device) -> dict:
-    """{part: scores} of `hgb` that also learns from changed training windows, see `copies.COPIES`."""
+def with_copies(
+    cohort: Cohort,
+    autoencoder,
+    residuals: dict,
+    name: str,
+    seed: int,
+    device: torch.device,
+    learners: Sequence[Callable],
+) -> list[dict]:
+    """{part: scores} by `forest` or `trees`, which also learn from changed training windows, see `copies.COPIES`."""
     features = relative_to_blocks(features_of(cohort, residuals), cohort)
     filters, train = torch.from_numpy(filters_of(cohort, residuals)), cohort.train
 
@@ -244,7 +258,8 @@ def with_copies(cohort: Cohort, autoencoder, residuals: dict, name: str, seed: i
         for change in COPIES[name]
     ]
     more = np.concatenate([features['train'], *copies])
-    return trees(features | {'train': more}, cohort, seed, np.tile(train.annotated, 1 + len(copies)))
+    labels = np.tile(train.annotated, 1 + len(copies))
+    return [learned(features | {'train': more}, cohort, seed, labels) for learned in learners]
 
 
 def read_changed(read, change, x):
@@ -333,14 +348,23 @@ def relative_to_blocks(features, cohort):
     return {name: append_relative_power(values, getattr(cohort, name).block) for name, values in features.items()}
 
 
-def boosted(cohort, residuals, seed):
-    """Scores by gradient-boosted trees on the features of residuals: the classifier `hgb`."""
-    return trees(relative_to_blocks(features_of(cohort, residuals), cohort), cohort, seed)
+def on_residuals(cohort, residuals, seed):
+    """Scores on the features of residuals: the classifier `forest`."""
+    return forest(relative_to_blocks(features_of(cohort, residuals), cohort), cohort, seed)
+
+
+def forest(features, cohort, seed, labels=None):
+    """Scores by extremely randomised trees on features: `forest`; labels are as annotated if not given."""
+    return learn(RandomForest(seed=seed), features, cohort, labels)
 
 
 def trees(features, cohort, seed, labels=None):
-    """Scores by gradient-boosted trees on features: the classifier `hgb`; labels are as annotated if not given."""
-    classifier = BoostedTrees(seed=seed)
+    """Scores by gradient-boosted trees on features: `hgb`; labels are as annotated if not given."""
+    return learn(BoostedTrees(seed=seed), features, cohort, labels)
+
+
+def learn(classifier, features, cohort, labels):
+    """{part: scores} of a classifier."""
     with contextlib.redirect_stdout(io.StringIO()):
         classifier.fit(
             Examples(features['train'], cohort.train.annotated if labels is None else labels),

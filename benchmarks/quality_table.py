@@ -21,19 +21,19 @@ from evaluation.operating_point import best_f1_threshold
 from utils import writing
 
 # The detectors of this project in the table; what the others are compared with.
-SUPERVISED, UNSUPERVISED = 'masked errors + hgb', 'masked errors + threshold (no annotation)'
-# As params.py has them: with the second look, and `hgb` with copies.
+SUPERVISED, UNSUPERVISED = 'masked errors + forest', 'masked errors + threshold (no annotation)'
+# As params.py has them: with the second look, and `forest` with copies.
 PRODUCT, PRODUCT_UNSUPERVISED = f'{SUPERVISED}, copies, second look', f'{UNSUPERVISED}, second look'
 # Kinds at which nobody looked before a feature, a score, a number of components or another default was chosen.
 HELD_OUT = ('eeg', 'recorded')
 # Ways between which a look at figures may choose. The first of each is this project's.
 CHOICES = {
-    'what `hgb` sees': (
+    'what `forest` sees': (
         SUPERVISED,
-        'no autoencoder: signal + hgb',
-        'masked errors and signal + hgb',
-        'masked errors, power alone + hgb',
-        'masked errors, no block median + hgb',
+        'no autoencoder: signal + forest',
+        'masked errors and signal + forest',
+        'masked errors, power alone + forest',
+        'masked errors, no block median + forest',
     ),
     'whose peak `threshold` scores': (
         UNSUPERVISED,
@@ -51,6 +51,7 @@ CHOICES = {
     ),
     'with annotation, all detectors': (
         SUPERVISED,
+        'masked errors + hgb',
         'feature network',
         'SFCN on raw windows',
     ),
@@ -114,7 +115,7 @@ def summarise(figures: pd.DataFrame) -> pd.DataFrame:
         _, row['PR low'], row['PR high'] = mean_and_interval(values)
         row |= {'worst': values.min(), 'worst kind': values.idxmin()}
         row['held out'] = values.reindex(HELD_OUT).mean()
-        for key, name in (('hgb', PRODUCT), ('threshold', PRODUCT_UNSUPERVISED)):
+        for key, name in (('forest', PRODUCT), ('threshold', PRODUCT_UNSUPERVISED)):
             names = (f'{key} - this', f'{key} - this low', f'{key} - this high')
             ahead = (pr_aucs[name] - pr_aucs[detector]).loc[difficulty].groupby('kind').mean()
             row |= dict(zip(names, mean_and_interval(ahead), strict=True))

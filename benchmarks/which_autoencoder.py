@@ -24,8 +24,8 @@ from quality import (
     SNR,
     Size,
     as_residuals,
-    boosted,
     looked_again,
+    on_residuals,
     residuals_of,
     train_autoencoder,
 )
@@ -78,7 +78,7 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
     total = np.mean(signal['test'] ** 2)
 
     def add(name, residuals, **figures):
-        scores = boosted(cohort, residuals, seed)
+        scores = on_residuals(cohort, residuals, seed)
         again = looked_again(scores, cohort, residuals)
         figures |= {'PR-AUC': pr_auc(scores, key), 'second look': pr_auc(again, key)}
         figures['variance left'] = np.mean(residuals['test'] ** 2) / total

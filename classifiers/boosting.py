@@ -61,12 +61,7 @@ class BoostedTrees:
 
     def save(self, path: str | Path, extra: dict) -> None:
         """Write the forests, and what belongs to them, such as the decision (calibration and threshold)."""
-        save_checkpoint(path, {'forests': self.as_text} | extra)
-
-    @property
-    def as_text(self) -> list[str]:
-        """The forests in LightGBM's text format."""
-        return [forest.model_to_string() for forest in self.forests]
+        save_checkpoint(path, {'forests': [forest.model_to_string() for forest in self.forests]} | extra)
 
     def load(self, path: str | Path) -> 'BoostedTrees':
         """Take over the forests of a checkpoint.

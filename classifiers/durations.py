@@ -60,8 +60,7 @@ def duration_score(windows: FilteredWindows) -> torch.Tensor:
     tensor (batch * n_subwindows, 1)
         On the device of the windows.
     """
-    peaks = find_peaks(windows)
-    return (peaks.height - _WEIGHT_OF_MEDIAN * peaks.quantiles[..., 0]).flatten()[:, None]
+    return _score(find_peaks(windows)).flatten()[:, None]
 
 
 def duration_features(windows: FilteredWindows) -> tuple[torch.Tensor, torch.Tensor]:
@@ -69,8 +68,8 @@ def duration_features(windows: FilteredWindows) -> tuple[torch.Tensor, torch.Ten
 
     Returns
     -------
-    powers : tensor (batch, n_subwindows, 7)
-        Logarithms of power: height, of the signal and of the residual.
+    powers : tensor (batch, n_subwindows, 8)
+        Logarithms of power: the score of `duration_score`, height, of the signal and of the residual.
     others : tensor (batch, n_subwindows, 21)
         Whether the brief and the long field are the same (cosine), in signal and residual; median and 90 %
         quantile of the power of the peak's field; the place of the peak; the logarithms of power around it.
@@ -78,7 +77,7 @@ def duration_features(windows: FilteredWindows) -> tuple[torch.Tensor, torch.Ten
     peaks = find_peaks(windows)
     both = torch.stack([peaks.signal, peaks.residual], dim=-2)  # (batch, n_subwindows, 2, 3)
     cosines = both[..., 2] / (both[..., 0] * both[..., 1] + 1e-9).sqrt()
-    powers = torch.cat([peaks.height[..., None], _log(both).flatten(-2)], dim=-1)
+    powers = torch.cat([torch.stack([_score(peaks), peaks.height], dim=-1), _log(both).flatten(-2)], dim=-1)
     position = (peaks.position - windows.margin)[..., None].to(windows.signal.dtype)
     return powers, torch.cat([cosines, peaks.quantiles, position, _log(peaks.neighbours)], dim=-1)
 
@@ -112,6 +111,11 @@ def find_peaks(windows: FilteredWindows) -> Peaks:
     neighbours = [_read(products[:, :2], (at + offset).clamp(0, signal.shape[-1] - 1)) for offset in _OFFSETS]
     of_masked = masked_products.gather(3, position[..., None, None].expand(-1, -1, 3, 1))[..., 0]
     return Peaks(height, _read(products, at), of_masked, torch.cat(neighbours, dim=-1), (powers + 1e-4).log(), position)
+
+
+def _score(peaks):
+    """Heights less a part of the median power of their fields: (batch, n_subwindows)."""
+    return peaks.height - _WEIGHT_OF_MEDIAN * peaks.quantiles[..., 0]
 
 
 def brief_and_long(courses: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,8 @@ _AROUND = np.arange(-45, 46, 3)
 _AROUND_FIELD = np.array([-45, -30, -20, -14, -10, -6, -3, 0, 3, 6, 10, 14, 20, 30, 45])
 _BEYOND = 12
 _IN_RESIDUAL = np.arange(-_BEYOND, _BEYOND + 1, 2)
-N_POWERS = 12  # the first features are logs of power
-FEATURES_VERSION = 2  # 1 had none of durations
+N_POWERS = 13  # the first features are logs of power
+FEATURES_VERSION = 3  # 1 had none of durations, 2 not the score of `threshold`
 N_COURSE = len(_AROUND)  # samples of a time course
 
 

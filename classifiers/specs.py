@@ -11,6 +11,7 @@ import torch
 from classifiers.boosting import BoostedTrees
 from classifiers.durations import duration_score
 from classifiers.features import append_relative_power, spike_features, subtract_block_median
+from classifiers.forest import RandomForest
 from classifiers.inputs import error_cards, error_statistics, masked_cards, mean_error
 from classifiers.sfcn import SfcnClassifier
 from classifiers.stacked import StackedClassifier
@@ -84,6 +85,7 @@ def _fields(classifier):
 CLASSIFIERS = {
     'sfcn': ClassifierSpec(SfcnClassifier, error_cards, masked_cards, settings=_fields(SfcnClassifier)),
     'hgb': ClassifierSpec(BoostedTrees, error_statistics, spike_features, append_relative_power, takes_copies=True),
+    'forest': ClassifierSpec(RandomForest, error_statistics, spike_features, append_relative_power, takes_copies=True),
     'svm': ClassifierSpec(SupportVectors, error_statistics, spike_features, append_relative_power, takes_copies=True),
     'latent': ClassifierSpec(BoostedTrees, None, takes_copies=True),
     'threshold': ClassifierSpec(MeanError, mean_error, duration_score, subtract_block_median, settings=()),

@@ -1,4 +1,4 @@
-"""Classifier `stacked`: the trees of `hgb` and the network `finetuned`, which err in different places, together."""
+"""Classifier `stacked`: the trees of `forest` and the network `finetuned`, which err in different places, together."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.special import expit, logit
 
-from classifiers.boosting import BoostedTrees
+from classifiers.forest import RandomForest
 from classifiers.windows import FinetunedClassifier, subwindow_labels
 from evaluation.operating_point import calibrate, fit_calibration
 from timeseries_dataset import WindowSource
@@ -38,7 +38,7 @@ class StackedClassifier(FinetunedClassifier):
 
     Attributes
     ----------
-    trees : BoostedTrees
+    trees : RandomForest
     calibrations : list of dict
         Of the trees and of the network.
     """
@@ -47,7 +47,7 @@ class StackedClassifier(FinetunedClassifier):
 
     def __post_init__(self):
         super().__post_init__()
-        self.trees, self.calibrations = BoostedTrees(seed=self.seed), []
+        self.trees, self.calibrations = RandomForest(seed=self.seed), []
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
         """Train on `Examples` of `FeaturesAndWindows` and time labels; gives the history of the network."""
@@ -68,7 +68,7 @@ class StackedClassifier(FinetunedClassifier):
 
     def save(self, path: str | Path, extra: dict[str, Any]) -> None:
         """Write both, and what belongs to them, such as the decision (calibration and threshold)."""
-        super().save(path, {'forests': self.trees.as_text, 'calibrations': self.calibrations} | extra)
+        super().save(path, {'nodes': self.trees.tensors, 'calibrations': self.calibrations} | extra)
 
     def load(self, path: str | Path) -> 'StackedClassifier':
         """Take over both from a checkpoint."""

@@ -80,3 +80,12 @@ def with_peaks(table: pd.DataFrame, peaks: np.ndarray, shape: SubwindowShape) ->
     first = table['timing'].to_numpy() - shape.subwindow_length / 2
     # As float64, which a CSV gives back as it was.
     return table.assign(field=field.astype(np.float64), peak=np.round(first + sample).astype(np.int64))
+
+
+def most_rows(labels: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray:
+    """At most so many rows of labels (n,), in their order: all spikes, up to half, and others drawn at random."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    spikes, others = (rng.permutation(np.flatnonzero(labels == label)) for label in (1, 0))
+    spikes = spikes[: most // 2]
+    return np.sort(np.concatenate([spikes, others[: most - len(spikes)]]))

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.utils import gen_batches
 
+from classifiers.subwindows import most_rows
 from training.checkpoints import load_checkpoint, save_checkpoint
 
 _N_COMPONENTS = 30
@@ -39,13 +40,8 @@ class SupportVectors:
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
         """Train on `Examples`; nothing is written and there is no history."""
         inputs, labels = train_set
-        if len(labels) > _MOST_ROWS:
-            rng = np.random.default_rng(self.seed)
-            spikes, others = (rng.permutation(np.flatnonzero(labels == label)) for label in (1, 0))
-            spikes = spikes[: _MOST_ROWS // 2]
-            chosen = np.sort(np.concatenate([spikes, others[: _MOST_ROWS - len(spikes)]]))
-            inputs, labels = inputs[chosen], labels[chosen]
-        inputs = inputs.astype(np.float64)
+        chosen = most_rows(labels, _MOST_ROWS, np.random.default_rng(self.seed))
+        inputs, labels = inputs[chosen].astype(np.float64), labels[chosen]
         scaler = StandardScaler().fit(inputs)
         pca = PCA(min(_N_COMPONENTS, *inputs.shape), random_state=self.seed).fit(scaler.transform(inputs))
         # Features are centred already, so that the components alone give the scores.

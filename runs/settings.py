@@ -196,7 +196,7 @@ RULES = {
     'fine_tuning_rate': _number(above=0, high=1),
     'num_epochs': _integer(1),
     'n_epochs_stop': _integer(1),
-    'classifier': _choice('sfcn', 'hgb', 'svm', 'latent', 'threshold', 'finetuned', 'raw', 'stacked'),
+    'classifier': _choice('sfcn', 'forest', 'hgb', 'svm', 'latent', 'threshold', 'finetuned', 'raw', 'stacked'),
     'encoder': _choice('pretrained', 'scratch', 'frozen'),
     'head_rate': _number(above=0),
     'second_look': _choice(True, False),

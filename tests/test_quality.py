@@ -104,7 +104,7 @@ def test_the_table_tells_the_right_detector_from_chance():
     np.testing.assert_allclose(right[names].to_numpy(dtype=float), 1)
     assert right['sensitivity at 1 FA/min'] == pytest.approx(1)
     assert chance['PR-AUC'] == pytest.approx(chance['positive'], abs=0.1)
-    assert chance['hgb - this low'] > 0.5 > right['hgb - this high'] == right['hgb - this low'] == 0
+    assert chance['forest - this low'] > 0.5 > right['forest - this high'] == right['forest - this low'] == 0
     assert table.loc[quality_table.PRODUCT_UNSUPERVISED, 'ROC-AUC'] == 0
 
 
@@ -128,7 +128,7 @@ def test_every_kind_counts_alike_and_the_worst_is_named():
 
 def test_a_choice_is_reported_on_the_kind_that_nobody_looked_at():
     """One way is best on two kinds of three: left out, either of these is given to the other way."""
-    ours, theirs = quality_table.CHOICES['what `hgb` sees'][:2]
+    ours, theirs = quality_table.CHOICES['what `forest` sees'][:2]
     values = {ours: [0.7, 0.7, 0.1], theirs: [0.6, 0.6, 0.5]}
     figures = pd.DataFrame(
         [
@@ -138,7 +138,7 @@ def test_a_choice_is_reported_on_the_kind_that_nobody_looked_at():
         ]
     )
     table = quality_table.leave_one_kind_out(figures)
-    table = table[table['choice'] == 'what `hgb` sees'].set_index('held out')
+    table = table[table['choice'] == 'what `forest` sees'].set_index('held out')
     assert table['chosen on the others'].to_dict() == {'dipoles': theirs, 'resonances': theirs, 'rhythms': ours}
     assert table['PR-AUC'].to_dict() == {'dipoles': 0.6, 'resonances': 0.6, 'rhythms': 0.1}
     assert table['its PR-AUC'].to_dict() == {'dipoles': 0.7, 'resonances': 0.7, 'rhythms': 0.5}

@@ -1,4 +1,4 @@
-"""Sub-windows, what the classifiers see of them, the five classifiers, calibration and threshold."""
+"""Sub-windows, what the classifiers see of them, and the classifiers."""
 
 import numpy as np
 import pandas as pd
@@ -6,16 +6,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import minimize
-from sklearn.metrics import average_precision_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.tree import ExtraTreeClassifier
 from torch import nn
 from torch.utils.data import Dataset
 
 from classification import SubwindowReader
-from classifiers import boosting, svm
+from classifiers import boosting, forest, svm
 from classifiers.copies import mirrored_channels
 from classifiers.filtered import spatial_filters
 from classifiers.inputs import (
@@ -29,9 +29,8 @@ from classifiers.inputs import (
     zscore_planes,
 )
 from classifiers.specs import CLASSIFIERS, ClassifierSpec, Examples
-from classifiers.subwindows import field_peaks, subwindow_shape, subwindow_table
+from classifiers.subwindows import field_peaks, most_rows, subwindow_shape, subwindow_table
 from evaluation.metrics import batchwise
-from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
 from loop import best_epoch
 from models.autoencoder import Autoencoder
 from recordings.channels import channel_names, ctf275_info
@@ -298,30 +297,61 @@ def test_the_trees_are_those_of_least_loss_on_validation(tmp_path, monkeypatch):
     monkeypatch.setattr(boosting, '_MOST_TREES', 50)
     classifier, _ = fitted('hgb', tmp_path)
     validation = examples('hgb', seed=1)
-    for forest in classifier.forests:
-        n_trees = forest.num_trees()
+    for booster in classifier.forests:
+        n_trees = booster.num_trees()
         assert 1 < n_trees < 50
-        losses = [log_loss(validation.labels, forest.predict(validation.inputs, num_iteration=n))
+        losses = [log_loss(validation.labels, booster.predict(validation.inputs, num_iteration=n))
                   for n in range(1, n_trees + 1)]  # fmt: skip
         assert np.argmin(losses) == n_trees - 1
     inputs = examples('hgb', n=400, seed=3).inputs
-    scores = [forest.predict(inputs, raw_score=True) for forest in classifier.forests]
+    scores = [booster.predict(inputs, raw_score=True) for booster in classifier.forests]
     assert len({tuple(score) for score in scores}) == 3
     expected = 1 / (1 + np.exp(-np.mean(scores, axis=0)))
     np.testing.assert_allclose(classifier.predict_proba(inputs), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize('n', [160, 40])
+def test_the_stored_forest_is_scikit_learns(tmp_path, monkeypatch, n):
+    """Whole or, of too many rows, with all spikes and as many others as there is room for."""
+    monkeypatch.setattr(forest, '_N_TREES', 5)
+    monkeypatch.setattr(forest, '_MOST_ROWS', n)
+    classifier, _ = fitted('forest', tmp_path)
+    (inputs, labels), test, rng = (
+        examples('forest'),
+        examples('forest', n=1500, seed=3).inputs,
+        np.random.default_rng(0),
+    )
+    expected = []
+    for _ in range(5):
+        rows = most_rows(labels, n, rng)
+        assert len(rows) == n
+        assert labels[rows].sum() == min(40, n // 2)
+        tree = ExtraTreeClassifier(
+            max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=int(rng.integers(2**31))
+        )
+        expected.append(tree.fit(inputs[rows], labels[rows]).predict_proba(test)[:, 1])
+    np.testing.assert_allclose(classifier.predict_proba(test), np.mean(expected, axis=0), rtol=1e-6)
+
+
+def test_a_forest_of_nothing_to_tell_apart_has_trees_of_one_leaf(tmp_path):
+    same = examples('forest')._replace(inputs=np.ones((160, 12), dtype=np.float32))
+    classifier = CLASSIFIERS['forest'].make(seed=0)
+    classifier.fit(same, same, None)
+    assert classifier.predict_proba(same.inputs).tolist() == [0.5] * 160
+
+
 @pytest.mark.parametrize(
-    ('state', 'message'),
+    ('name', 'state', 'message'),
     [
-        ({'trees': {'roots': torch.zeros(3)}}, 'trees of an earlier version; train the classifier again'),
-        ({'forests': ['a format of the future']}, 'no trees of LightGBM.*train the classifier again'),
+        ('hgb', {'trees': {'roots': torch.zeros(3)}}, 'trees of an earlier version; train the classifier again'),
+        ('hgb', {'forests': ['a format of the future']}, 'no trees of LightGBM.*train the classifier again'),
+        ('forest', {'forests': ['boosted']}, 'trees of an earlier version; train the classifier again'),
     ],
 )
-def test_trees_that_cannot_be_read_are_refused(state, message, tmp_path):
+def test_trees_that_cannot_be_read_are_refused(name, state, message, tmp_path):
     save_checkpoint(tmp_path / 'best.pth', state)
     with pytest.raises(DataError, match=rf'best\.pth: {message}'):
-        CLASSIFIERS['hgb'].make(seed=0).load(tmp_path / 'best.pth')
+        CLASSIFIERS[name].make(seed=0).load(tmp_path / 'best.pth')
 
 
 @pytest.mark.parametrize('seed', [2**31, 2**32 - 1])
@@ -412,90 +442,3 @@ def test_the_losses_of_the_group_by_hand():
     assert bce.item() == pytest.approx(np.mean(-weight * np.log(right)), rel=1e-5)
     focal = spike_loss('focal', 35.0, 2.0)(network, logits, labels)
     assert focal.item() == pytest.approx(np.mean(-weight * (1 - right) ** 2 * np.log(right)), rel=1e-4)
-
-
-# -------------------------------------------------------------------------- calibration and threshold
-def test_temperature_finds_the_scores_that_were_bent():
-    rng = np.random.default_rng(0)
-    logit = rng.normal(-2, 2, 20_000)
-    test = (rng.random(20_000) < 1 / (1 + np.exp(-logit))).astype(int)
-    bent = 1 / (1 + np.exp(-(logit + 3.5) * 2))  # as if spikes had weighed e^3.5 times, and too steep
-    calibration = fit_calibration('temperature', bent, test)
-    assert calibration['temperature'] == pytest.approx(2, rel=0.05)
-    assert calibration['offset'] == pytest.approx(-3.5, abs=0.15)
-    proba = calibrate(calibration, bent)
-    assert (np.argsort(proba, kind='stable') == np.argsort(bent, kind='stable')).mean() > 0.999
-    assert proba.mean() == pytest.approx(test.mean(), abs=1e-3)
-
-
-def test_temperature_has_the_least_cross_entropy():
-    rng = np.random.default_rng(2)
-    logit = rng.normal(-3, 2, 400)
-    test = (rng.random(400) < 1 / (1 + np.exp(-0.6 * logit))).astype(int)
-    calibration = fit_calibration('temperature', 1 / (1 + np.exp(-logit)), test)
-
-    def cross_entropy(parameters):
-        value = parameters[0] * logit + parameters[1]
-        return np.sum(np.logaddexp(0, value) - test * value)
-
-    best = minimize(cross_entropy, [1.0, 0.0], method='Nelder-Mead', options={'xatol': 1e-9, 'fatol': 1e-12}).x
-    assert [1 / calibration['temperature'], calibration['offset']] == pytest.approx(best.tolist(), abs=1e-6)
-
-
-@pytest.mark.parametrize('proba', [[0.9, 0.8, 0.2, 0.1], [0.3, 0.3, 0.3, 0.3]])
-def test_calibration_never_turns_the_order_round(proba):
-    """Where the scores are of no use, it gives the share of spikes."""
-    calibration = fit_calibration('temperature', np.array(proba), np.array([0, 0, 0, 1]))
-    calibrated = calibrate(calibration, np.array([0.1, 0.5, 0.9]))
-    assert (np.diff(calibrated) > 0).all()
-    np.testing.assert_allclose(calibrated, 0.25, atol=1e-4)
-
-
-def test_isotonic_steps_rise_and_keep_the_mean():
-    rng = np.random.default_rng(1)
-    score = rng.random(500)
-    test = (rng.random(500) < score**3).astype(int)
-    calibration = fit_calibration('isotonic', score, test)
-    proba = calibrate(calibration, score)
-    assert (np.diff(proba[np.argsort(score)]) >= 0).all()
-    assert proba.mean() == pytest.approx(test.mean())
-    assert np.isfinite(calibrate(calibration, np.array([0.0, 1.0]))).all()
-
-
-def test_perfectly_separated_scores_are_calibrated_to_finite_numbers():
-    calibration = fit_calibration('temperature', np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
-    proba = calibrate(calibration, np.array([0.0, 0.5, 1.0]))
-    assert np.isfinite(proba).all()
-    assert (np.diff(proba) >= 0).all()
-
-
-@given(
-    st.lists(st.tuples(st.integers(0, 1), st.integers(0, 10)), min_size=2, max_size=40).filter(
-        lambda rows: any(label for label, _ in rows)
-    )
-)
-def test_the_threshold_has_the_best_f1_of_all(rows):
-    test, proba = np.array([label for label, _ in rows]), np.array([p / 10 for _, p in rows])
-    threshold = best_f1_threshold(test, proba)
-    best = max(f1_score(test, proba >= t) for t in np.unique(proba))
-    assert f1_score(test, proba >= threshold) == pytest.approx(best, abs=1e-12)
-
-
-def test_thresholds_by_what_they_do_to_events():
-    curve = pd.DataFrame(
-        {
-            'threshold': [0.9, 0.7, 0.5, 0.3, 0.1],
-            'sensitivity': [0.0, 0.4, 0.8, 0.7, 0.9],
-            'false alarms/min': [0.0, 0.5, 2.0, 0.8, 4.0],
-        }
-    )
-    limits = {'target_sensitivity': 0.7, 'false_alarm_budget': 1.0}
-    assert threshold_from_curve(curve, 'sensitivity', **limits) == (
-        0.5,
-        'event sensitivity of at least 0.7',
-        'event sensitivity 0.80 at 2.00 false alarms per minute',
-    )
-    assert threshold_from_curve(curve, 'false_alarms', **limits)[0] == 0.7  # 0.3 comes after one that is over
-    assert threshold_from_curve(curve, 'sensitivity', **limits | {'target_sensitivity': 0.95})[0] == 0.1
-    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 9})[0] == 0.1
-    assert threshold_from_curve(curve, 'false_alarms', **limits | {'false_alarm_budget': 0})[0] == 0.9

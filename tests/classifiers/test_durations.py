@@ -65,9 +65,10 @@ def one_by_one(signal, masked, first):
     near = [min(max(at + offset, 0), signal.shape[1] - 1) for offset in (-40, -25, -15, -10, 10, 15, 25, 40)]
     neighbours = [value for t in near for value in products(bands[..., t])[:2]]
     cosines = [product / np.sqrt(brief * long + 1e-9) for brief, long, product in both]
-    powers = [heights[peak], *np.log(np.clip(np.ravel(both), 0.01, None))]
+    score = heights[peak] - 0.25 * quantiles[0]
+    powers = [score, heights[peak], *np.log(np.clip(np.ravel(both), 0.01, None))]
     others = [*cosines, *quantiles, peak - MARGIN, *np.log(np.clip(neighbours, 0.01, None))]
-    return heights[peak] - 0.25 * quantiles[0], powers, others
+    return score, powers, others
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])

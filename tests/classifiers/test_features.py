@@ -19,7 +19,7 @@ def all_features(x, residuals, filters):
 
 def spike_features(x, residuals, filters):
     """Without those of durations, which have a test of their own."""
-    return np.delete(all_features(x, residuals, filters), [*range(5, 12), *range(-21, 0)], axis=1)
+    return np.delete(all_features(x, residuals, filters), [*range(5, 13), *range(-21, 0)], axis=1)
 
 
 @pytest.fixture
