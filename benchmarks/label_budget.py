@@ -40,6 +40,7 @@ from quality import (
     SNR,
     as_residuals,
     features_of,
+    forest,
     peaks,
     relative_to_blocks,
     residuals_of,
@@ -107,7 +108,7 @@ SIZES = {
 }
 WIDTH = 32  # of the network `finetuned`
 NETWORK_BATCH = 16  # windows
-REFERENCE = 'hgb on residuals'  # what the others are compared with
+REFERENCE = 'forest on residuals'  # what the others are compared with
 
 
 def main(words: list[str]) -> None:
@@ -153,6 +154,7 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
         outputs = {'threshold (no labels)': threshold}
         for name, values in features.items():
             of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
+            outputs[f'forest on {name}'] = forest(of_budget, labelled, seed)
             outputs[f'hgb on {name}'] = trees(of_budget, labelled, seed)
         epochs = size.detector_epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
         outputs |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))

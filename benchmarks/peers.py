@@ -13,7 +13,7 @@ No weights are taken from anywhere. What differs from the publications:
 
     python benchmarks/peers.py [tiny | small | published] [name=value ...]
 
-trains them on cohorts of all kinds, with the product's `hgb` on masked errors beside them, and writes peers.csv.
+trains them on cohorts of all kinds, with the product's `forest` on masked errors beside them, and writes peers.csv.
 """
 
 import functools
@@ -77,7 +77,7 @@ def main(words: list[str]) -> None:
         started = time.perf_counter()
         trained = train_autoencoder(cohort, NARROW, QUALITY_SIZES['small'], seed, device)
         ours = on_residuals(cohort, residuals_of(trained, cohort, device), seed)
-        for name, outputs in itertools.chain([('hgb on masked errors', ours)], peers(cohort, seed, device, network)):
+        for name, outputs in itertools.chain([('forest on masked errors', ours)], peers(cohort, seed, device, network)):
             score = {'outputs': outputs, 'key': {part: getattr(cohort, part) for part in ('validation', 'test')}}
             rows.append({'cohort': seed, 'detector': name, 's': time.perf_counter() - started})
             rows[-1] |= figures_of(score, settings) | by_kind(outputs['test'], cohort.test)

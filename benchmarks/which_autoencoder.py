@@ -1,9 +1,9 @@
-"""Finds out which autoencoder, how wide and how long trained, helps `hgb` most for its cost.
+"""Finds out which autoencoder, how wide and how long trained, helps `forest` most for its cost.
 
     python benchmarks/which_autoencoder.py [small | tiny] [name=value ...]
 
 Trains every autoencoder of `TRIED` on the windows of the training patients of simulated cohorts, without labels, and
-`hgb` on what its masked reconstruction leaves of each sub-window, with the annotations. Beside them, `hgb` on the
+`forest` on what its masked reconstruction leaves of each sub-window, with the annotations. Beside them, `forest` on the
 signal itself, which needs no autoencoder. Writes one row per cohort and autoencoder into which_autoencoder.csv in
 path_writing_data: the residual's share of the signal's variance on test patients, PR-AUC on their simulated truth with
 and without the second look, and seconds of training. An hour or more per cohort on one core.
@@ -71,7 +71,7 @@ def main(words: list[str]) -> None:
 
 
 def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list[dict]:
-    """Figures of `hgb` on the signal itself, and on the residual of every autoencoder."""
+    """Figures of `forest` on the signal itself, and on the residual of every autoencoder."""
     device = choose_device(settings.device)
     cohort = simulate_cohort(SNR['medium'], seed, patients, settings, kind)
     key, rows, signal = {'test': cohort.test}, [], as_residuals(cohort)

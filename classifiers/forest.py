@@ -101,7 +101,7 @@ class RandomForest:
             They are of an earlier version of this project: `stacked` had boosted ones.
         """
         state = load_checkpoint(path)
-        if 'nodes' not in state:
+        if 'forests' in state:
             raise DataError(f'{path}: trees of an earlier version; train the classifier again (mode clf)')
         self.nodes = {name: values.numpy() for name, values in state['nodes'].items()}
         return self

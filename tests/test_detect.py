@@ -41,7 +41,7 @@ READING = {'sfreq': 150, 'high_pass': 0.5, 'low_pass': 50.0, 'notch': None, 'bad
 
 def loaded(trained):
     settings = json.loads(trained.run.params.read_text())['settings']
-    best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'hgb')
+    best = trained.run.checkpoint('best'), trained.run.checkpoint('best', 'forest')
     return load_run(settings, *best, torch.device('cpu'))
 
 
@@ -212,7 +212,7 @@ def test_the_page_and_the_record_say_where_it_all_comes_from(trained, apply, tmp
     assert (record['threshold'], record['policy']) == (decision['threshold'], decision['policy'])
     for name, value in record['checkpoints'].items():
         assert hashlib.sha256((trained.run.path / name).read_bytes()).hexdigest() == value
-    assert set(record['checkpoints']) == {'best_AE1D_smaller_1.pth', 'best_hgb_1.pth'}
+    assert set(record['checkpoints']) == {'best_AE1D_smaller_1.pth', 'best_forest_1.pth'}
     assert record['settings']['low_pass'] == 50
     assert record['sampling rate'] == SFREQ
     assert record['interpolated channels'] == []
@@ -249,9 +249,9 @@ def test_a_recording_without_any_detection(trained, apply, tmp_path):
     shutil.copytree(trained.run.path, run)
     for which in ('best', 'last'):
         (run / f'{which}_AE1D_smaller_1.pth').rename(run / f'{which}_AE1D_smaller_9.pth')
-    state = torch.load(run / 'best_hgb_1.pth', weights_only=True)
+    state = torch.load(run / 'best_forest_1.pth', weights_only=True)
     state['decision']['threshold'] = 1.1
-    torch.save(state, run / 'best_hgb_9.pth')
+    torch.save(state, run / 'best_forest_9.pth')
     apply(tmp_path / 'quiet_raw.fif', pictures=True, run=run)
     folder = tmp_path / 'quiet_raw_detections'
     assert (folder / 'detections.csv').read_text() == 'onset,duration,probas,bad,cluster\n'

@@ -83,10 +83,10 @@ def test_a_recording_that_the_run_was_trained_on_is_said(trained, apply, tmp_pat
 # ----------------------------------------------------------------------------------------------- bad input
 def test_a_classifier_of_earlier_features_is_refused(trained, tmp_path):
     settings = json.loads(trained.run.params.read_text())['settings']
-    state = load_checkpoint(trained.run.checkpoint('best', 'hgb'))
+    state = load_checkpoint(trained.run.checkpoint('best', 'forest'))
     del state['features_version']
     save_checkpoint(tmp_path / 'earlier.pth', state)
-    with pytest.raises(DataError, match=r'earlier\.pth: the features of `hgb` have changed since; train .* again'):
+    with pytest.raises(DataError, match=r'earlier\.pth: the features of `forest` have changed since; train .* again'):
         load_run(settings, trained.run.checkpoint('best'), tmp_path / 'earlier.pth', torch.device('cpu'))
 
 
@@ -127,15 +127,15 @@ def only_folds(run):
         (lambda run: (run / 'params.json').unlink(), r'params\.json: not the settings of a run'),
         (lambda run: (run / 'metrics.json').unlink(), 'not finished, metrics.json is missing'),
         (lambda run: (run / 'best_AE1D_smaller_1.pth').unlink(), r'best_AE1D_smaller_1\.pth: no such file'),
-        (lambda run: (run / 'best_hgb_1.pth').unlink(), r'best_hgb_1\.pth: no such file'),
-        (lambda run: (run / 'best_hgb_1.pth').write_bytes(b'x'), r'best_hgb_1\.pth: not a checkpoint'),
+        (lambda run: (run / 'best_forest_1.pth').unlink(), r'best_forest_1\.pth: no such file'),
+        (lambda run: (run / 'best_forest_1.pth').write_bytes(b'x'), r'best_forest_1\.pth: not a checkpoint'),
         (
-            lambda run: shutil.copyfile(run / 'best_hgb_1.pth', run / 'best_AE1D_smaller_1.pth'),
+            lambda run: shutil.copyfile(run / 'best_forest_1.pth', run / 'best_AE1D_smaller_1.pth'),
             r'best_AE1D_smaller_1\.pth: not an autoencoder',
         ),
         (
-            lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_hgb_1.pth'),
-            r'best_hgb_1\.pth: not a hgb',
+            lambda run: shutil.copyfile(run / 'best_AE1D_smaller_1.pth', run / 'best_forest_1.pth'),
+            r'best_forest_1\.pth: not a forest',
         ),
         (only_folds, 'fold 1 of the cross-validation is missing .* take one fold, such as AE1D_smaller_1/fold_1'),
     ],

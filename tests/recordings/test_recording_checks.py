@@ -62,7 +62,7 @@ def apply(tmp_path, monkeypatch, capsys):
     """
     run = tmp_path / 'results' / 'AE1D_1'
     run.mkdir(parents=True)
-    for name in ('metrics.json', 'best_AE1D_1.pth', 'best_hgb_1.pth'):
+    for name in ('metrics.json', 'best_AE1D_1.pth', 'best_forest_1.pth'):
         (run / name).write_text('{}')
     settings = vars(read_command([f'path_raw_data={tmp_path / "raw"}'])[1])
     write_json(run / 'params.json', {'settings': settings, 'split': {'train': [1]}})
