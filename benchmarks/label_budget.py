@@ -7,7 +7,8 @@ patients, without labels, and the detectors on the labels of the first 1, 3, 6, 
 tested on the simulated truth of patients whom nothing has seen; those of validation stop the networks.
 
 SIZE is `small` (the default: narrow networks, three hours on two cores), `full` (for a GPU: 48 patients, the original's
-widths) or `tiny` (a quarter of an hour, without networks on raw windows), see `SIZES`. Prints the table and the paired
+widths), `tiny` (a quarter of an hour, without networks on raw windows) or `trees` (up to 24 patients of all kinds,
+without any network: an hour), see `SIZES`. Prints the table and the paired
 differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into path_writing_data.
 """
 
@@ -34,7 +35,7 @@ import pandas as pd
 import torch
 from baselines import network_on, sfcn_on
 from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
-from kinds import present
+from kinds import KINDS, present
 from peers import EMSNet
 from quality import (
     SNR,
@@ -82,8 +83,8 @@ class Budget(NamedTuple):
         Its largest learning rate.
     detector_epochs : int
         Of the network `finetuned`, at the largest budget.
-    raw : bool
-        Whether networks on raw windows are trained too, which take longest.
+    networks : tuple of str
+        Which are trained too: 'finetuned', and those on 'raw' windows, which take longest.
     """
 
     kinds: tuple[str, ...]
@@ -94,13 +95,14 @@ class Budget(NamedTuple):
     epochs: int
     rate: float
     detector_epochs: int
-    raw: bool = True
+    networks: tuple[str, ...] = ('finetuned', 'raw')
 
 
 NARROW, ORIGINAL = {'name': 'AE1D', 'width': 2}, {'name': 'AE1D'}
 HELD_OUT = ('recorded', 'eeg')  # the network was made by looking at the other kinds
 SIZES = {
-    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3, 10, raw=False),
+    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3, 10, ('finetuned',)),
+    'trees': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 5, 2e-3, 0, ()),
     'small': Budget((*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3, 20),
     'full': Budget(
         (*HELD_OUT, 'dipoles'), 3, (1, 3, 6, 12, 24, 48), CohortSize(48, 6, 12, 3, 180), ORIGINAL, 20, 1e-3, 60
@@ -158,7 +160,8 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
             outputs[f'hgb on {name}'] = trees(of_budget, labelled, seed)
         epochs = size.detector_epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
         outputs |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))
-        outputs['stacked'] = stacked([outputs[REFERENCE], outputs['finetuned, pretrained']], cohort)
+        if 'finetuned' in size.networks:
+            outputs['stacked'] = stacked([outputs[REFERENCE], outputs['finetuned, pretrained']], cohort)
         for detector, scores in outputs.items():
             whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
             rows += [whole | figures for figures in figures_of_patients(scores['test'], cohort, settings)]
@@ -173,12 +176,12 @@ def networks(
     cohort: Cohort, autoencoder, seed: int, epochs: int, size: Budget, settings: SimpleNamespace, device: torch.device
 ):  # fmt: skip
     """Yield the name and {part: scores} of the networks."""
-    if size.raw:
+    if 'raw' in size.networks:
         raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
         yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
         make = functools.partial(EMSNet, *raw['train'].shape[1:])
         yield 'EMS-Net on raw windows', network_on(raw, make, cohort, seed, device)
-    for encoder in ('pretrained', 'scratch', 'frozen'):
+    for encoder in ('pretrained', 'scratch', 'frozen') if 'finetuned' in size.networks else ():
         set_seed(seed)
         start = autoencoder
         if encoder == 'scratch':
@@ -276,10 +279,12 @@ def figures_of_patients(scores: np.ndarray, cohort: Cohort, settings: SimpleName
 
 
 def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
-    """PR-AUC of pretrained less scratch, and of every detector less `REFERENCE`, over the same test patients."""
+    """PR-AUC of detectors less that of others, most of them of `REFERENCE`, over the same test patients."""
     unit = ['kind', 'seed', 'subject', 'patients']
     by_detector = figures.pivot(index=unit, columns='detector', values='PR-AUC')
     pairs = [('finetuned, pretrained', 'finetuned, scratch'), ('finetuned, pretrained', 'finetuned, frozen')]
+    pairs += [(f'{trees} on residuals', f'{trees} on signal') for trees in ('forest', 'hgb')]
+    pairs = [pair for pair in pairs if set(pair) <= set(by_detector)]
     pairs += [(name, REFERENCE) for name in by_detector if name != REFERENCE]
     rows = []
     for name, against in pairs:
