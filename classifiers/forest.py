@@ -66,7 +66,10 @@ class RandomForest:
         return []
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
-        """Mean share of spikes (n,), float64, in the leaves where features (n, n_features) end."""
+        """Mean share of spikes (n,), float64, in the leaves where features (n, n_features) end.
+
+        As if one more tree had half of each: never 0 or 1, which so many trees cannot tell from one in as many.
+        """
         nodes, inputs = self.nodes, np.asarray(inputs, dtype=np.float32)
         proba = np.empty(len(inputs))
         for rows in gen_batches(len(inputs), _ROWS_AT_A_TIME):
@@ -80,8 +83,8 @@ class RandomForest:
                 node = np.where(beyond, nodes['right'][node], nodes['left'][node])
                 at[on_the_way] = node
                 on_the_way = on_the_way[nodes['feature'][node] >= 0]
-            proba[rows] = nodes['share'][at].reshape(len(values), -1).mean(axis=1, dtype=np.float64)
-        return proba
+            proba[rows] = nodes['share'][at].reshape(len(values), -1).sum(axis=1, dtype=np.float64)
+        return (proba + 0.5) / (len(nodes['roots']) + 1)
 
     def save(self, path: str | Path, extra: dict) -> None:
         """Write the trees, and what belongs to them, such as the decision (calibration and threshold)."""
