@@ -235,7 +235,7 @@ n_epochs_stop = 10
 # ------------------------------------------------------------------------------------------ classifier
 # Spike classifier. 'sfcn': the group's convolutional network on error cards (original). 'forest': extremely randomised
 # trees on the field and time course at the peak of the error (without masking: on statistics of the errors per
-# channel). 'hgb': gradient-boosted trees on the same, which need more patients. 'svm': a support vector machine
+# channel). 'hgb': gradient-boosted trees on the same. 'svm': a support vector machine
 # on the same, reduced. 'latent': gradient-boosted trees on the latent maps.
 # 'threshold': what is brief and long at once (without masking: the mean error); the autoencoder then
 # learns from all windows, so that training uses no annotation.
@@ -261,13 +261,13 @@ classifier_augmentation = ['sign', 'mirror', 'amplitude', 'shift', 'channels']
 # a spike though no annotation lies in it, nor within a sub-window of it; 1 gives it none.
 hard_negatives = 1.0
 
-# True looks a second time, with masking, at what forest, hgb, svm, threshold, finetuned and raw have scored: a
-# sub-window counts for more if its recording has others that are probable too and have the same field and time course.
-# How much more is fitted on the annotations of validation. False takes every sub-window by itself.
+# True looks a second time, with masking, at what every classifier but sfcn and latent has scored: a sub-window counts
+# for more if its recording has others that are probable too and have the same field and time course. How much more is
+# fitted on the annotations of validation. False takes every sub-window by itself.
 second_look = True
 
-# forest, hgb, svm and threshold with masking: 'residual', what the context does not predict, or 'signal', the signal
-# itself in its place, a control without the autoencoder.
+# forest, hgb, svm, stacked and threshold with masking: 'residual', what the context does not predict, or 'signal', the
+# signal itself in its place, a control without the autoencoder.
 features = 'residual'
 
 # forest, hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the
@@ -277,7 +277,7 @@ copies = 'sign'
 
 # Errors that the classifier sees: 'all', or a list of the model's (reconstruction, target) pairs, counted from 0. Of
 # wavelets, 0 is the signal, 1 to 3 the details from the finest on, 4 the approximation; the others have only 0. With
-# masking, forest, hgb, svm and threshold always look at the signal.
+# masking, forest, hgb, svm, stacked and threshold always look at the signal.
 levels = 'all'
 
 # Length of the sub-windows that the classifier scores, in s. Original: 0.2.
@@ -381,13 +381,13 @@ precision = 'auto'
 # each takes the memory of its data_raw_NNN.pkl: 0.9 GB for 15 blocks of 3 minutes, so that 16 GB of memory do for 12.
 n_jobs = 1
 
-# Additional processes that read batches; 0 reads them in the main process. The batches are the same.
+# Additional processes that read batches; 0 reads them in the main process. The batches are the same, but that on a GPU
+# these processes draw the noise, and otherwise the GPU, from other random numbers.
 num_workers = 0
 
 # Where training reads windows from. True: they are loaded to the device at the start, as float32. False: every batch is
 # read from the files. 'auto': on the device if they take at most a quarter of its free memory; otherwise in the
-# machine's memory by the same rule; otherwise from the files. On the CPU the batches are the same bit for bit; on a
-# GPU, the noise of windows in its memory comes from its own random generator.
+# machine's memory by the same rule; otherwise from the files. The batches are the same bit for bit.
 preload = 'auto'
 
 # True: training on a CPU keeps memory that it has freed for later steps, which makes a step of AE1D up to 1.6 times as

@@ -225,8 +225,8 @@ class WindowDataset(Dataset):
             return clean, clean
         if get_worker_info() is None:  # a GPU draws noise faster than the machine, and the windows are sent once
             clean = to_device(clean, self.device)
-        # Streams of their own, not one for all: the noise is then the same whoever reads the batch, and in whatever
-        # pieces. On a GPU, where a stream per window would cost more than its numbers, one per batch.
+        # Streams of their own, not one for all: on a CPU the noise is then the same whoever reads the batch, and in
+        # whatever pieces. On a GPU, where a stream per window would cost more than its numbers, one per batch.
         noisy = torch.empty_like(clean)
         whole = [slice(None)] if clean.is_cuda else [slice(i, i + 1) for i in range(len(clean))]
         for rows, first in zip(whole, indices, strict=False):

@@ -176,7 +176,7 @@ def choose_precision(name: str, device: 'torch.device') -> str:
 
 
 def to_device(values: 'torch.Tensor', device: 'torch.device') -> 'torch.Tensor':
-    """Copy from the machine's memory to a device, where they are not there yet; a GPU goes on computing meanwhile."""
+    """Copy to a device what is not there yet; a GPU goes on computing meanwhile."""
     if device.type == 'cuda' and values.device.type == 'cpu':
         values = values.pin_memory()
     return values.to(device, non_blocking=True)

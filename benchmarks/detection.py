@@ -45,7 +45,7 @@ def main(words: list[str]) -> None:
         raise SettingError('usage: python benchmarks/detection.py [REC.ds]')
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
-        kinds = [('sfcn', None), ('sfcn', 'context'), ('hgb', 'context')]
+        kinds = [('sfcn', None), ('sfcn', 'context'), ('forest', 'context')]
         runs = {kind: folder / f'wavelets_{number}' for number, kind in enumerate(kinds)}
         for kind, run in runs.items():
             make_run(run, *kind)

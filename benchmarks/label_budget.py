@@ -7,8 +7,8 @@ patients, without labels, and the detectors on the labels of the first 1, 3, 6, 
 tested on the simulated truth of patients whom nothing has seen; those of validation stop the networks.
 
 SIZE is `small` (the default: narrow networks, three hours on two cores), `full` (for a GPU: 48 patients, the original's
-widths), `tiny` (a quarter of an hour, without networks on raw windows) or `trees` (up to 24 patients of all kinds,
-without any network: an hour), see `SIZES`. Prints the table and the paired
+widths), `tiny` (a quarter of an hour, without networks on raw windows) or `trees` (up to 24 patients of all kinds, no
+network as classifier: an hour), see `SIZES`. Prints the table and the paired
 differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into path_writing_data.
 """
 
@@ -283,7 +283,7 @@ def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
     unit = ['kind', 'seed', 'subject', 'patients']
     by_detector = figures.pivot(index=unit, columns='detector', values='PR-AUC')
     pairs = [('finetuned, pretrained', 'finetuned, scratch'), ('finetuned, pretrained', 'finetuned, frozen')]
-    pairs += [(f'{trees} on residuals', f'{trees} on signal') for trees in ('forest', 'hgb')]
+    pairs += [(f'{name} on residuals', f'{name} on signal') for name in ('forest', 'hgb')]
     pairs = [pair for pair in pairs if set(pair) <= set(by_detector)]
     pairs += [(name, REFERENCE) for name in by_detector if name != REFERENCE]
     rows = []

@@ -82,5 +82,5 @@ def at_samples(maps: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
 
 
 def unit(vectors: torch.Tensor) -> torch.Tensor:
-    """Vectors along the last axis, scaled to length 1; those of nothing stay."""
+    """Vectors along the last axis, scaled to length 1; zeros stay zeros."""
     return vectors / (vectors.norm(dim=-1, keepdim=True) + 1e-12)

@@ -1,4 +1,4 @@
-"""Classifier `forest`: extremely randomised trees, which learn from few spikes without learning them by heart."""
+"""Classifier `forest`: extremely randomised trees on statistics of the errors."""
 
 import dataclasses
 from collections.abc import Callable
@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from sklearn.tree import ExtraTreeClassifier
-from sklearn.utils import gen_batches
 
 from classifiers.subwindows import most_rows
 from training.checkpoints import load_checkpoint, save_checkpoint
 from utils import DataError
 
 _N_TREES = 500
-# Each tree is grown on so many rows at most, drawn anew for it: it has all spikes, if they are no more than half.
-_MOST_ROWS = 20_000
+# So many trees are grown on the same rows, which are at most so many, see `most_rows`.
+_TREES_OF_A_DRAW, _MOST_ROWS = 25, 20_000
 _ROWS_AT_A_TIME = 1000  # whose place in all trees is held at once
 
 
@@ -29,23 +28,24 @@ class RandomForest:
     Attributes
     ----------
     nodes : dict of arrays
-        The nodes of all trees. `feature` and `threshold` (n_nodes,): up to the threshold the way goes to the node
-        `left`, beyond it to `right`; -1 in a leaf. `share` (n_nodes,), of spikes. `roots` (n_trees,): where each tree
-        begins.
+        The nodes of all trees. `feature` (n_nodes,), -1 in a leaf, and `threshold`: up to it the way goes to the node
+        `left`, beyond it to `right`. `share` (n_nodes,), of spikes. `roots` (n_trees,): where each tree begins.
     """
 
     seed: int
 
     def fit(self, train_set, validation_set, checkpoint: Callable[[str], Path]) -> list[dict]:
         """Train on `Examples`; nothing is written and there is no history."""
-        inputs, labels = np.asarray(train_set.inputs, dtype=np.float32), train_set.labels
+        inputs, labels = train_set
         trees, rng = [], np.random.default_rng(self.seed)
-        for _ in range(_N_TREES):
-            rows = most_rows(labels, _MOST_ROWS, rng)
+        for number in range(_N_TREES):
+            if number % _TREES_OF_A_DRAW == 0:
+                rows = most_rows(labels, _MOST_ROWS, rng)
+                drawn, labels_drawn = inputs[rows], labels[rows]
             tree = ExtraTreeClassifier(
                 max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=int(rng.integers(2**31))
             )
-            trees.append(tree.fit(inputs[rows], labels[rows]).tree_)
+            trees.append(tree.fit(drawn, labels_drawn).tree_)
         counts = [tree.node_count for tree in trees]
         roots = np.cumsum([0, *counts[:-1]])
 
@@ -68,12 +68,12 @@ class RandomForest:
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:
         """Mean share of spikes (n,), float64, in the leaves where features (n, n_features) end.
 
-        As if one more tree had half of each: never 0 or 1, which so many trees cannot tell from one in as many.
+        One more tree is counted with a half: what 500 trees take for impossible may well be one in a thousand.
         """
         nodes, inputs = self.nodes, np.asarray(inputs, dtype=np.float32)
         proba = np.empty(len(inputs))
-        for rows in gen_batches(len(inputs), _ROWS_AT_A_TIME):
-            values = inputs[rows]
+        for start in range(0, len(inputs), _ROWS_AT_A_TIME):
+            values = inputs[start : start + _ROWS_AT_A_TIME]
             at = np.tile(nodes['roots'], len(values))  # row after row, the node in every tree
             row = np.arange(len(values)).repeat(len(nodes['roots']))
             on_the_way = np.flatnonzero(nodes['feature'][at] >= 0)
@@ -83,7 +83,9 @@ class RandomForest:
                 node = np.where(beyond, nodes['right'][node], nodes['left'][node])
                 at[on_the_way] = node
                 on_the_way = on_the_way[nodes['feature'][node] >= 0]
-            proba[rows] = nodes['share'][at].reshape(len(values), -1).sum(axis=1, dtype=np.float64)
+            proba[start : start + len(values)] = (
+                nodes['share'][at].reshape(len(values), -1).sum(axis=1, dtype=np.float64)
+            )
         return (proba + 0.5) / (len(nodes['roots']) + 1)
 
     def save(self, path: str | Path, extra: dict) -> None:

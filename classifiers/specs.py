@@ -54,7 +54,7 @@ class ClassifierSpec(NamedTuple):
         The same with masking: from `FilteredWindows` where it needs filters, as `spike_features`, or else from masked
         residuals, as `masked_cards`; None where masking makes no difference.
     relative_to_block : callable or None
-        With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative`.
+        With masking, what compares the inputs (n, ...) with those of their block: see `features.append_relative_power`.
     reads_windows : bool
         Whether it reads whole windows as they are: instead of something of every sub-window, or beside `inputs`.
     takes_copies : bool

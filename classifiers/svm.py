@@ -11,7 +11,6 @@ from sklearn.decomposition import PCA
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from sklearn.utils import gen_batches
 
 from classifiers.subwindows import most_rows
 from training.checkpoints import load_checkpoint, save_checkpoint
@@ -65,7 +64,8 @@ class SupportVectors:
         m = self.machine
         scores = (inputs - m['mean']) / m['scale'] @ m['components'].T
         distance = np.empty(len(scores))
-        for rows in gen_batches(len(scores), _ROWS_AT_A_TIME):
+        for start in range(0, len(scores), _ROWS_AT_A_TIME):
+            rows = slice(start, start + _ROWS_AT_A_TIME)
             distance[rows] = rbf_kernel(scores[rows], m['vectors'], m['gamma'][0]) @ m['weights']
         return expit(distance + m['intercept'][0])
 

@@ -112,7 +112,7 @@ def _largest(values, k):
     """Where the k largest values of the last dimension are, in any order.
 
     The last bits of every value become those of its place, so that finding the values finds the places too, more than
-    twice as fast. So values of 274 channels that differ by less than a ten thousandth are ordered by place.
+    twice as fast. So values of 274 channels that differ by less than a ten thousandth may be ordered by place.
     """
     n = values.shape[-1]
     places = 2 ** (n - 1).bit_length() - 1

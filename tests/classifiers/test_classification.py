@@ -310,28 +310,26 @@ def test_the_trees_are_those_of_least_loss_on_validation(tmp_path, monkeypatch):
     np.testing.assert_allclose(classifier.predict_proba(inputs), expected, rtol=1e-12)
 
 
-@pytest.mark.parametrize('n', [160, 40])
-def test_the_stored_forest_is_scikit_learns(tmp_path, monkeypatch, n):
-    """Whole or, of too many rows, with all spikes and as many others as there is room for."""
+@pytest.mark.parametrize(('n_rows', 'n_spikes'), [(160, 40), (100, 40), (50, 25)])
+def test_the_stored_forest_is_scikit_learns(tmp_path, monkeypatch, n_rows, n_spikes):
+    """On all rows or on those that are drawn, of which at most half are spikes; drawn anew after every second tree."""
     monkeypatch.setattr(forest, '_N_TREES', 5)
-    monkeypatch.setattr(forest, '_MOST_ROWS', n)
+    monkeypatch.setattr(forest, '_TREES_OF_A_DRAW', 2)
+    monkeypatch.setattr(forest, '_MOST_ROWS', n_rows)
     classifier, _ = fitted('forest', tmp_path)
-    (inputs, labels), test, rng = (
-        examples('forest'),
-        examples('forest', n=1500, seed=3).inputs,
-        np.random.default_rng(0),
-    )
-    expected = []
-    for _ in range(5):
-        rows = most_rows(labels, n, rng)
-        assert len(rows) == n
-        assert labels[rows].sum() == min(40, n // 2)
+    (inputs, labels), test = examples('forest'), examples('forest', n=1500, seed=3).inputs
+    expected, rng = [], np.random.default_rng(0)
+    for number in range(5):
+        if number % 2 == 0:
+            rows = most_rows(labels, n_rows, rng)
+        assert (len(np.unique(rows)), labels[rows].sum()) == (n_rows, n_spikes)
         tree = ExtraTreeClassifier(
             max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=int(rng.integers(2**31))
         )
         expected.append(tree.fit(inputs[rows], labels[rows]).predict_proba(test)[:, 1])
     expected.append(np.full(len(test), 0.5))  # so that no output is 0 or 1
     np.testing.assert_allclose(classifier.predict_proba(test), np.mean(expected, axis=0), rtol=1e-6)
+    assert classifier.predict_proba(test[:0]).shape == (0,)
 
 
 def test_a_forest_of_nothing_to_tell_apart_has_trees_of_one_leaf(tmp_path):
@@ -356,9 +354,10 @@ def test_trees_that_cannot_be_read_are_refused(name, state, message, tmp_path):
 
 
 @pytest.mark.parametrize('seed', [2**31, 2**32 - 1])
-def test_any_seed_of_the_settings_is_one_of_the_trees(seed):
-    few = examples('hgb', n=60)
-    classifier = CLASSIFIERS['hgb'].make(seed=seed)
+@pytest.mark.parametrize('name', ['forest', 'hgb'])
+def test_any_seed_of_the_settings_is_one_of_the_trees(name, seed):
+    few = examples(name, n=60)
+    classifier = CLASSIFIERS[name].make(seed=seed)
     classifier.fit(few, few, None)
     assert classifier.predict_proba(few.inputs).shape == (60,)
 

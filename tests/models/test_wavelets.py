@@ -9,7 +9,7 @@ import torch
 
 from models import build_model
 from models.autoencoder import latent_rows
-from models.graph import DynamicGraph
+from models.graph import DynamicGraph, _largest
 from models.wavelet_transform import MODES, WaveletTransform
 
 
@@ -98,6 +98,21 @@ def test_the_graph_keeps_the_strongest_neighbours_and_follows_the_content():
     for n_channels in (1, 3):  # fewer than neighbours
         small = DynamicGraph(n_channels, 4, embedding_size=8, top_k=20, alpha=3.0)
         assert small.weights(torch.rand(1, n_channels, 4)).shape == (1, n_channels, n_channels)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_the_neighbours_are_those_of_the_largest_products(dtype):
+    """Of both signs, with zeros, and of any size; NaN are somewhere among the channels."""
+    rng = np.random.default_rng(0)
+    products = rng.standard_normal((3, 274, 274)) * np.array([1e-6, 1, 1e6])[:, None, None]
+    products[:, :, :200] = -np.abs(products[:, :, :200])
+    products[rng.random(products.shape) < 0.02] = 0
+    found = _largest(torch.from_numpy(products).to(dtype), 20).numpy()
+    values, expected = np.take_along_axis(products, found, axis=-1), np.sort(products, axis=-1)[..., -20:]
+    np.testing.assert_allclose(np.sort(values, axis=-1), expected, rtol=1e-4)
+    assert all(len(set(row)) == 20 for row in found.reshape(-1, 20))
+    lost = _largest(torch.full((1, 274), torch.nan, dtype=dtype), 20)
+    assert ((lost >= 0) & (lost < 274)).all()
 
 
 @pytest.mark.parametrize(

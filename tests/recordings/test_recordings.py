@@ -1,5 +1,6 @@
 """Recordings to data_raw: order, units, times, gaps, bad channels, markers, faults, and the way back."""
 
+import functools
 import json
 import shutil
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import create_data_raw
+from recordings import channels
 from recordings.channels import N_CHANNELS, ctf275_info, interpolate_channels, placed_info, plain_name
 from recordings.data_raw import read_data_raw, read_record
 from recordings.filters import preprocess, resample
@@ -545,6 +547,7 @@ def test_recordings_of_one_helmet_share_an_interpolation_whatever_the_head_does(
         raw._data[raw.ch_names.index('MLC11')] = 0.5
 
     monkeypatch.setattr(mne.io.RawArray, 'interpolate_bads', interpolate)
+    monkeypatch.setattr(channels, '_interpolation', functools.cache(channels._interpolation.__wrapped__))
     here, turned, other = (ctf275_info(150) for _ in range(3))
     turned['dev_head_t'] = mne.Transform('meg', 'head', mne.transforms.rotation(0.1))
     other['chs'][5]['loc'][0] += 1e-3
