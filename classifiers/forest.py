@@ -12,9 +12,8 @@ from classifiers.subwindows import most_rows
 from training.checkpoints import load_checkpoint, save_checkpoint
 from utils import DataError
 
-_N_TREES = 500
-# So many trees are grown on the same rows, which are at most so many, see `most_rows`.
-_TREES_OF_A_DRAW, _MOST_ROWS = 25, 20_000
+_N_DRAWS, _TREES_OF_A_DRAW = 20, 25  # 500 trees, of which 25 each are grown on the same rows
+_MOST_ROWS = 20_000  # of a draw, see `most_rows`
 _ROWS_AT_A_TIME = 1000  # whose place in all trees is held at once
 
 
@@ -38,14 +37,15 @@ class RandomForest:
         """Train on `Examples`; nothing is written and there is no history."""
         inputs, labels = train_set
         trees, rng = [], np.random.default_rng(self.seed)
-        for number in range(_N_TREES):
-            if number % _TREES_OF_A_DRAW == 0:
-                rows = most_rows(labels, _MOST_ROWS, rng)
-                drawn, labels_drawn = inputs[rows], labels[rows]
-            tree = ExtraTreeClassifier(
-                max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=int(rng.integers(2**31))
-            )
-            trees.append(tree.fit(drawn, labels_drawn).tree_)
+        for _ in range(_N_DRAWS):
+            rows = most_rows(labels, _MOST_ROWS, rng)
+            drawn, labels_drawn = inputs[rows], labels[rows]
+            for _ in range(_TREES_OF_A_DRAW):
+                seed = int(rng.integers(2**31))
+                tree = ExtraTreeClassifier(
+                    max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=seed
+                )
+                trees.append(tree.fit(drawn, labels_drawn).tree_)
         counts = [tree.node_count for tree in trees]
         roots = np.cumsum([0, *counts[:-1]])
 
@@ -62,7 +62,9 @@ class RandomForest:
             'roots': roots.astype(np.int32),
         }
         n_spikes = int(labels.sum())
-        print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike; {sum(counts)} nodes of {_N_TREES} trees')
+        print(
+            f'  {len(labels)} training sub-windows, {n_spikes} with a spike; {sum(counts)} nodes of {len(trees)} trees'
+        )
         return []
 
     def predict_proba(self, inputs: np.ndarray) -> np.ndarray:

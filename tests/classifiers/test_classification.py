@@ -312,21 +312,21 @@ def test_the_trees_are_those_of_least_loss_on_validation(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(('n_rows', 'n_spikes'), [(160, 40), (100, 40), (50, 25)])
 def test_the_stored_forest_is_scikit_learns(tmp_path, monkeypatch, n_rows, n_spikes):
-    """On all rows or on those that are drawn, of which at most half are spikes; drawn anew after every second tree."""
-    monkeypatch.setattr(forest, '_N_TREES', 5)
+    """On all rows or on those that are drawn, of which at most half are spikes; drawn anew for every second tree."""
+    monkeypatch.setattr(forest, '_N_DRAWS', 2)
     monkeypatch.setattr(forest, '_TREES_OF_A_DRAW', 2)
     monkeypatch.setattr(forest, '_MOST_ROWS', n_rows)
     classifier, _ = fitted('forest', tmp_path)
     (inputs, labels), test = examples('forest'), examples('forest', n=1500, seed=3).inputs
     expected, rng = [], np.random.default_rng(0)
-    for number in range(5):
-        if number % 2 == 0:
-            rows = most_rows(labels, n_rows, rng)
+    for _ in range(2):
+        rows = most_rows(labels, n_rows, rng)
         assert (len(np.unique(rows)), labels[rows].sum()) == (n_rows, n_spikes)
-        tree = ExtraTreeClassifier(
-            max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=int(rng.integers(2**31))
-        )
-        expected.append(tree.fit(inputs[rows], labels[rows]).predict_proba(test)[:, 1])
+        for _ in range(2):
+            tree = ExtraTreeClassifier(
+                max_features='sqrt', min_samples_leaf=3, class_weight='balanced', random_state=int(rng.integers(2**31))
+            )
+            expected.append(tree.fit(inputs[rows], labels[rows]).predict_proba(test)[:, 1])
     expected.append(np.full(len(test), 0.5))  # so that no output is 0 or 1
     np.testing.assert_allclose(classifier.predict_proba(test), np.mean(expected, axis=0), rtol=1e-6)
     assert classifier.predict_proba(test[:0]).shape == (0,)
