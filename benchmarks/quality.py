@@ -6,7 +6,7 @@ Simulates cohorts of patients of five kinds (`kinds.py`: other backgrounds, spik
 hold recorded EEG and recorded spikes), with misplaced and missing annotations. Every detector is trained on the
 annotations of some patients, gets its threshold from others of that kind, and is tested on the simulated truth of those
 left. The table gives the mean over kinds, the worst kind, and the kinds held out: those at which nobody looked before
-a default was chosen. A second table makes each choice on all kinds but one, and reports it on that one.
+features and scores were chosen. A second table makes each choice on all kinds but one, and reports it on that one.
 
 SIZE is `small` (the default: narrow autoencoders, an hour on two cores), `short` (a fifth of that), `full`
 (for a GPU: more patients and the original's widths) or `tiny` (does it run?), see `SIZES`. EEG is a folder of EDF

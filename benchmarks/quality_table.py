@@ -24,7 +24,8 @@ from utils import writing
 SUPERVISED, UNSUPERVISED = 'masked errors + forest', 'masked errors + threshold (no annotation)'
 # As params.py has them: with the second look, and `forest` with copies.
 PRODUCT, PRODUCT_UNSUPERVISED = f'{SUPERVISED}, copies, second look', f'{UNSUPERVISED}, second look'
-# Kinds at which nobody looked before a feature, a score, a number of components or another default was chosen.
+# Kinds at which nobody looked before a feature, a score or a number of components was chosen. (That the trees are those
+# of `forest` was chosen on other patients of all kinds.)
 HELD_OUT = ('eeg', 'recorded')
 # Ways between which a look at figures may choose. The first of each is this project's.
 CHOICES = {
