@@ -231,7 +231,7 @@ def plot_precision_recall(run: RunDirectory, evaluation: Evaluation) -> None:
         axis.plot(result['sensitivity'], result['precision'], 'o', color=ORANGE, label='threshold')
     axis.set(xlabel='sensitivity (recall)', ylabel='precision', title='Precision and recall, test sub-windows')
     axis.set_ylim(0, 1.02)
-    axis.legend(loc='upper right')
+    figure.legend(loc='outside lower center', ncols=3, fontsize='small')  # inside it would hide the curve
     save_figure(figure, run.figures / 'precision_recall.png')
 
 
