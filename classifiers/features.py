@@ -29,14 +29,14 @@ def spike_features(windows: FilteredWindows) -> torch.Tensor:
     tensor (batch * n_subwindows, n_features)
         On the device of the windows.
     """
-    signal, masked, residuals, power, peak, pattern, _, shape, margin = windows
+    signal, masked, residuals, power, peak, pattern, course, _, shape, margin = windows
     n_components, n_masked = masked.shape[1], masked.shape[-1]
     height = power.amax(dim=-1)  # (batch, n_subwindows)
     typical = torch.quantile(signal.square().mean(dim=1), 0.5, dim=1)[:, None]  # power of the window
     inside = power[..., margin : n_masked - margin]
 
     # Time courses (batch, n_subwindows, times) of the pattern in the whole window and in the masked segment.
-    course = pattern @ signal / n_components**0.5
+    course = course / n_components**0.5
     masked_course = torch.einsum('bsf,bfst->bst', pattern, masked) / n_components**0.5
     at = _in_window(peak, shape, margin)[..., None]
     polarity = _read(course, at).sign()
@@ -80,7 +80,7 @@ def fingerprints(windows: FilteredWindows) -> torch.Tensor:
     tensor (batch * n_subwindows, n_components + N_COURSE)
         Filtered field, of the sign that the signal has at the peak, and its course, positive there; each of length 1.
     """
-    course = windows.pattern @ windows.signal
+    course = windows.course
     at = _in_window(windows.peak, windows.shape, windows.margin)[..., None]
     around = unit(_read(course, at + _samples(_AROUND, at)))
     return (torch.cat([windows.pattern, around], dim=-1) * _read(course, at).sign()).flatten(0, 1)

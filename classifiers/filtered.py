@@ -24,6 +24,8 @@ class FilteredWindows(NamedTuple):
         Its largest sample.
     pattern : tensor (batch, n_subwindows, components)
         The filtered residual at the peak, of length 1.
+    course : tensor (batch, n_subwindows, times)
+        Time course of the pattern in the filtered window.
     norms : tensor (components, 1)
         Of the filters.
     shape : (border, n_subwindows, subwindow_length)
@@ -37,6 +39,7 @@ class FilteredWindows(NamedTuple):
     power: torch.Tensor
     peak: torch.Tensor
     pattern: torch.Tensor
+    course: torch.Tensor
     norms: torch.Tensor
     shape: tuple[int, int, int]
     margin: int
@@ -53,8 +56,9 @@ def filter_windows(
     power = nn.functional.pad(masked.square().mean(dim=1), (1, 1))
     power = (power[..., :-2] + power[..., 1:-1] + power[..., 2:]) / 3
     peak = power.argmax(dim=-1)
-    pattern, norms = unit(at_samples(masked, peak)), filters.norm(dim=1, keepdim=True)
-    return FilteredWindows(filters @ x, masked, residuals, power, peak, pattern, norms, shape, margin)
+    signal, pattern = filters @ x, unit(at_samples(masked, peak))
+    norms = filters.norm(dim=1, keepdim=True)
+    return FilteredWindows(signal, masked, residuals, power, peak, pattern, pattern @ signal, norms, shape, margin)
 
 
 def spatial_filters(covariance: np.ndarray, residual_covariance: np.ndarray, n_components: int) -> np.ndarray:

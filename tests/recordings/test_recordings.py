@@ -1,6 +1,5 @@
 """Recordings to data_raw: order, units, times, gaps, bad channels, markers, faults, and the way back."""
 
-import functools
 import json
 import shutil
 
@@ -12,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import create_data_raw
-from recordings import channels
-from recordings.channels import N_CHANNELS, ctf275_info, interpolate_channels, placed_info, plain_name
+from recordings.channels import N_CHANNELS, ctf275_info, placed_info, plain_name
 from recordings.data_raw import read_data_raw, read_record
 from recordings.filters import preprocess, resample
 from recordings.layout import Layout
@@ -532,29 +530,6 @@ def test_a_correction_in_a_file_of_its_own(reviewed, tmp_path, capsys, form):
     assert isinstance(read_pickle(stored), form)
     assert [spikes.tolist() for spikes in read_data_raw(stored)['reannot']] == [[], [300, 1350]]
     assert 'warning: run1.ds: an empty reannot means none was done' in capsys.readouterr().out
-
-
-def test_interpolating_nothing_copies_nothing():
-    signal = np.ones((N_CHANNELS, 5))
-    assert interpolate_channels(signal, ctf275_info(150), []) is signal
-
-
-def test_recordings_of_one_helmet_share_an_interpolation_whatever_the_head_does(monkeypatch):
-    made = []
-
-    def interpolate(raw, **chosen):
-        made.append(raw.info['bads'])
-        raw._data[raw.ch_names.index('MLC11')] = 0.5
-
-    monkeypatch.setattr(mne.io.RawArray, 'interpolate_bads', interpolate)
-    monkeypatch.setattr(channels, '_interpolation', functools.cache(channels._interpolation.__wrapped__))
-    here, turned, other = (ctf275_info(150) for _ in range(3))
-    turned['dev_head_t'] = mne.Transform('meg', 'head', mne.transforms.rotation(0.1))
-    other['chs'][5]['loc'][0] += 1e-3
-    for info, n_made in ((here, 1), (turned, 1), (other, 2), (here, 2)):
-        signal = interpolate_channels(np.ones((N_CHANNELS, 5)), info, ['MLC11'])
-        assert signal[info['ch_names'].index('MLC11')].tolist() == [N_CHANNELS / 2] * 5
-        assert len(made) == n_made
 
 
 def test_channels_that_never_change_hold_no_rounding_of_the_filters():
