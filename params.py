@@ -245,12 +245,17 @@ n_epochs_stop = 10
 classifier = 'forest'
 
 # finetuned and stacked: 'pretrained' trains the autoencoder's encoder further; 'frozen' leaves it as it is; 'scratch'
-# starts from a new one, to see what the autoencoder brings.
+# starts from a new one, without pretraining, to see what the autoencoder brings.
 encoder = 'pretrained'
 
 # finetuned and stacked: learning rate of what is new, as a multiple of classifier_learning_rate, which is the
 # encoder's.
 head_rate = 10.0
+
+# finetuned and stacked, with masking and an encoder that is not from 'scratch': epochs in which a new network learns
+# pseudo-labels, before it sees an annotation: what the score of threshold takes for spikes in the windows of all
+# training patients, those of the autoencoder alone too. 0: none.
+pretraining_epochs = 12
 
 # finetuned, stacked and raw: what is changed at random in training windows, because no label depends on it: any of
 # 'sign', 'mirror' (left and right of the helmet), 'amplitude' (by 20 %), 'shift' (by up to 7 samples), 'channels' (a

@@ -3,13 +3,14 @@
     python benchmarks/label_budget.py [SIZE] [name=value ...]
 
 In a clinic recordings are many and annotations few. So the autoencoder is trained on the windows of all training
-patients, without labels, and the detectors on the labels of the first 1, 3, 6, ... of them. Each detector is then
-tested on the simulated truth of patients whom nothing has seen; those of validation stop the networks.
+patients, without labels, and the detectors on the labels of the first 1, 3, 6, ... of them. The network `finetuned`
+learns pseudo-labels of all of them first. Each detector is then tested on the simulated truth of patients whom nothing
+has seen; those of validation stop the networks.
 
 SIZE is `small` (the default: narrow networks, three hours on two cores), `full` (for a GPU: 48 patients, the original's
-widths), `tiny` (a quarter of an hour, without networks on raw windows) or `trees` (up to 24 patients of all kinds, no
-network as classifier: an hour), see `SIZES`. Prints the table and the paired
-differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into path_writing_data.
+widths), `tiny` (half an hour, without networks on raw windows) or `trees` (up to 24 patients of all kinds, no network
+as classifier: an hour), see `SIZES`. Prints the table and the paired differences, and writes label_budget.csv,
+label_budget_differences.csv and label_budget.png into path_writing_data.
 """
 
 import contextlib
@@ -41,8 +42,11 @@ from quality import (
     SNR,
     as_residuals,
     features_of,
+    filtered,
+    filters_of,
     forest,
     peaks,
+    recordings_of,
     relative_to_blocks,
     residuals_of,
     train_autoencoder,
@@ -53,6 +57,9 @@ from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score
 from torch.utils.data import Dataset
 
+from classifiers.durations import duration_score
+from classifiers.features import subtract_block_median
+from classifiers.pseudo_labels import pseudo_labels
 from classifiers.specs import CLASSIFIERS, Examples
 from evaluation.events import sensitivity_curve
 from evaluation.operating_point import calibrate, fit_calibration
@@ -84,7 +91,7 @@ class Budget(NamedTuple):
     detector_epochs : int
         Of the network `finetuned`, at the largest budget.
     networks : tuple of str
-        Which are trained too: 'finetuned', and those on 'raw' windows, which take longest.
+        Which are trained too: of `NETWORKS`, and those on 'raw' windows, which take longest.
     """
 
     kinds: tuple[str, ...]
@@ -95,22 +102,42 @@ class Budget(NamedTuple):
     epochs: int
     rate: float
     detector_epochs: int
-    networks: tuple[str, ...] = ('finetuned', 'raw')
+    networks: tuple[str, ...]
 
 
+# What the network `finetuned` starts from: its encoder, and what its pseudo-labels are of.
+NETWORKS = {
+    'finetuned, scratch': ('scratch', None),
+    'finetuned, encoder alone': ('pretrained', None),
+    'finetuned, pretrained': ('pretrained', 'residuals'),
+    'finetuned, frozen': ('frozen', 'residuals'),
+    'finetuned, pseudo-labels of the signal': ('frozen', 'signal'),
+}
 NARROW, ORIGINAL = {'name': 'AE1D', 'width': 2}, {'name': 'AE1D'}
 HELD_OUT = ('recorded', 'eeg')  # the network was made by looking at the other kinds
 SIZES = {
-    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3, 10, ('finetuned',)),
+    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3, 20, tuple(NETWORKS)),
     'trees': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 5, 2e-3, 0, ()),
-    'small': Budget((*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3, 20),
+    'small': Budget(
+        (*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3, 20, (*NETWORKS, 'raw')
+    ),
     'full': Budget(
-        (*HELD_OUT, 'dipoles'), 3, (1, 3, 6, 12, 24, 48), CohortSize(48, 6, 12, 3, 180), ORIGINAL, 20, 1e-3, 60
+        (*HELD_OUT, 'dipoles'),
+        3,
+        (1, 3, 6, 12, 24, 48),
+        CohortSize(48, 6, 12, 3, 180),
+        ORIGINAL,
+        20,
+        1e-3,
+        60,
+        (*NETWORKS, 'raw'),
     ),
 }
 WIDTH = 32  # of the network `finetuned`
 NETWORK_BATCH = 16  # windows
+PRETRAINING_STEPS = 750  # on pseudo-labels, about
 REFERENCE = 'forest on residuals'  # what the others are compared with
+STACKED = {'stacked': 'finetuned, pretrained', 'stacked, scratch': 'finetuned, scratch'}
 
 
 def main(words: list[str]) -> None:
@@ -142,10 +169,9 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     cohort = simulate_cohort(SNR['medium'], seed, size.patients, settings, kind)
     autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
-    features = {
-        name: relative_to_blocks(features_of(cohort, of), cohort)
-        for name, of in (('residuals', residuals), ('signal', as_residuals(cohort)))
-    }
+    sources = {'residuals': residuals, 'signal': as_residuals(cohort)}
+    features = {name: relative_to_blocks(features_of(cohort, of), cohort) for name, of in sources.items()}
+    unlabelled = {name: pseudo_labelled(cohort, of) for name, of in sources.items()}
     threshold = peaks(cohort, residuals)
     rows = []
     for n_patients in size.budgets:
@@ -159,9 +185,10 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
             outputs[f'forest on {name}'] = forest(of_budget, labelled, seed)
             outputs[f'hgb on {name}'] = trees(of_budget, labelled, seed)
         epochs = size.detector_epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
-        outputs |= dict(networks(labelled, autoencoder, seed, epochs, size, settings, device))
-        if 'finetuned' in size.networks:
-            outputs['stacked'] = stacked([outputs[REFERENCE], outputs['finetuned, pretrained']], cohort)
+        outputs |= dict(networks(labelled, unlabelled, autoencoder, seed, epochs, size, settings, device))
+        for name, network in STACKED.items():
+            if network in outputs:
+                outputs[name] = stacked([outputs[REFERENCE], outputs[network]], cohort)
         for detector, scores in outputs.items():
             whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
             rows += [whole | figures for figures in figures_of_patients(scores['test'], cohort, settings)]
@@ -172,35 +199,54 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     return rows
 
 
+def pseudo_labelled(cohort: Cohort, residuals: dict) -> Examples:
+    """The training windows with pseudo-labels of their residuals."""
+    windows = filtered(cohort, 'train', residuals, filters_of(cohort, residuals))
+    scores = subtract_block_median(duration_score(windows).numpy(), cohort.train.block)[:, 0]
+    labels = pseudo_labels(scores, recordings_of(cohort, 'train', windows))
+    return Examples(ArrayWindows(cohort.train.windows), labels.reshape(-1, cohort.sub.n_subwindows).astype(np.float32))
+
+
 def networks(
-    cohort: Cohort, autoencoder, seed: int, epochs: int, size: Budget, settings: SimpleNamespace, device: torch.device
-):  # fmt: skip
+    cohort: Cohort,
+    unlabelled: dict[str, Examples],
+    autoencoder,
+    seed: int,
+    epochs: int,
+    size: Budget,
+    settings: SimpleNamespace,
+    device: torch.device,
+):
     """Yield the name and {part: scores} of the networks."""
     if 'raw' in size.networks:
         raw = {name: in_subwindows(getattr(cohort, name).windows, cohort.sub) for name in PARTS}
         yield 'SFCN on raw windows', sfcn_on(raw, cohort, seed, device)
         make = functools.partial(EMSNet, *raw['train'].shape[1:])
         yield 'EMS-Net on raw windows', network_on(raw, make, cohort, seed, device)
-    for encoder in ('pretrained', 'scratch', 'frozen') if 'finetuned' in size.networks else ():
+    for name, (encoder, source) in NETWORKS.items():
+        if name not in size.networks:
+            continue
         set_seed(seed)
         start = autoencoder
         if encoder == 'scratch':
             start = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **size.model)
+        n_steps = len(unlabelled['residuals'].labels) // NETWORK_BATCH
         arguments = vars(settings) | {
             'device': device, 'precision': 'float32', 'seed': seed, 'shape': cohort.sub, 'preload': False,
             'autoencoder': start.to(device), 'encoder': encoder, 'classifier_width': WIDTH,
             'classifier_num_epochs': epochs, 'classifier_n_epochs_stop': epochs, 'early_stop_on': 'pr_auc',
             'classifier_batch_size': NETWORK_BATCH * cohort.sub.n_subwindows, 'positive_weight': 10.0,
+            'unlabelled': unlabelled.get(source), 'pretraining_epochs': max(1, PRETRAINING_STEPS // n_steps),
             # Of a cohort only the labels of sub-windows are kept, which cannot be shifted.
             'classifier_augmentation': [name for name in settings.classifier_augmentation if name != 'shift'],
         }  # fmt: skip
         spec = CLASSIFIERS['finetuned']
-        detector = spec.make(**{name: arguments[name] for name in spec.settings})
+        detector = spec.make(**{key: arguments[key] for key in spec.settings})
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             detector.fit(*(examples(getattr(cohort, part), cohort) for part in ('train', 'validation')),
                          lambda which, folder=folder: Path(folder) / f'{which}.pth')  # fmt: skip
         windows = {part: ArrayWindows(getattr(cohort, part).windows) for part in ('validation', 'test')}
-        yield f'finetuned, {encoder}', {part: detector.predict_proba(of) for part, of in windows.items()}
+        yield name, {part: detector.predict_proba(of) for part, of in windows.items()}
 
 
 def stacked(scores: list[dict], cohort: Cohort) -> dict:
@@ -282,7 +328,8 @@ def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
     """PR-AUC of detectors less that of others, most of them of `REFERENCE`, over the same test patients."""
     unit = ['kind', 'seed', 'subject', 'patients']
     by_detector = figures.pivot(index=unit, columns='detector', values='PR-AUC')
-    pairs = [('finetuned, pretrained', 'finetuned, scratch'), ('finetuned, pretrained', 'finetuned, frozen')]
+    pairs = [('finetuned, pretrained', name) for name in NETWORKS if name != 'finetuned, pretrained']
+    pairs += [('finetuned, frozen', 'finetuned, pseudo-labels of the signal'), ('stacked', 'stacked, scratch')]
     pairs += [(f'{name} on residuals', f'{name} on signal') for name in ('forest', 'hgb')]
     pairs = [pair for pair in pairs if set(pair) <= set(by_detector)]
     pairs += [(name, REFERENCE) for name in by_detector if name != REFERENCE]

@@ -338,9 +338,14 @@ def features_of(cohort, residuals):
     filters = filters_of(cohort, residuals)
     features = {}
     for name in PARTS:
-        arrays = map(torch.from_numpy, (getattr(cohort, name).windows, residuals[name], filters))
-        features[name] = spike_features(filter_windows(*arrays, cohort.sub, cohort.margin)).numpy()
+        features[name] = spike_features(filtered(cohort, name, residuals, filters)).numpy()
     return features
+
+
+def filtered(cohort, name, residuals, filters):
+    """`FilteredWindows` of a part."""
+    arrays = map(torch.from_numpy, (getattr(cohort, name).windows, residuals[name], filters))
+    return filter_windows(*arrays, cohort.sub, cohort.margin)
 
 
 def relative_to_blocks(features, cohort):
@@ -379,10 +384,8 @@ def peaks(cohort, residuals):
     filters = filters_of(cohort, residuals)
     scores, classifier = {}, MeanError()
     for name in PARTS:
-        part = getattr(cohort, name)
-        arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
-        score = duration_score(filter_windows(*arrays, cohort.sub, cohort.margin)).numpy()
-        scores[name] = subtract_block_median(score, part.block)
+        score = duration_score(filtered(cohort, name, residuals, filters)).numpy()
+        scores[name] = subtract_block_median(score, getattr(cohort, name).block)
     with contextlib.redirect_stdout(io.StringIO()):
         classifier.fit(Examples(scores['train'], cohort.train.annotated), None, None)
     return {name: classifier.predict_proba(scores[name]) for name in ('validation', 'test')}
@@ -398,15 +401,17 @@ def looked_again(scores: dict, cohort: Cohort, residuals: dict) -> dict:
     residuals : dict of arrays (n_windows, 274, n_subwindows, n_masked)
         From `residuals_of` or `as_residuals`.
     """
-    filters, recordings = filters_of(cohort, residuals), {}
-    for name in scores:
-        part = getattr(cohort, name)
-        arrays = map(torch.from_numpy, (part.windows, residuals[name], filters))
-        timing = part.places['timing'].to_numpy() / cohort.sub.subwindow_length
-        alike = fingerprints(filter_windows(*arrays, cohort.sub, cohort.margin)).numpy()
-        recordings[name] = Recordings(alike, part.block, timing, np.ones(len(timing), dtype=bool))
+    filters = filters_of(cohort, residuals)
+    recordings = {name: recordings_of(cohort, name, filtered(cohort, name, residuals, filters)) for name in scores}
     look = fit_second_look(scores['validation'], recordings['validation'], cohort.validation.annotated)
     return {name: second_look(look, scores[name], recordings[name]) for name in scores}
+
+
+def recordings_of(cohort, name, windows):
+    """What the second look knows of the `FilteredWindows` of a part."""
+    part = getattr(cohort, name)
+    timing = part.places['timing'].to_numpy() / cohort.sub.subwindow_length
+    return Recordings(fingerprints(windows).numpy(), part.block, timing, np.ones(len(timing), dtype=bool))
 
 
 def per_subwindow(model, cohort, inputs, device):

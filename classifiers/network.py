@@ -71,15 +71,32 @@ class NetworkClassifier(ABC):
         n_spikes, n_others = int(labels.sum()), int((1 - labels).sum())
         weight = n_others / n_spikes if self.positive_weight is None else self.positive_weight
         print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
-        interrupted = checkpoint('last').is_file()
+        interrupted, trained_further = checkpoint('last').is_file(), bool(self.state)
         if self.network is None:
             self.description = self._describe(train_set)
             self.network = self._build(self.description)
             with torch.no_grad():
                 self.network.get_parameter('output.bias').fill_(math.log(n_spikes / n_others))
-            self._prepare(train_set)
+            if not interrupted:
+                trained_further = self._prepare(train_set, validation_set, weight)
+        history = self._train(
+            self._labelled(train_set, training=True),
+            validation_set,
+            weight,
+            num_epochs=self.classifier_num_epochs,
+            save=checkpoint_saver(checkpoint, self.description),
+            log=epoch_logger(checkpoint('last').parent, self.name),
+            validate_first=trained_further,
+            state=load_checkpoint(checkpoint('last')) if interrupted else None,
+        )
+        self.state = load_checkpoint(checkpoint('best'))
+        return history
+
+    def _train(self, windows: WindowSource, validation_set, positive_weight: float, **how) -> list[dict]:
+        """Train the network on batches (input, labels), and keep the best epoch on validation; see `loop.train`."""
+        network = self._trained()
         optimizer, scheduler = make_optimizer(
-            self.network,
+            network,
             optimizer=self.classifier_optimizer,
             learning_rate=self.classifier_learning_rate,
             weight_decay=self.classifier_weight_decay,
@@ -91,25 +108,19 @@ class NetworkClassifier(ABC):
         if self.state:
             resume_optimizer(optimizer, self.state['optimizer_state_dict'])
         size, scores = self._batch_size(), ValidationScores()
-        history = train(
-            self.network,
-            batches(self._labelled(train_set, training=True), batch_size=size, shuffle=True, seed=self.seed),
+        return train(
+            network,
+            batches(windows, batch_size=size, shuffle=True, seed=self.seed),
             batches(self._labelled(validation_set, training=False), batch_size=size),
-            self._loss(weight, scores),
+            self._loss(positive_weight, scores),
             optimizer=optimizer,
             scheduler=scheduler,
-            num_epochs=self.classifier_num_epochs,
             n_epochs_stop=self.classifier_n_epochs_stop,
             device=self.device,
-            save=checkpoint_saver(checkpoint, self.description),
-            log=epoch_logger(checkpoint('last').parent, self.name),
             measure=lambda earlier: epoch_metrics(*scores.take(), earlier),
             early_stop_on=self.early_stop_on,
-            validate_first=bool(self.state),
-            state=load_checkpoint(checkpoint('last')) if interrupted else None,
+            **how,
         )
-        self.state = load_checkpoint(checkpoint('best'))
-        return history
 
     def predict_proba(self, inputs) -> np.ndarray:
         """Score between 0 and 1 of every sub-window (n,), float64, of what the classifier reads."""
@@ -160,9 +171,9 @@ class NetworkClassifier(ABC):
     def _describe(self, train_set) -> dict:
         """What builds a network for a training set."""
 
-    def _prepare(self, train_set) -> None:
-        """Do what a new network needs before it is trained; by default nothing."""
-        return
+    def _prepare(self, train_set, validation_set, positive_weight: float) -> bool:
+        """Do what a new network needs before it is trained, and say whether it has learnt; by default nothing."""
+        return False
 
     @abstractmethod
     def _build(self, description: dict) -> Network:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,17 +67,30 @@ class LabelledWindows(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once."""
-        x, _ = self.windows.__getitems__(indices)
+        x, rng = self._changed(indices)
         labels_t = self.labels_t[indices]
-        rng = np.random.default_rng([self.seed, self.epoch, int(indices[0])])
-        for change in self.changes:
-            x = change(x, rng)
         if self.shifted:
             x, labels_t = shift_windows(x, labels_t, self.shape.border, rng)
         reach = self.shape.subwindow_length
         around = F.max_pool1d(labels_t[:, None].float(), 2 * reach + 1, stride=1, padding=reach)[:, 0]
         labels, near = (subwindow_labels(marks, self.shape) for marks in (labels_t, around))
         return x, 2 * labels - near
+
+    def _changed(self, indices):
+        """Windows with the random changes of this epoch, and where the random numbers go on."""
+        x, _ = self.windows.__getitems__(indices)
+        rng = np.random.default_rng([self.seed, self.epoch, int(indices[0])])
+        for change in self.changes:
+            x = change(x, rng)
+        return x, rng
+
+
+class PseudoLabelledWindows(LabelledWindows):
+    """The same with pseudo-labels (n_windows, n_subwindows), float32, between 0 and 1, which cannot be shifted."""
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole batch at once."""
+        return self._changed(indices)[0], self.labels_t[indices]
 
 
 def subwindow_labels(labels_t: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
@@ -110,17 +124,16 @@ class WindowClassifier(NetworkClassifier):
     def _batch_size(self):
         return max(2, self.classifier_batch_size // self.shape.n_subwindows)
 
-    def _labelled(self, examples, *, training):
+    def _labelled(self, examples, *, training, make=LabelledWindows):
         examples.inputs.hold(self.preload, self.device)
         if not training:
-            return LabelledWindows(examples.inputs, examples.labels, self.shape)
+            return make(examples.inputs, examples.labels, self.shape)
         noise = functools.partial(add_noise, std=self.augmentation, fraction=self.augmentation_fraction)
         changes = [
             change for name, change in (CHANGES | {'noise': noise}).items() if name in self.classifier_augmentation
         ]
-        return LabelledWindows(
-            examples.inputs, examples.labels, self.shape, changes, 'shift' in self.classifier_augmentation, self.seed
-        )
+        shifted = 'shift' in self.classifier_augmentation
+        return make(examples.inputs, examples.labels, self.shape, changes, shifted, self.seed)
 
     def _batches(self, inputs):
         return (x for x, _ in batches(inputs, batch_size=self._batch_size()))
@@ -162,11 +175,17 @@ class FinetunedClassifier(WindowClassifier):
         'pretrained' trains it further, 'frozen' leaves it as it is, 'scratch' trains it from where it starts.
     head_rate : float
         Learning rate of all that is new, as a multiple of the encoder's.
+    pretraining_epochs : int
+    unlabelled : Examples or None
+        Windows with pseudo-labels (n_windows, n_subwindows), float32, which a new network learns first for so many
+        epochs, see `pseudo_labels`.
     """
 
     autoencoder: Autoencoder
     encoder: str
     head_rate: float
+    pretraining_epochs: int
+    unlabelled: Any
 
     name = 'finetuned'
 
@@ -183,7 +202,19 @@ class FinetunedClassifier(WindowClassifier):
                 parameter.rate = self.head_rate  # ty: ignore[missing-attribute]
         return self._on_device(network)
 
-    def _prepare(self, train_set):
+    def _prepare(self, train_set, validation_set, positive_weight):
+        self._measure_components(train_set)
+        if self.unlabelled is None:
+            return False
+        windows = self._labelled(self.unlabelled, training=True, make=PseudoLabelledWindows)
+        print(f'  {len(windows)} windows with pseudo-labels from the score of threshold, without annotations:')
+        self._train(
+            windows, validation_set, positive_weight, num_epochs=self.pretraining_epochs, save=lambda which, state: None
+        )
+        print('  the annotated windows:')
+        return True
+
+    def _measure_components(self, train_set):
         assert isinstance(self.network, SpikeDetector)
         spread = np.unique(np.linspace(0, len(train_set.inputs) - 1, _N_MEASURED).astype(int)).tolist()
         size = self._batch_size()

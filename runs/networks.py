@@ -15,8 +15,10 @@ from classification import BATCH_SIZE, SubwindowData, SubwindowReader, levels_re
 from classifiers.features import FEATURES_VERSION
 from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.network import NetworkClassifier
+from classifiers.pseudo_labels import pseudo_labels
 from classifiers.second_look import fit_second_look, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, Examples
+from classifiers.subwindows import subwindow_table
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
 from evaluation.operating_point import best_f1_threshold, calibrate, fit_calibration, threshold_from_curve
@@ -194,14 +196,28 @@ def make_reader(
     """
     spec, masking = CLASSIFIERS[settings.classifier], None
     if settings.masking:
-        margin = masking_margin(split.shape, settings.pulse_width, settings.sfreq)
         of_others = 'signal' if spec.reads_windows else 'residual'
-        masking = Masking(margin, features=settings.features if spec.needs_filters else of_others)
-        if spec.needs_filters or (spec.reads_windows and settings.second_look):
-            loader = filter_windows(split, settings, device)
-            masking = masking._replace(filters=measure_filters(autoencoder, loader, split.shape, masking, device))
+        features = settings.features if spec.needs_filters else of_others
+        with_filters = spec.needs_filters or (spec.reads_windows and settings.second_look)
+        masking = make_masking(autoencoder, split, settings, device, features, with_filters)
     levels = levels_read(spec, settings.levels, len(loss_weights(settings)), settings.masking)
     return SubwindowReader(autoencoder, spec, split.shape, levels, masking, device)
+
+
+def make_masking(
+    autoencoder: Autoencoder,
+    split: SplitData,
+    settings: SimpleNamespace,
+    device: torch.device,
+    features: str,
+    with_filters: bool = True,
+) -> Masking:
+    """What reads residuals ('residual') or the signal in their place ('signal'), see `Masking`."""
+    masking = Masking(masking_margin(split.shape, settings.pulse_width, settings.sfreq), features=features)
+    if not with_filters:
+        return masking
+    loader = filter_windows(split, settings, device)
+    return masking._replace(filters=measure_filters(autoencoder, loader, split.shape, masking, device))
 
 
 def filter_windows(split: SplitData, settings: SimpleNamespace, device: torch.device) -> DataLoader:
@@ -241,7 +257,16 @@ def train_classifier(
     spec = CLASSIFIERS[settings.classifier]
     if settings.encoder == 'scratch' and 'autoencoder' in spec.settings:
         autoencoder = build_autoencoder(describe_autoencoder(split, settings), context._replace(source=None))
-    arguments = vars(settings) | {'device': context.device, 'shape': split.shape, 'autoencoder': autoencoder}
+    begun = context.mode == 'ft' or run.checkpoint('last', settings.classifier).is_file()
+    unlabelled = None
+    if 'unlabelled' in spec.settings and not begun:
+        unlabelled = pseudo_labelled_windows(split, autoencoder, settings, context.device)
+    arguments = vars(settings) | {
+        'device': context.device,
+        'shape': split.shape,
+        'autoencoder': autoencoder,
+        'unlabelled': unlabelled,
+    }
     classifier = spec.make(**{name: arguments[name] for name in spec.settings})
     if context.mode == 'ft' and isinstance(classifier, NetworkClassifier):
         assert context.source is not None  # `open_source` has opened it
@@ -258,6 +283,31 @@ def train_classifier(
         examples['train'], examples['validation'], lambda which: run.checkpoint(which, settings.classifier)
     )
     return classifier, history
+
+
+def pseudo_labelled_windows(
+    split: SplitData, autoencoder: Autoencoder, settings: SimpleNamespace, device: torch.device
+) -> Examples | None:
+    """What a network learns before it sees annotations: training windows, with pseudo-labels from masked errors.
+
+    Beside the classifier's windows, those of patients that the autoencoder alone learns from, who may not be annotated
+    yet. None where the settings want none of it.
+    """
+    if not settings.pretraining_epochs or not settings.masking or settings.encoder == 'scratch':
+        return None
+    annotated = split.clf_table[split.clf_table['part'] == 'train']
+    others = split.ae_table[split.ae_table['part'] == 'train']
+    others = others[~others['subject'].isin(annotated['subject'])]
+    rows = pd.concat([annotated, others.assign(patient=others['patient'] + len(split.clf_patients))], ignore_index=True)
+    windows = WindowDataset([*split.clf_patients, *split.ae_patients], rows, zscore=zscored(settings.standardize))
+    table = subwindow_table(rows, np.zeros((len(rows), split.window_length), dtype=np.uint8), split.shape)
+    masking = make_masking(autoencoder, split, settings, device, settings.features)
+    reader = SubwindowReader(autoencoder, CLASSIFIERS['threshold'], split.shape, [0], masking, device)
+    blocks = table.groupby(['subject', 'block']).ngroup().to_numpy()
+    read = reader.read(batches(windows, batch_size=BATCH_SIZE[device.type]), blocks)
+    timing = table['timing'].to_numpy() / split.shape.subwindow_length
+    labels = pseudo_labels(read.inputs[:, 0], read.recordings(timing))
+    return Examples(windows, labels.reshape(-1, split.shape.n_subwindows).astype(np.float32))
 
 
 def read_copies(reader: SubwindowReader, split: SplitData, settings: SimpleNamespace) -> list[np.ndarray]:

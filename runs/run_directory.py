@@ -242,7 +242,7 @@ def load_params(run: RunDirectory) -> dict:
         raise DataError(f'{run.params}: not the settings of a run ({type(fault).__name__}: {fault})') from fault
     needed['settings'] = (
         {name: needed['settings'][former] for name, former in FORMERLY.items() if former in needed['settings']}
-        | {'early_stop_on': 'loss'}
+        | {'early_stop_on': 'loss', 'pretraining_epochs': 0}
         | needed['settings']
     )
     for name, value in needed['settings'].items():

@@ -199,6 +199,7 @@ RULES = {
     'classifier': _choice('sfcn', 'forest', 'hgb', 'svm', 'latent', 'threshold', 'finetuned', 'raw', 'stacked'),
     'encoder': _choice('pretrained', 'scratch', 'frozen'),
     'head_rate': _number(above=0),
+    'pretraining_epochs': _integer(0),
     'second_look': _choice(True, False),
     'classifier_augmentation': _CHANGES,
     'hard_negatives': _number(1),

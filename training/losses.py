@@ -120,7 +120,8 @@ def spike_loss(
 ) -> Loss:
     """Loss of the classifier (network, cards, labels), from logits.
 
-    A label is 1 for a spike and 0 for others; below 0 for others within reach of an annotation.
+    A label is 1 for a spike and 0 for others; below 0 for others within reach of an annotation. A pseudo-label lies
+    between 0 and 1.
 
     Parameters
     ----------
@@ -138,12 +139,13 @@ def spike_loss(
     def loss(network, cards, labels):
         logits = network(cards)
         labels = labels.expand_as(logits)  # of several heads in training
+        spikes = labels.clamp(min=0)
         if scores is not None and not network.training:
-            scores.add(logits, labels.clamp(min=0))
-        losses = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction='none')
+            scores.add(logits, spikes)
+        losses = F.binary_cross_entropy_with_logits(logits, spikes, reduction='none')
         if classifier_loss == 'focal':
             losses = losses * (1 - torch.exp(-losses)) ** focal_gamma
-        others = torch.where((labels == 0) & (logits > 0), hard_negatives, 1.0)
-        return (losses * torch.where(labels > 0, positive_weight, others)).mean()
+        weights = 1 + (positive_weight - 1) * spikes
+        return (losses * torch.where((labels == 0) & (logits > 0), hard_negatives, weights)).mean()
 
     return loss

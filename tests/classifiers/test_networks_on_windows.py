@@ -9,6 +9,9 @@ from test_classification import SETTINGS
 from torch.utils.data import Dataset
 
 from classifiers.augmentation import CHANGES, add_noise, shift_windows
+from classifiers.features import N_COURSE
+from classifiers.pseudo_labels import pseudo_labels
+from classifiers.second_look import Recordings
 from classifiers.specs import CLASSIFIERS, Examples
 from classifiers.stacked import FeaturesAndWindows
 from classifiers.subwindows import subwindow_shape
@@ -28,6 +31,8 @@ MORE = {
     'preload': False,
     'encoder': 'pretrained',
     'head_rate': 2.0,
+    'pretraining_epochs': 3,
+    'unlabelled': None,
     'classifier_augmentation': [],
     'augmentation': 0.2,
     'augmentation_fraction': 1.0,
@@ -244,3 +249,45 @@ def test_trees_and_network_are_stacked_by_their_log_odds(tmp_path):
     assert roc_auc_score(labels, proba) > 0.7
     classifier.save(tmp_path / 'saved.pth', {'decision': {'threshold': 0.25}})
     np.testing.assert_array_equal(make('stacked').load(tmp_path / 'saved.pth').predict_proba(test.inputs), proba)
+
+
+def test_pseudo_labels_rise_with_the_score_and_with_what_recurs():
+    """Of noise, the highest few are taken for spikes; of two with one score, the one that others are like."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    scores = rng.normal(size=n)
+    fingerprints = rng.normal(size=(n, 40 + N_COURSE)).astype(np.float32)
+    scores[::100] = 4.0  # twenty of one score; every second of them has one field and course
+    fingerprints[::200] = fingerprints[0]
+    field, course = np.split(fingerprints, [-N_COURSE], axis=1)
+    for part in (field, course):
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
+    recordings = Recordings(np.hstack([field, course]), np.zeros(n), np.arange(n), np.ones(n, dtype=bool))
+    labels = pseudo_labels(scores, recordings)
+    assert ((labels > 0) & (labels < 1)).all()
+    assert (labels > 0.5).mean() == pytest.approx(0.015, abs=0.001)
+    assert labels[::200].min() > labels[100::200].max() > np.quantile(labels, 0.98)
+    alone = recordings._replace(fingerprints=np.zeros_like(recordings.fingerprints))  # nothing is like anything
+    order = np.argsort(scores)
+    assert (np.diff(pseudo_labels(scores, alone)[order]) >= 0).all()
+
+
+def test_a_new_network_learns_the_pseudo_labels_first(tmp_path):
+    """It finds what they mark, for which two annotated windows are not enough; a training that goes on skips them."""
+    unlabelled = Windows(n=90, seed=3)
+    labels = subwindow_labels(torch.from_numpy(unlabelled.labels_t), SHAPE).numpy()
+    soft = np.where(labels > 0, 0.9, 0.02).astype(np.float32)
+    few = {'classifier_num_epochs': 1, 'pretraining_epochs': 6, 'classifier_n_epochs_stop': 6}
+    test = examples(seed=2)
+    truth = subwindow_labels(torch.from_numpy(test.labels), SHAPE).numpy().ravel()
+    areas = {}
+    for name, pseudo_labelled in (('pretrained', Examples(unlabelled, soft)), ('new', None)):
+        (tmp_path / name).mkdir()
+        set_seed(0)
+        classifier = make('finetuned', unlabelled=pseudo_labelled, **few)
+        history = classifier.fit(examples(n=6), examples(seed=1), lambda which, name=name: tmp_path / name / which)
+        assert [epoch['epoch'] for epoch in history] == ([0, 1] if pseudo_labelled else [1])
+        areas[name] = roc_auc_score(truth, classifier.predict_proba(test.inputs))
+    assert areas['pretrained'] > areas['new'] + 0.08
+    again = make('finetuned', unlabelled=Examples(None, None), **few)  # which it does not look at
+    again.fit(examples(n=6), examples(seed=1), lambda which: tmp_path / 'pretrained' / which)
