@@ -255,7 +255,7 @@ head_rate = 10.0
 # finetuned and stacked, with masking and an encoder that is not from 'scratch': epochs in which a new network learns
 # pseudo-labels, before it sees an annotation: what the score of threshold takes for spikes in the windows of all
 # training patients, those of the autoencoder alone too. 0: none.
-pretraining_epochs = 12
+pretraining_epochs = 40
 
 # finetuned, stacked and raw: what is changed at random in training windows, because no label depends on it: any of
 # 'sign', 'mirror' (left and right of the helmet), 'amplitude' (by 20 %), 'shift' (by up to 7 samples), 'channels' (a

@@ -116,7 +116,8 @@ def test_a_network_on_whole_windows_detects_as_it_was_tested(trained, apply, tmp
     """Trained by mode clf on the autoencoder of the run."""
     paths = {'path_extracted_data': [str(trained.folder / 'windows_ae'), str(trained.folder / 'windows_clf')],
              'path_writing_data': trained.folder / 'results'}  # fmt: skip
-    changes = {'model_nb': 1, 'classifier': 'finetuned', 'classifier_num_epochs': 1, 'classifier_width': 4}
+    changes = {'model_nb': 1, 'classifier': 'finetuned', 'classifier_width': 4}
+    changes |= {'classifier_num_epochs': 1, 'pretraining_epochs': 1}
     words = [f'{name}={value}' for name, value in (paths | SHORT_TRAINING | changes).items()]
     main_train.main(['clf', 'AE1D_smaller', *words])
     run = RunDirectory(trained.folder / 'results' / 'AE1D_smaller_2')

@@ -1,0 +1,61 @@
+"""What a network learns before annotations: the windows of all training patients, of unannotated ones too."""
+
+import numpy as np
+import pytest
+import torch
+from common import make_window_files
+from conftest import WINDOWS
+
+from models import build_model
+from runs.network_settings import subwindow_shape_of
+from runs.networks import pseudo_labelled_windows
+from runs.settings import read_command
+from runs.split_data import split_data
+from runs.window_sets import open_window_sets
+
+UNANNOTATED = 4
+
+
+@pytest.fixture
+def split_of(recordings, write_raw, make_windows, paths, tmp_path):
+    """The split of three annotated patients and of one whom only the autoencoder has; its settings."""
+
+    def make(*words):
+        for number in (1, 2, 3):
+            write_raw(recordings(seed=number), number)
+        make_windows(tmp_path / 'raw', tmp_path, nb_best_blocks=0)
+        path = write_raw(recordings(events=((), ()), seed=UNANNOTATED), UNANNOTATED)
+        every_window = WINDOWS | {'nb_best_blocks': 0, 'include_spike_free': True, 'patient': UNANNOTATED}
+        make_window_files(path.parent, tmp_path / 'windows_ae', normal_only=True, **every_window)
+        _, settings = read_command([*paths, 'nb_best_blocks=0', 'nb_best_blocks_test=0', 'classifier=finetuned', *words])
+        [split] = split_data(open_window_sets(settings), 'auto', None, settings, subwindow_shape_of(settings))
+        return split, settings
+
+    return make
+
+
+def pseudo_labelled(split, settings):
+    torch.manual_seed(0)
+    autoencoder = build_model('AE1D', 274, split.window_length, width=1).eval()
+    return pseudo_labelled_windows(split, autoencoder, settings, torch.device('cpu'))
+
+
+def test_pseudo_labels_are_of_every_training_patient_once(split_of):
+    split, settings = split_of()
+    windows, labels = pseudo_labelled(split, settings)
+    training = split.clf_table[split.clf_table['part'] == 'train']
+    unannotated = split.ae_table[split.ae_table['subject'] == UNANNOTATED]
+    assert len(unannotated)
+    assert len(windows) == len(training) + len(unannotated)
+    assert labels.shape == (len(windows), split.shape.n_subwindows)
+    assert labels.dtype == np.float32
+    assert ((labels > 0) & (labels < 1)).all()
+    served = windows.__getitems__(list(range(len(windows))))[0][:, 0].numpy()
+    expected = [split.clf_patients[row.patient].windows[row.window] for row in training.itertuples()]
+    expected += [split.ae_patients[row.patient].windows[row.window] for row in unannotated.itertuples()]
+    np.testing.assert_array_equal(served, expected)
+
+
+@pytest.mark.parametrize('words', [['encoder=scratch'], ['pretraining_epochs=0'], ['masking=None']])
+def test_without_pretraining_there_are_none(split_of, words):
+    assert pseudo_labelled(*split_of(*words)) is None
