@@ -13,12 +13,9 @@ as classifier: an hour), see `SIZES`. Prints the table and the paired difference
 label_budget_differences.csv and label_budget.png into path_writing_data.
 """
 
-import contextlib
 import functools
-import io
 import itertools
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -35,34 +32,31 @@ import numpy as np
 import pandas as pd
 import torch
 from baselines import network_on, sfcn_on
-from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
-from kinds import KINDS, present
-from peers import EMSNet
-from quality import (
+from cohort_steps import (
+    NARROW,
+    ORIGINAL,
     SNR,
+    Recipe,
     as_residuals,
     features_of,
-    filtered,
-    filters_of,
+    finetuned,
     forest,
     peaks,
-    recordings_of,
+    pseudo_labelled,
     relative_to_blocks,
     residuals_of,
+    stacked,
     train_autoencoder,
     trees,
 )
+from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
+from kinds import KINDS, present
+from peers import EMSNet
 from quality_table import mean_and_interval
-from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score
-from torch.utils.data import Dataset
 
-from classifiers.durations import duration_score
-from classifiers.features import subtract_block_median
-from classifiers.pseudo_labels import pseudo_labels
-from classifiers.specs import CLASSIFIERS, Examples
+from classifiers.specs import Examples
 from evaluation.events import sensitivity_curve
-from evaluation.operating_point import calibrate, fit_calibration
 from models import build_model
 from recordings.channels import N_CHANNELS
 from runs.settings import read_command
@@ -82,12 +76,7 @@ class Budget(NamedTuple):
     budgets : tuple of int
         Numbers of training patients whose labels are used.
     patients : CohortSize
-    model : dict
-        The autoencoder: its name, and settings of params.py where they are not the original's.
-    epochs : int
-        Of training of the autoencoder.
-    rate : float
-        Its largest learning rate.
+    autoencoder : Recipe
     detector_epochs : int
         Of the network `finetuned`, at the largest budget.
     networks : tuple of str
@@ -98,9 +87,7 @@ class Budget(NamedTuple):
     seeds: int
     budgets: tuple[int, ...]
     patients: CohortSize
-    model: dict
-    epochs: int
-    rate: float
+    autoencoder: Recipe
     detector_epochs: int
     networks: tuple[str, ...]
 
@@ -113,29 +100,21 @@ NETWORKS = {
     'finetuned, frozen': ('frozen', 'residuals'),
     'finetuned, pseudo-labels of the signal': ('frozen', 'signal'),
 }
-NARROW, ORIGINAL = {'name': 'AE1D', 'width': 2}, {'name': 'AE1D'}
 HELD_OUT = ('recorded', 'eeg')  # the network was made by looking at the other kinds
 SIZES = {
-    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 5, 2e-3, 20, tuple(NETWORKS)),
-    'trees': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 5, 2e-3, 0, ()),
-    'small': Budget(
-        (*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 6, 2e-3, 20, (*NETWORKS, 'raw')
-    ),
+    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 20, tuple(NETWORKS)),
+    'trees': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 0, ()),
+    'small': Budget((*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 20, (*NETWORKS, 'raw')),
     'full': Budget(
         (*HELD_OUT, 'dipoles'),
         3,
         (1, 3, 6, 12, 24, 48),
         CohortSize(48, 6, 12, 3, 180),
         ORIGINAL,
-        20,
-        1e-3,
         60,
         (*NETWORKS, 'raw'),
     ),
 }
-WIDTH = 32  # of the network `finetuned`
-NETWORK_BATCH = 16  # windows
-PRETRAINING_STEPS = 750  # on pseudo-labels, about
 REFERENCE = 'forest on residuals'  # what the others are compared with
 STACKED = {'stacked': 'finetuned, pretrained', 'stacked, scratch': 'finetuned, scratch'}
 
@@ -167,7 +146,7 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     started, device = time.perf_counter(), choose_device(settings.device)
     set_seed(seed)
     cohort = simulate_cohort(SNR['medium'], seed, size.patients, settings, kind)
-    autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
+    autoencoder = train_autoencoder(cohort, size.autoencoder, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
     sources = {'residuals': residuals, 'signal': as_residuals(cohort)}
     features = {name: relative_to_blocks(features_of(cohort, of), cohort) for name, of in sources.items()}
@@ -199,14 +178,6 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     return rows
 
 
-def pseudo_labelled(cohort: Cohort, residuals: dict) -> Examples:
-    """The training windows with pseudo-labels of their residuals."""
-    windows = filtered(cohort, 'train', residuals, filters_of(cohort, residuals))
-    scores = subtract_block_median(duration_score(windows).numpy(), cohort.train.block)[:, 0]
-    labels = pseudo_labels(scores, recordings_of(cohort, 'train', windows))
-    return Examples(ArrayWindows(cohort.train.windows), labels.reshape(-1, cohort.sub.n_subwindows).astype(np.float32))
-
-
 def networks(
     cohort: Cohort,
     unlabelled: dict[str, Examples],
@@ -229,63 +200,8 @@ def networks(
         set_seed(seed)
         start = autoencoder
         if encoder == 'scratch':
-            start = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **size.model)
-        n_steps = len(unlabelled['residuals'].labels) // NETWORK_BATCH
-        arguments = vars(settings) | {
-            'device': device, 'precision': 'float32', 'seed': seed, 'shape': cohort.sub, 'preload': False,
-            'autoencoder': start.to(device), 'encoder': encoder, 'classifier_width': WIDTH,
-            'classifier_num_epochs': epochs, 'classifier_n_epochs_stop': epochs, 'early_stop_on': 'pr_auc',
-            'classifier_batch_size': NETWORK_BATCH * cohort.sub.n_subwindows, 'positive_weight': 10.0,
-            'unlabelled': unlabelled.get(source), 'pretraining_epochs': max(1, PRETRAINING_STEPS // n_steps),
-            # Of a cohort only the labels of sub-windows are kept, which cannot be shifted.
-            'classifier_augmentation': [name for name in settings.classifier_augmentation if name != 'shift'],
-        }  # fmt: skip
-        spec = CLASSIFIERS['finetuned']
-        detector = spec.make(**{key: arguments[key] for key in spec.settings})
-        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-            detector.fit(*(examples(getattr(cohort, part), cohort) for part in ('train', 'validation')),
-                         lambda which, folder=folder: Path(folder) / f'{which}.pth')  # fmt: skip
-        windows = {part: ArrayWindows(getattr(cohort, part).windows) for part in ('validation', 'test')}
-        yield name, {part: detector.predict_proba(of) for part, of in windows.items()}
-
-
-def stacked(scores: list[dict], cohort: Cohort) -> dict:
-    """{part: scores} of the mean log odds of detectors, each calibrated on the annotations of validation."""
-    log_odds = []
-    for of_detector in scores:
-        calibration = fit_calibration('temperature', of_detector['validation'], cohort.validation.annotated)
-        proba = {part: calibrate(calibration, values).clip(1e-12, 1 - 1e-12) for part, values in of_detector.items()}
-        log_odds.append({part: logit(values) for part, values in proba.items()})
-    return {part: expit(np.mean([of[part] for of in log_odds], axis=0)) for part in ('validation', 'test')}
-
-
-class ArrayWindows(Dataset):
-    """Batches of (input, target) windows of an array (n, 274, times)."""
-
-    epoch = 0
-
-    def __init__(self, windows: np.ndarray):
-        self.windows = windows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The whole batch at once."""
-        x = torch.from_numpy(self.windows[indices])[:, None]
-        return x, x
-
-    def hold(self, preload: str | bool, device: torch.device) -> None:
-        """Windows in memory stay there."""
-
-
-def examples(part: Part, cohort: Cohort) -> Examples:
-    """Windows of a part, and time labels that mark every annotated sub-window whole."""
-    border, n_subwindows, length = cohort.sub
-    labels_t = np.zeros((len(part.windows), part.windows.shape[2]), dtype=np.uint8)
-    inner = part.annotated.reshape(-1, n_subwindows).repeat(length, axis=1)
-    labels_t[:, border : border + inner.shape[1]] = inner
-    return Examples(ArrayWindows(part.windows), labels_t)
+            start = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **size.autoencoder.model)
+        yield name, finetuned(cohort, start, encoder, unlabelled.get(source), epochs, seed, settings, device)
 
 
 def first_patients(cohort: Cohort, n_patients: int) -> Cohort:

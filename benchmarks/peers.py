@@ -26,10 +26,9 @@ import numpy as np
 import pandas as pd
 import torch
 from baselines import network_scores
+from cohort_steps import NARROW, SNR, on_residuals, residuals_of, train_autoencoder
 from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, simulate_cohort
 from kinds import present
-from quality import NARROW, SNR, on_residuals, residuals_of, train_autoencoder
-from quality import SIZES as QUALITY_SIZES
 from quality_table import figures_of
 from sklearn.metrics import average_precision_score
 from torch import nn
@@ -75,7 +74,7 @@ def main(words: list[str]) -> None:
         set_seed(seed)
         cohort = simulate_cohort(SNR['medium'], seed, patients, settings, kinds)
         started = time.perf_counter()
-        trained = train_autoencoder(cohort, NARROW, QUALITY_SIZES['small'], seed, device)
+        trained = train_autoencoder(cohort, NARROW, seed, device)
         ours = on_residuals(cohort, residuals_of(trained, cohort, device), seed)
         for name, outputs in itertools.chain([('forest on masked errors', ours)], peers(cohort, seed, device, network)):
             score = {'outputs': outputs, 'key': {part: getattr(cohort, part) for part in ('validation', 'test')}}

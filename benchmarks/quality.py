@@ -15,9 +15,7 @@ quality.png and quality_scores.png (what spikes and others score) into path_writ
 a time, with one thread each.
 """
 
-import contextlib
 import functools
-import io
 import itertools
 import multiprocessing
 import sys
@@ -32,8 +30,31 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from baselines import baselines, covariance_of, networks, sfcn_on, with_margins
-from cohorts import Cohort, CohortSize, Part, chosen_size, in_subwindows, masked_segments, rescaled, simulate_cohort
+from baselines import baselines, networks, sfcn_on, with_margins
+from cohort_steps import (
+    NARROW,
+    ORIGINAL,
+    SNR,
+    Recipe,
+    as_residuals,
+    batched,
+    features_of,
+    filters_of,
+    finetuned,
+    forest,
+    looked_again,
+    on_residuals,
+    peaks,
+    per_subwindow,
+    plain_residuals_of,
+    pseudo_labelled,
+    relative_to_blocks,
+    residuals_of,
+    stacked,
+    train_autoencoder,
+    trees,
+)
+from cohorts import Cohort, CohortSize, chosen_size, rescaled, simulate_cohort
 from kinds import EEG, KINDS, present
 from quality_table import (
     PRODUCT,
@@ -48,32 +69,18 @@ from quality_table import (
     summarise,
 )
 from threadpoolctl import threadpool_limits
-from torch.optim.lr_scheduler import OneCycleLR
 
-from classifiers.boosting import BoostedTrees
 from classifiers.copies import COPIES
-from classifiers.durations import duration_score
 from classifiers.features import (
     N_POWERS,
     append_relative_power,
-    fingerprints,
     spike_features,
-    subtract_block_median,
 )
-from classifiers.filtered import filter_windows, spatial_filters
-from classifiers.forest import RandomForest
-from classifiers.inputs import N_FILTERS, error_cards, error_statistics, mean_error, zscore_planes
-from classifiers.second_look import Recordings, fit_second_look, second_look
-from classifiers.specs import Examples
-from classifiers.threshold import MeanError
-from models import build_model
-from recordings.channels import N_CHANNELS
+from classifiers.filtered import filter_windows
+from classifiers.inputs import error_cards, error_statistics, mean_error
 from runs.settings import read_command
 from timeseries_dataset import PARTS
-from training.losses import masked_loss, reconstruction_loss
 from utils import choose_device, run_script, set_seed, writing
-
-SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
 
 
 class Size(NamedTuple):
@@ -87,33 +94,25 @@ class Size(NamedTuple):
         How many of each kind, at the middle ratio, on which networks are trained on raw windows, and variants are
         tried that train another autoencoder: both take longer than all else.
     patients : CohortSize
-    model : dict
-        The autoencoder: its name, and settings of params.py where they are not the original's.
-    epochs : int
-        Of training of an autoencoder.
-    rate : float
-        Its largest learning rate.
+    autoencoder : Recipe
+    detector_epochs : int
+        Of the network `finetuned`.
     """
 
     cohorts: dict[str, int]
     networks: int
     retrained: int
     patients: CohortSize
-    model: dict
-    epochs: int
-    rate: float
+    autoencoder: Recipe
+    detector_epochs: int
 
 
-NARROW = {'name': 'AE1D', 'width': 2}
 SIZES = {
-    'tiny': Size({'medium': 1}, 1, 1, CohortSize(2, 2, 2, 1, 40), NARROW, epochs=2, rate=2e-3),
-    'short': Size({'medium': 1}, 0, 0, CohortSize(5, 2, 3, 2, 60), NARROW, epochs=5, rate=2e-3),
-    'small': Size({'medium': 2, 'easy': 1, 'hard': 1}, 1, 0, CohortSize(6, 2, 4, 2, 60), NARROW, epochs=5, rate=2e-3),
-    'full': Size(
-        {'medium': 6, 'easy': 6, 'hard': 6}, 6, 6, CohortSize(30, 6, 12, 4, 180), {'name': 'AE1D'}, epochs=20, rate=1e-3
-    ),
+    'tiny': Size({'medium': 1}, 1, 1, CohortSize(2, 2, 2, 1, 40), NARROW._replace(epochs=2), 2),
+    'short': Size({'medium': 1}, 0, 0, CohortSize(5, 2, 3, 2, 60), NARROW, 30),
+    'small': Size({'medium': 2, 'easy': 1, 'hard': 1}, 1, 0, CohortSize(6, 2, 4, 2, 60), NARROW, 30),
+    'full': Size({'medium': 6, 'easy': 6, 'hard': 6}, 6, 6, CohortSize(30, 6, 12, 4, 180), ORIGINAL, 30),
 }
-BATCH = 16
 BOOSTED = 'masked errors + hgb'
 
 
@@ -167,9 +166,10 @@ def scores_of_cohort(
     device = choose_device(settings.device)
     cohort = simulate_cohort(SNR[difficulty], seed, size.patients, settings, kind, eeg)
     key = {name: getattr(cohort, name)._replace(windows=None, signals=None) for name in ('validation', 'test')}
-    autoencoder = train_autoencoder(cohort, size.model, size, seed, device)
+    autoencoder = train_autoencoder(cohort, size.autoencoder, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
     tried = [detect(cohort, autoencoder, residuals, seed, device)]
+    tried.append(with_network(cohort, autoencoder, residuals, size.detector_epochs, seed, settings, device))
     if difficulty == 'medium' and number < size.networks:
         tried.append(networks(cohort, seed, device))
     if difficulty == 'medium' and number < size.retrained:
@@ -217,9 +217,20 @@ def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torc
     yield 'masked errors and signal + forest', forest(relative_to_blocks(both, cohort), cohort, seed)
 
 
+def with_network(cohort, autoencoder, residuals, epochs, seed, settings, device):
+    """Yield the name and {part: scores} of the network `finetuned`, and of `stacked`."""
+    unlabelled = pseudo_labelled(cohort, residuals)
+    network = finetuned(cohort, autoencoder, 'frozen', unlabelled, epochs, seed, settings, device)
+    yield 'finetuned, pseudo-labels first', network
+    yield 'finetuned, pseudo-labels first, second look', looked_again(network, cohort, residuals)
+    both = stacked([on_residuals(cohort, residuals, seed), network], cohort)
+    yield 'masked errors + stacked', both
+    yield 'masked errors + stacked, second look', looked_again(both, cohort, residuals)
+
+
 def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
     """Yield the name and {part: scores} of variants that need another autoencoder."""
-    plain = train_autoencoder(cohort, size.model, size, seed, device, masked=False)
+    plain = train_autoencoder(cohort, size.autoencoder, seed, device, masked=False)
     cards = {name: values[:, 0] for name, values in per_subwindow(plain, cohort, error_cards, device).items()}
     yield 'plain errors, error cards + SFCN', sfcn_on(cards, cohort, seed, device, flip=False)
     statistics = per_subwindow(plain, cohort, error_statistics, device)
@@ -231,7 +242,7 @@ def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):
     yield 'plain errors + threshold', peaks(cohort, unreconstructed)
     for scaling in ('window', 'patient'):
         scaled = rescaled(cohort, scaling)
-        residuals = residuals_of(train_autoencoder(scaled, size.model, size, seed, device), scaled, device)
+        residuals = residuals_of(train_autoencoder(scaled, size.autoencoder, seed, device), scaled, device)
         yield f'windows scaled by {scaling}, masked errors + forest', on_residuals(scaled, residuals, seed)
         yield f'windows scaled by {scaling}, masked errors + threshold', peaks(scaled, residuals)
 
@@ -265,172 +276,6 @@ def with_copies(
 def read_changed(read, change, x):
     """What is read of changed windows."""
     return read(change(x))
-
-
-# ------------------------------------------------------------------------------- autoencoder and classifier
-def train_autoencoder(
-    cohort: Cohort, described: dict, size: Size, seed: int, device: torch.device, masked: bool = True
-):  # fmt: skip
-    """Train the autoencoder on all windows of the training patients: it needs no annotation."""
-    set_seed(seed)
-    model = build_model(n_channels=N_CHANNELS, n_times=cohort.train.windows.shape[2], **described).to(device)
-    with torch.no_grad():
-        n_pairs = len(model.eval()(torch.zeros(1, 1, *cohort.train.windows.shape[1:], device=device)))
-    model.train()
-    n_batches, weights = len(cohort.train.windows) // BATCH, [1.0] * n_pairs
-    loss = masked_loss('mse', weights, cohort.sub, cohort.margin) if masked else reconstruction_loss('mse', weights)
-    optimizer = torch.optim.Adam(model.parameters(), size.rate)
-    scheduler = OneCycleLR(optimizer, size.rate, total_steps=size.epochs * n_batches, pct_start=0.2)
-    for _ in range(size.epochs):
-        for chosen in torch.randperm(len(cohort.train.windows))[: n_batches * BATCH].reshape(-1, BATCH):
-            x = torch.from_numpy(cohort.train.windows[chosen.numpy()])[:, None].to(device)
-            value = loss(model, x, x)
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            scheduler.step()
-    return model.eval()
-
-
-def batched(function, part: Part, device: torch.device) -> np.ndarray:
-    """What a function makes of the windows (batch, 1, 274, n_times) of a part, batch by batch."""
-    with torch.no_grad():
-        pieces = [
-            function(torch.from_numpy(x)[:, None].to(device)).cpu()
-            for x in np.array_split(part.windows, -(-len(part.windows) // BATCH))
-        ]
-    return torch.cat(pieces).numpy()
-
-
-def residuals_of(model, cohort, device):
-    """What the context does not predict of the signal, by part: (n, 274, n_subwindows, n_masked)."""
-
-    def extract(x):
-        return model.masked_residuals(x, cohort.sub, cohort.margin, levels=[0])[:, 0]
-
-    return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
-
-
-def plain_residuals_of(model, cohort, device):
-    """What a plain autoencoder does not reconstruct, laid out as `residuals_of`."""
-
-    def extract(x):
-        output, target = model(x)[0]
-        return (target - output).reshape(len(x), N_CHANNELS, -1)
-
-    return {name: masked_segments(batched(extract, getattr(cohort, name), device), cohort) for name in PARTS}
-
-
-def as_residuals(cohort):
-    """The signal itself, laid out as `residuals_of`."""
-    return {name: masked_segments(getattr(cohort, name).windows, cohort) for name in PARTS}
-
-
-def filters_of(cohort, residuals):
-    """The spatial filters, from training windows and residuals."""
-    covariance = covariance_of(cohort.train.windows[..., ::3])
-    residual_windows = covariance_of(residuals['train'].reshape(len(residuals['train']), N_CHANNELS, -1)[..., ::3])
-    return spatial_filters(covariance, residual_windows, N_FILTERS).astype(np.float32)
-
-
-def features_of(cohort, residuals):
-    """Features at the peak of the residual, by part."""
-    filters = filters_of(cohort, residuals)
-    features = {}
-    for name in PARTS:
-        features[name] = spike_features(filtered(cohort, name, residuals, filters)).numpy()
-    return features
-
-
-def filtered(cohort, name, residuals, filters):
-    """`FilteredWindows` of a part."""
-    arrays = map(torch.from_numpy, (getattr(cohort, name).windows, residuals[name], filters))
-    return filter_windows(*arrays, cohort.sub, cohort.margin)
-
-
-def relative_to_blocks(features, cohort):
-    """With the features of power beside those of their block."""
-    return {name: append_relative_power(values, getattr(cohort, name).block) for name, values in features.items()}
-
-
-def on_residuals(cohort, residuals, seed):
-    """Scores on the features of residuals: the classifier `forest`."""
-    return forest(relative_to_blocks(features_of(cohort, residuals), cohort), cohort, seed)
-
-
-def forest(features, cohort, seed, labels=None):
-    """Scores by extremely randomised trees on features: `forest`; labels are as annotated if not given."""
-    return learn(RandomForest(seed=seed), features, cohort, labels)
-
-
-def trees(features, cohort, seed, labels=None):
-    """Scores by gradient-boosted trees on features: `hgb`; labels are as annotated if not given."""
-    return learn(BoostedTrees(seed=seed), features, cohort, labels)
-
-
-def learn(classifier, features, cohort, labels):
-    """{part: scores} of a classifier."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        classifier.fit(
-            Examples(features['train'], cohort.train.annotated if labels is None else labels),
-            Examples(features['validation'], cohort.validation.annotated),
-            None,
-        )
-    return {name: classifier.predict_proba(features[name]) for name in ('validation', 'test')}
-
-
-def peaks(cohort, residuals):
-    """Scores by the residual alone: the classifier `threshold`."""
-    filters = filters_of(cohort, residuals)
-    scores, classifier = {}, MeanError()
-    for name in PARTS:
-        score = duration_score(filtered(cohort, name, residuals, filters)).numpy()
-        scores[name] = subtract_block_median(score, getattr(cohort, name).block)
-    with contextlib.redirect_stdout(io.StringIO()):
-        classifier.fit(Examples(scores['train'], cohort.train.annotated), None, None)
-    return {name: classifier.predict_proba(scores[name]) for name in ('validation', 'test')}
-
-
-def looked_again(scores: dict, cohort: Cohort, residuals: dict) -> dict:
-    """Scores of validation and test after the second look; fitted on the annotations of validation.
-
-    Parameters
-    ----------
-    scores : dict of arrays (n,)
-        Of a detector, between 0 and 1, by part.
-    residuals : dict of arrays (n_windows, 274, n_subwindows, n_masked)
-        From `residuals_of` or `as_residuals`.
-    """
-    filters = filters_of(cohort, residuals)
-    recordings = {name: recordings_of(cohort, name, filtered(cohort, name, residuals, filters)) for name in scores}
-    look = fit_second_look(scores['validation'], recordings['validation'], cohort.validation.annotated)
-    return {name: second_look(look, scores[name], recordings[name]) for name in scores}
-
-
-def recordings_of(cohort, name, windows):
-    """What the second look knows of the `FilteredWindows` of a part."""
-    part = getattr(cohort, name)
-    timing = part.places['timing'].to_numpy() / cohort.sub.subwindow_length
-    return Recordings(fingerprints(windows).numpy(), part.block, timing, np.ones(len(timing), dtype=bool))
-
-
-def per_subwindow(model, cohort, inputs, device):
-    """What a classifier without masking sees of the signal, by part: `inputs` as `error_cards`."""
-
-    def extract(x):
-        return inputs(model.error_cards(x, levels=[0]), cohort.sub)
-
-    return {name: batched(extract, getattr(cohort, name), device) for name in PARTS}
-
-
-def cards_of_residuals(cohort, residuals):
-    """Error cards (n * n_subwindows, 274, n_times) of masked residuals, by part."""
-    inside = slice(cohort.margin, cohort.margin + cohort.sub.subwindow_length)
-    cards = {}
-    for name, values in residuals.items():
-        whole = zscore_planes(torch.from_numpy(values[..., inside]).square().flatten(-2)[:, None])[:, 0]
-        cards[name] = in_subwindows(whole.numpy(), cohort.sub._replace(border=0))
-    return cards
 
 
 if __name__ == '__main__':

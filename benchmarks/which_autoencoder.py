@@ -18,17 +18,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import pandas as pd
 from baselines import components_of, ridge_errors
-from cohorts import CohortSize, chosen_size, simulate_cohort
-from kinds import present
-from quality import (
+from cohort_steps import (
     SNR,
-    Size,
+    Recipe,
     as_residuals,
     looked_again,
     on_residuals,
     residuals_of,
     train_autoencoder,
 )
+from cohorts import CohortSize, chosen_size, simulate_cohort
+from kinds import present
 from quality_table import mean_and_interval, pr_auc
 
 from runs.settings import read_command
@@ -88,9 +88,8 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
     add('none: the signal itself', signal)
     add('none: ridge regression', ridge_residuals(cohort, signal))
     for name, model, epochs, rate in TRIED:
-        size = Size({}, 0, 0, patients, model, epochs, rate)
         started = time.perf_counter()
-        autoencoder = train_autoencoder(cohort, model, size, seed, device)
+        autoencoder = train_autoencoder(cohort, Recipe(model, epochs, rate), seed, device)
         seconds = time.perf_counter() - started
         residuals = residuals_of(autoencoder, cohort, device)
         add(name, residuals, **{'training s': seconds})

@@ -10,8 +10,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
+from cohort_steps import examples
 from cohorts import Cohort, Part
-from label_budget import REFERENCE, examples, first_patients, paired_differences
+from label_budget import REFERENCE, first_patients, paired_differences
 
 from classifiers.subwindows import subwindow_shape
 from classifiers.windows import subwindow_labels

@@ -27,7 +27,9 @@ def split_of(recordings, write_raw, make_windows, paths, tmp_path):
         path = write_raw(recordings(events=((), ()), seed=UNANNOTATED), UNANNOTATED)
         every_window = WINDOWS | {'nb_best_blocks': 0, 'include_spike_free': True, 'patient': UNANNOTATED}
         make_window_files(path.parent, tmp_path / 'windows_ae', normal_only=True, **every_window)
-        _, settings = read_command([*paths, 'nb_best_blocks=0', 'nb_best_blocks_test=0', 'classifier=finetuned', *words])
+        _, settings = read_command(
+            [*paths, 'nb_best_blocks=0', 'nb_best_blocks_test=0', 'classifier=finetuned', *words]
+        )
         [split] = split_data(open_window_sets(settings), 'auto', None, settings, subwindow_shape_of(settings))
         return split, settings
 
