@@ -178,8 +178,8 @@ def field_similarity(a: torch.Tensor, b: torch.Tensor, reach: int) -> torch.Tens
         Row l, column t: of `a` at t with `b` at t + l - reach; beyond an end, `b` is what it is there.
     """
     products = a.transpose(1, 2) @ F.pad(b, (reach, reach), mode='replicate') / a.shape[1]
-    # Laid into rows that are longer by one, row t moves t to the left: column l becomes the time t + l. A gather would do
-    # the same, but what it sends back is slow to add up where results must be the same from run to run.
+    # Laid into rows that are longer by one, row t moves t to the left: column l becomes the time t + l. A gather would
+    # do the same, but its gradients are slow to add up where results must be the same from run to run.
     n_windows, n_times, width = products.shape
     moved = F.pad(products.flatten(1), (0, n_times)).view(n_windows, n_times, width + 1)
     return moved[..., : 2 * reach + 1].transpose(1, 2)
