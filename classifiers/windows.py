@@ -211,6 +211,7 @@ class FinetunedClassifier(WindowClassifier):
         self._train(
             windows, validation_set, positive_weight, num_epochs=self.pretraining_epochs, save=lambda which, state: None
         )
+        self.unlabelled = None  # which may be held in memory
         print('  the annotated windows:')
         return True
 

@@ -105,14 +105,18 @@ def test_a_network_on_windows_finds_spikes_and_survives_its_checkpoint(name, tmp
     assert load_checkpoint(tmp_path / 'saved.pth')['decision'] == {'threshold': 0.25}
 
 
-@pytest.mark.parametrize('name', ['finetuned', 'raw'])
-def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(name, tmp_path):
+@pytest.mark.parametrize(('name', 'pretrained'), [('finetuned', False), ('finetuned', True), ('raw', False)])
+def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(name, pretrained, tmp_path):
+    first = {}
+    if pretrained:
+        soft = np.random.default_rng(0).random((30, SHAPE.n_subwindows), dtype=np.float32)
+        first = {'unlabelled': Examples(Windows(n=30), soft), 'pretraining_epochs': 1}
     for part in ('whole', 'parts'):
         (tmp_path / part).mkdir()
-    whole, _ = fitted(name, tmp_path / 'whole', classifier_num_epochs=3)
-    fitted(name, tmp_path / 'parts', classifier_num_epochs=1)
+    whole, _ = fitted(name, tmp_path / 'whole', classifier_num_epochs=3, **first)
+    fitted(name, tmp_path / 'parts', classifier_num_epochs=1, **first)
     parts, history = fitted(name, tmp_path / 'parts', classifier_num_epochs=3)
-    assert [epoch['epoch'] for epoch in history] == [1, 2, 3]
+    assert [epoch['epoch'] for epoch in history] == [0, 1, 2, 3][not pretrained :]
     for expected, weights in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
         assert torch.equal(expected, weights)
 
