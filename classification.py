@@ -300,7 +300,7 @@ def load_run(
     model.precision = precision
     spec = CLASSIFIERS[settings['classifier']]
     arguments = settings | {'device': device, 'precision': precision, 'shape': shape, 'autoencoder': model}
-    arguments['unlabelled'] = None  # nothing is trained here
+    arguments['pseudo_labelled'] = None  # nothing is trained here
     try:
         loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
         state = load_checkpoint(classifier)

@@ -313,7 +313,8 @@ def train(
         if training.history and training.best_epoch == training.epoch and not training.progress.batches:
             training.save_state('best')
         try:
-            if validate_first and not training.history:
+            interrupted_at_start = state is not None and not training.progress.batches
+            if (validate_first or interrupted_at_start) and not training.history:
                 at_start = validate(model, validation_loader, loss, device, processes)
                 training.end_epoch(training.metrics | {'validation loss': at_start}, 0.0)
                 tqdm.write(f'  at the start   validation loss {at_start:.5f}')

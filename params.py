@@ -245,21 +245,21 @@ n_epochs_stop = 10
 classifier = 'forest'
 
 # finetuned and stacked: 'pretrained' trains the autoencoder's encoder further; 'frozen' leaves it as it is; 'scratch'
-# starts from a new one, without pretraining, to see what the autoencoder brings.
+# starts from a new one, without pseudo-labels, to see what the autoencoder brings.
 encoder = 'pretrained'
 
 # finetuned and stacked: learning rate of what is new, as a multiple of classifier_learning_rate, which is the
 # encoder's.
 head_rate = 10.0
 
-# finetuned and stacked, with masking and an encoder that is not from 'scratch': epochs in which a new network learns
-# pseudo-labels, before it sees an annotation: what the score of threshold takes for spikes in the windows of all
-# training patients, those of the autoencoder alone too. 0: none.
+# finetuned and stacked, with masking and an encoder that is not from 'scratch': most epochs in which a new network
+# first learns pseudo-labels: what the score of threshold takes for spikes in the windows of all training patients, those
+# of the autoencoder alone too. Validation chooses which epoch is kept. 0: none.
 pretraining_epochs = 40
 
 # finetuned, stacked and raw: what is changed at random in training windows, because no label depends on it: any of
-# 'sign', 'mirror' (left and right of the helmet), 'amplitude' (by 20 %), 'shift' (by up to 7 samples), 'channels' (a
-# tenth is set to 0) and 'noise' (as `augmentation` and `augmentation_fraction` say).
+# 'sign', 'mirror' (left and right of the helmet), 'amplitude' (by 20 %), 'shift' (by up to 7 samples; not with
+# pseudo-labels), 'channels' (a tenth is set to 0) and 'noise' (as `augmentation` and `augmentation_fraction` say).
 classifier_augmentation = ['sign', 'mirror', 'amplitude', 'shift', 'channels']
 
 # finetuned, stacked and raw: weight in the loss of a sub-window that the network, as it is at that moment, takes for
@@ -271,8 +271,8 @@ hard_negatives = 1.0
 # fitted on the annotations of validation. False takes every sub-window by itself.
 second_look = True
 
-# forest, hgb, svm, stacked and threshold with masking: 'residual', what the context does not predict, or 'signal', the
-# signal itself in its place, a control without the autoencoder.
+# forest, hgb, svm, stacked and threshold with masking, and the pseudo-labels of finetuned: 'residual', what the context
+# does not predict, or 'signal', the signal itself in its place, a control without the autoencoder.
 features = 'residual'
 
 # forest, hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the

@@ -199,7 +199,7 @@ class WindowDataset(Dataset):
 
     def hold(self, preload: str | bool, device: torch.device) -> None:
         """Load the windows to where the setting `preload` has them for the device, see `place_of_windows`."""
-        self.device = device
+        self.device, self.preloaded = device, None  # what is held now makes room
         shape = (len(self), *self.files[0].shape[1:])
         location = place_of_windows(4 * math.prod(shape), preload, device)
         self.preloaded = None if location is None else torch.empty(shape, device=location)

@@ -35,6 +35,7 @@ TRAINING = [
     'classifier_batch_size=64',
     'classifier_learning_rate=5e-4',
     'classifier_num_epochs=8',
+    'pretraining_epochs=8',
 ]
 SHOWN = ('PR-AUC', 'event F1', 'event sensitivity', 'false alarms/min')
 

@@ -39,7 +39,7 @@ SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
 BATCH = 16
 # Of the network `finetuned`.
 NETWORK_WIDTH, NETWORK_BATCH = 32, 16
-PRETRAINING_STEPS = 750  # on pseudo-labels, about
+PRETRAINING_STEPS = 750  # on pseudo-labels, about; 12 epochs at least
 
 
 class Recipe(NamedTuple):
@@ -230,15 +230,18 @@ def finetuned(
     cohort: Cohort,
     autoencoder,
     encoder: str,
-    unlabelled: Examples | None,
+    pretraining: Examples | None,
     epochs: int,
     seed: int,
     settings: SimpleNamespace,
     device: torch.device,
 ) -> dict:
-    """{part: scores} by the network `finetuned` on an autoencoder, which may learn pseudo-labels first."""
+    """{part: scores} by the network `finetuned` on an autoencoder, which may learn pseudo-labels first.
+
+    Unlike in the product, no epoch without progress stops it; the best on validation is kept, as there.
+    """
     set_seed(seed)
-    steps_of_epoch = 0 if unlabelled is None else len(unlabelled.labels) // NETWORK_BATCH
+    n_windows = 0 if pretraining is None else len(pretraining.labels)
     arguments = vars(settings) | {
         'device': device,
         'precision': 'float32',
@@ -247,11 +250,11 @@ def finetuned(
         'preload': False,
         'autoencoder': autoencoder.to(device),
         'encoder': encoder,
-        'unlabelled': unlabelled,
-        'pretraining_epochs': max(1, PRETRAINING_STEPS // max(1, steps_of_epoch)),
+        'pseudo_labelled': pretraining,
+        'pretraining_epochs': max(12, PRETRAINING_STEPS * NETWORK_BATCH // max(n_windows, 1)),
         'classifier_width': NETWORK_WIDTH,
         'classifier_num_epochs': epochs,
-        'classifier_n_epochs_stop': epochs,
+        'classifier_n_epochs_stop': 10_000,
         'early_stop_on': 'pr_auc',
         'classifier_batch_size': NETWORK_BATCH * cohort.sub.n_subwindows,
         'positive_weight': 10.0,

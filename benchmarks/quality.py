@@ -218,14 +218,14 @@ def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torc
 
 
 def with_network(cohort, autoencoder, residuals, epochs, seed, settings, device):
-    """Yield the name and {part: scores} of the network `finetuned`, and of `stacked`."""
-    unlabelled = pseudo_labelled(cohort, residuals)
-    network = finetuned(cohort, autoencoder, 'frozen', unlabelled, epochs, seed, settings, device)
-    yield 'finetuned, pseudo-labels first', network
-    yield 'finetuned, pseudo-labels first, second look', looked_again(network, cohort, residuals)
+    """Yield the name and {part: scores} of the network `finetuned`, after pseudo-labels, and of `stacked`."""
+    pretraining = pseudo_labelled(cohort, residuals)
+    network = finetuned(cohort, autoencoder, 'frozen', pretraining, epochs, seed, settings, device)
+    yield 'finetuned, frozen', network
+    yield 'finetuned, frozen, second look', looked_again(network, cohort, residuals)
     both = stacked([on_residuals(cohort, residuals, seed), network], cohort)
-    yield 'masked errors + stacked', both
-    yield 'masked errors + stacked, second look', looked_again(both, cohort, residuals)
+    yield 'masked errors + stacked, frozen', both
+    yield 'masked errors + stacked, frozen, second look', looked_again(both, cohort, residuals)
 
 
 def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):

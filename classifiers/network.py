@@ -60,7 +60,7 @@ class NetworkClassifier(ABC):
         ----------
         checkpoint : callable
             From 'best' or 'last' to the path of the checkpoint to leave. Where 'last' is there, of a training that was
-            interrupted, it goes on.
+            interrupted, it goes on. 'pretraining' is there only until the end.
 
         Returns
         -------
@@ -72,16 +72,17 @@ class NetworkClassifier(ABC):
         weight = n_others / n_spikes if self.positive_weight is None else self.positive_weight
         print(f'  {len(labels)} training sub-windows, {n_spikes} with a spike, each weighted {weight:.1f}')
         interrupted, trained_further = checkpoint('last').is_file(), bool(self.state)
+        validation = self._labelled(validation_set, training=False)
         if self.network is None:
             self.description = self._describe(train_set)
             self.network = self._build(self.description)
             with torch.no_grad():
                 self.network.get_parameter('output.bias').fill_(math.log(n_spikes / n_others))
             if not interrupted:
-                trained_further = self._prepare(train_set, validation_set, weight)
+                trained_further = self._prepare(train_set, validation, weight, checkpoint('pretraining'))
         history = self._train(
             self._labelled(train_set, training=True),
-            validation_set,
+            validation,
             weight,
             num_epochs=self.classifier_num_epochs,
             save=checkpoint_saver(checkpoint, self.description),
@@ -90,9 +91,10 @@ class NetworkClassifier(ABC):
             state=load_checkpoint(checkpoint('last')) if interrupted else None,
         )
         self.state = load_checkpoint(checkpoint('best'))
+        checkpoint('pretraining').unlink(missing_ok=True)
         return history
 
-    def _train(self, windows: WindowSource, validation_set, positive_weight: float, **how) -> list[dict]:
+    def _train(self, windows: WindowSource, validation: WindowSource, positive_weight: float, **how) -> list[dict]:
         """Train the network on batches (input, labels), and keep the best epoch on validation; see `loop.train`."""
         network = self._trained()
         optimizer, scheduler = make_optimizer(
@@ -111,7 +113,7 @@ class NetworkClassifier(ABC):
         return train(
             network,
             batches(windows, batch_size=size, shuffle=True, seed=self.seed),
-            batches(self._labelled(validation_set, training=False), batch_size=size),
+            batches(validation, batch_size=size),
             self._loss(positive_weight, scores),
             optimizer=optimizer,
             scheduler=scheduler,
@@ -171,8 +173,11 @@ class NetworkClassifier(ABC):
     def _describe(self, train_set) -> dict:
         """What builds a network for a training set."""
 
-    def _prepare(self, train_set, validation_set, positive_weight: float) -> bool:
-        """Do what a new network needs before it is trained, and say whether it has learnt; by default nothing."""
+    def _prepare(self, train_set, validation: WindowSource, positive_weight: float, path: Path) -> bool:
+        """Do what a new network needs before it is trained, and say whether it has learnt; by default nothing.
+
+        `path` is that of a checkpoint, in case that it is interrupted.
+        """
         return False
 
     @abstractmethod

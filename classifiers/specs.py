@@ -61,7 +61,8 @@ class ClassifierSpec(NamedTuple):
         Whether the setting `copies` adds to its training.
     settings : tuple of str
         The settings of params.py that it takes; networks also take the `device`, those on whole windows the `shape` of
-        the sub-windows, and `finetuned` and `stacked` the `autoencoder`.
+        the sub-windows, and `finetuned` and `stacked` the `autoencoder` and
+        windows with pseudo-labels.
     """
 
     make: Callable[..., Classifier]
@@ -110,7 +111,7 @@ class Examples(NamedTuple):
     inputs : float32 array (n, ...)
         Or a dataset of windows, of a classifier that reads these, or `FeaturesAndWindows`.
     labels : int array (n,)
-        1 where an annotated spike is; with whole windows, the time labels (n_windows, times).
+        1 where an annotated spike is; with whole windows, the time labels (n_windows, times), or their pseudo-labels.
     """
 
     inputs: Any

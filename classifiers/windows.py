@@ -18,30 +18,58 @@ from models.autoencoder import Autoencoder
 from models.detector import SpikeDetector, WindowSFCN
 from models.network import Network
 from timeseries_dataset import WindowSource, batches
+from training.checkpoints import checkpoint_saver, load_checkpoint
 from training.losses import spike_loss
 
 # Windows that the components of the channels are measured on, at most, spread evenly over those of training.
 _N_MEASURED = 256
 
 
-class LabelledWindows(Dataset):
-    """Batches of (windows, labels of their sub-windows).
-
-    (batch, 1, channels, times) and (batch, n_subwindows), both float32. A label is 1 for a spike, 0 for others, and -1
-    for others that a spike lies less than a sub-window from.
+class ChangedWindows(Dataset):
+    """Batches of windows (batch, 1, channels, times) with random changes, the same in every epoch of a number.
 
     Parameters
     ----------
     windows : WindowSource
+    changes : list of callables
+        What is changed in every batch, such as those of `augmentation.CHANGES`.
+    seed : int
+    """
+
+    def __init__(self, windows: WindowSource, changes: Sequence[Callable], seed: int):
+        self.windows, self.changes, self.seed, self.epoch = windows, changes, seed, 0
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    @property
+    def preloaded(self) -> torch.Tensor | None:
+        """The windows, where they are held."""
+        return getattr(self.windows, 'preloaded', None)
+
+    def changed(self, indices: list[int]) -> tuple[torch.Tensor, np.random.Generator]:
+        """Windows of these indices, and where their random numbers go on."""
+        x, _ = self.windows.__getitems__(indices)
+        rng = np.random.default_rng([self.seed, self.epoch, int(indices[0])])
+        for change in self.changes:
+            x = change(x, rng)
+        return x, rng
+
+
+class LabelledWindows(ChangedWindows):
+    """Batches of (windows, labels of their sub-windows), (batch, n_subwindows) float32.
+
+    A label is 1 for a spike, 0 for others, and -1 for others that a spike lies less than a sub-window from.
+
+    Parameters
+    ----------
+    windows, changes, seed
+        See `ChangedWindows`.
     labels_t : uint8 array (n_windows, times)
         1 at the samples of a spike.
     shape : SubwindowShape
-    changes : list of callables
-        What is changed at random in every batch, such as those of `augmentation.CHANGES`.
     shifted : bool
         Whether windows are moved by a few samples too.
-    seed : int
-        Of these changes: the same in every epoch of this number.
     """
 
     def __init__(
@@ -53,21 +81,12 @@ class LabelledWindows(Dataset):
         shifted: bool = False,
         seed: int = 0,
     ):
-        self.windows, self.shape, self.epoch = windows, shape, 0
-        self.labels_t = torch.from_numpy(labels_t)
-        self.changes, self.shifted, self.seed = changes, shifted, seed
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    @property
-    def preloaded(self) -> torch.Tensor | None:
-        """The windows, where they are held."""
-        return getattr(self.windows, 'preloaded', None)
+        super().__init__(windows, changes, seed)
+        self.labels_t, self.shape, self.shifted = torch.from_numpy(labels_t), shape, shifted
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once."""
-        x, rng = self._changed(indices)
+        x, rng = self.changed(indices)
         labels_t = self.labels_t[indices]
         if self.shifted:
             x, labels_t = shift_windows(x, labels_t, self.shape.border, rng)
@@ -76,21 +95,17 @@ class LabelledWindows(Dataset):
         labels, near = (subwindow_labels(marks, self.shape) for marks in (labels_t, around))
         return x, 2 * labels - near
 
-    def _changed(self, indices):
-        """Windows with the random changes of this epoch, and where the random numbers go on."""
-        x, _ = self.windows.__getitems__(indices)
-        rng = np.random.default_rng([self.seed, self.epoch, int(indices[0])])
-        for change in self.changes:
-            x = change(x, rng)
-        return x, rng
 
+class PseudoLabelledWindows(ChangedWindows):
+    """Batches of (windows, their pseudo-labels): float32 (n_windows, n_subwindows), between 0 and 1."""
 
-class PseudoLabelledWindows(LabelledWindows):
-    """The same with pseudo-labels (n_windows, n_subwindows), float32, between 0 and 1, which cannot be shifted."""
+    def __init__(self, windows: WindowSource, labels: np.ndarray, changes: Sequence[Callable] = (), seed: int = 0):
+        super().__init__(windows, changes, seed)
+        self.labels = torch.from_numpy(labels)
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole batch at once."""
-        return self._changed(indices)[0], self.labels_t[indices]
+        return self.changed(indices)[0], self.labels[indices]
 
 
 def subwindow_labels(labels_t: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
@@ -124,16 +139,15 @@ class WindowClassifier(NetworkClassifier):
     def _batch_size(self):
         return max(2, self.classifier_batch_size // self.shape.n_subwindows)
 
-    def _labelled(self, examples, *, training, make=LabelledWindows):
+    def _labelled(self, examples, *, training):
         examples.inputs.hold(self.preload, self.device)
-        if not training:
-            return make(examples.inputs, examples.labels, self.shape)
+        changes, shifted = (self._changes(), 'shift' in self.classifier_augmentation) if training else ((), False)
+        return LabelledWindows(examples.inputs, examples.labels, self.shape, changes, shifted, self.seed)
+
+    def _changes(self):
+        """What is changed at random in training windows, but for shifts, which change labels too."""
         noise = functools.partial(add_noise, std=self.augmentation, fraction=self.augmentation_fraction)
-        changes = [
-            change for name, change in (CHANGES | {'noise': noise}).items() if name in self.classifier_augmentation
-        ]
-        shifted = 'shift' in self.classifier_augmentation
-        return make(examples.inputs, examples.labels, self.shape, changes, shifted, self.seed)
+        return [change for name, change in (CHANGES | {'noise': noise}).items() if name in self.classifier_augmentation]
 
     def _batches(self, inputs):
         return (x for x, _ in batches(inputs, batch_size=self._batch_size()))
@@ -176,16 +190,17 @@ class FinetunedClassifier(WindowClassifier):
     head_rate : float
         Learning rate of all that is new, as a multiple of the encoder's.
     pretraining_epochs : int
-    unlabelled : Examples or None
-        Windows with pseudo-labels (n_windows, n_subwindows), float32, which a new network learns first for so many
-        epochs, see `pseudo_labels`.
+        Most epochs on pseudo-labels; validation chooses which is kept, as in training.
+    pseudo_labelled : Examples or None
+        Windows and their pseudo-labels (n_windows, n_subwindows), float32, which a new network learns first, see
+        `pseudo_labels`.
     """
 
     autoencoder: Autoencoder
     encoder: str
     head_rate: float
     pretraining_epochs: int
-    unlabelled: Any
+    pseudo_labelled: Any
 
     name = 'finetuned'
 
@@ -202,17 +217,24 @@ class FinetunedClassifier(WindowClassifier):
                 parameter.rate = self.head_rate  # ty: ignore[missing-attribute]
         return self._on_device(network)
 
-    def _prepare(self, train_set, validation_set, positive_weight):
+    def _prepare(self, train_set, validation, positive_weight, path):
         self._measure_components(train_set)
-        if self.unlabelled is None:
+        if self.pseudo_labelled is None:
             return False
-        windows = self._labelled(self.unlabelled, training=True, make=PseudoLabelledWindows)
-        print(f'  {len(windows)} windows with pseudo-labels from the score of threshold, without annotations:')
+        windows, labels = self.pseudo_labelled
+        windows.hold(self.preload, self.device)
+        save_last = checkpoint_saver(lambda which: path, self.description)
+        print(f'  pseudo-labels of {len(windows)} windows:')
         self._train(
-            windows, validation_set, positive_weight, num_epochs=self.pretraining_epochs, save=lambda which, state: None
+            PseudoLabelledWindows(windows, labels, self._changes(), self.seed),
+            validation,
+            positive_weight,
+            num_epochs=self.pretraining_epochs,
+            save=lambda which, state: save_last(which, state) if which == 'last' else None,
+            state=load_checkpoint(path) if path.is_file() else None,
         )
-        self.unlabelled = None  # which may be held in memory
-        print('  the annotated windows:')
+        windows.hold(False, self.device)  # lets them go
+        print('  annotations:')
         return True
 
     def _measure_components(self, train_set):

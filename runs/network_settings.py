@@ -115,7 +115,9 @@ def check_masking(border: int, settings: SimpleNamespace) -> None:
             f'masking={settings.masking!r} needs signal around the inner part of a window: set '
             'spike_spacing_from_border above 0, or masking=None'
         )
-    if settings.balanced and CLASSIFIERS[settings.classifier].relative_to_block:
+    spec = CLASSIFIERS[settings.classifier]
+    pretrained = 'pseudo_labelled' in spec.settings and settings.pretraining_epochs and settings.encoder != 'scratch'
+    if settings.balanced and (spec.relative_to_block or pretrained):
         print(
             f'warning: balanced=True leaves out windows with which classifier={settings.classifier!r}, under masking, '
             'compares every other window of the block'

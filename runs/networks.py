@@ -257,15 +257,15 @@ def train_classifier(
     spec = CLASSIFIERS[settings.classifier]
     if settings.encoder == 'scratch' and 'autoencoder' in spec.settings:
         autoencoder = build_autoencoder(describe_autoencoder(split, settings), context._replace(source=None))
-    begun = context.mode == 'ft' or run.checkpoint('last', settings.classifier).is_file()
-    unlabelled = None
-    if 'unlabelled' in spec.settings and not begun:
-        unlabelled = pseudo_labelled_windows(split, autoencoder, settings, context.device)
+    is_new = context.mode != 'ft' and not run.checkpoint('last', settings.classifier).is_file()
+    pseudo_labelled = None
+    if 'pseudo_labelled' in spec.settings and is_new:
+        pseudo_labelled = pseudo_labelled_windows(split, autoencoder, settings, context.device)
     arguments = vars(settings) | {
         'device': context.device,
         'shape': split.shape,
         'autoencoder': autoencoder,
-        'unlabelled': unlabelled,
+        'pseudo_labelled': pseudo_labelled,
     }
     classifier = spec.make(**{name: arguments[name] for name in spec.settings})
     if context.mode == 'ft' and isinstance(classifier, NetworkClassifier):
@@ -291,7 +291,13 @@ def pseudo_labelled_windows(
     """What a network learns before it sees annotations: training windows, with pseudo-labels from masked errors.
 
     Beside the classifier's windows, those of patients that the autoencoder alone learns from, who may not be annotated
-    yet. None where the settings want none of it.
+    yet.
+
+    Returns
+    -------
+    Examples or None
+        The windows, a `WindowDataset`, and float32 labels (n_windows, n_subwindows), see `pseudo_labels`; None where
+        the settings want none of it.
     """
     if not settings.pretraining_epochs or not settings.masking or settings.encoder == 'scratch':
         return None
@@ -304,7 +310,8 @@ def pseudo_labelled_windows(
     masking = make_masking(autoencoder, split, settings, device, settings.features)
     reader = SubwindowReader(autoencoder, CLASSIFIERS['threshold'], split.shape, [0], masking, device)
     blocks = table.groupby(['subject', 'block']).ngroup().to_numpy()
-    read = reader.read(batches(windows, batch_size=BATCH_SIZE[device.type]), blocks)
+    loader = batches(windows, batch_size=BATCH_SIZE[device.type], num_workers=settings.num_workers)
+    read = reader.read(loader, blocks)
     timing = table['timing'].to_numpy() / split.shape.subwindow_length
     labels = pseudo_labels(read.inputs[:, 0], read.recordings(timing))
     return Examples(windows, labels.reshape(-1, split.shape.n_subwindows).astype(np.float32))

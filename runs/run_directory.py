@@ -56,7 +56,7 @@ class RunDirectory:
         self.figures = self.path / 'figures'
 
     def checkpoint(self, which: str, network: str | None = None) -> Path:
-        """Path of the 'best' or 'last' checkpoint of the autoencoder, or of the classifier `network`."""
+        """Path of the checkpoint 'best', 'last', ... of the autoencoder, or of the classifier `network`."""
         name = self.name if network is None else f'{network}_{self.number}'
         return self.path / f'{which}_{name}.pth'
 

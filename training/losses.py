@@ -129,7 +129,7 @@ def spike_loss(
         'bce': cross-entropy. 'focal': the same times (1 - probability of the right answer) ** focal_gamma, which turns
         to what is not yet learnt (Lin et al., ICCV 2017).
     positive_weight : float
-        A spike counts as much as so many others.
+        A spike counts as much as so many others; a pseudo-label in between, by how near it is to 1.
     scores : ValidationScores, optional
         Gets those of every batch in evaluation mode.
     hard_negatives : float

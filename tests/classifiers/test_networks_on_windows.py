@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from common import at_call
 from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 from test_classification import SETTINGS
 from torch.utils.data import Dataset
 
+import loop
 from classifiers.augmentation import CHANGES, add_noise, shift_windows
 from classifiers.features import N_COURSE
 from classifiers.pseudo_labels import pseudo_labels
@@ -20,6 +22,7 @@ from evaluation.operating_point import calibrate, fit_calibration
 from models import build_model
 from models.detector import SpikeDetector, field_similarity
 from recordings.channels import channel_names
+from system.interruption import Interrupted
 from training.checkpoints import load_checkpoint
 from training.losses import spike_loss
 from utils import set_seed
@@ -32,7 +35,7 @@ MORE = {
     'encoder': 'pretrained',
     'head_rate': 2.0,
     'pretraining_epochs': 3,
-    'unlabelled': None,
+    'pseudo_labelled': None,
     'classifier_augmentation': [],
     'augmentation': 0.2,
     'augmentation_fraction': 1.0,
@@ -105,20 +108,44 @@ def test_a_network_on_windows_finds_spikes_and_survives_its_checkpoint(name, tmp
     assert load_checkpoint(tmp_path / 'saved.pth')['decision'] == {'threshold': 0.25}
 
 
-@pytest.mark.parametrize(('name', 'pretrained'), [('finetuned', False), ('finetuned', True), ('raw', False)])
-def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(name, pretrained, tmp_path):
-    first = {}
-    if pretrained:
-        soft = np.random.default_rng(0).random((30, SHAPE.n_subwindows), dtype=np.float32)
-        first = {'unlabelled': Examples(Windows(n=30), soft), 'pretraining_epochs': 1}
+@pytest.mark.parametrize('name', ['finetuned', 'raw'])
+def test_a_training_that_goes_on_ends_as_if_it_had_not_stopped(name, tmp_path):
     for part in ('whole', 'parts'):
         (tmp_path / part).mkdir()
-    whole, _ = fitted(name, tmp_path / 'whole', classifier_num_epochs=3, **first)
-    fitted(name, tmp_path / 'parts', classifier_num_epochs=1, **first)
+    whole, _ = fitted(name, tmp_path / 'whole', classifier_num_epochs=3)
+    fitted(name, tmp_path / 'parts', classifier_num_epochs=1)
     parts, history = fitted(name, tmp_path / 'parts', classifier_num_epochs=3)
-    assert [epoch['epoch'] for epoch in history] == [0, 1, 2, 3][not pretrained :]
+    assert [epoch['epoch'] for epoch in history] == [1, 2, 3]
     for expected, weights in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
         assert torch.equal(expected, weights)
+
+
+@pytest.mark.parametrize('at', [2, 3, 4])
+def test_a_training_that_is_interrupted_ends_as_if_it_had_not_been(at, tmp_path, monkeypatch):
+    """In the last epoch on pseudo-labels, before the first on annotations, in it: at each validation."""
+    soft = np.random.default_rng(0).random((30, SHAPE.n_subwindows), dtype=np.float32)
+    trainings = []
+    for folder in ('whole', 'parts'):
+        (tmp_path / folder).mkdir()
+        first = {'pseudo_labelled': Examples(Windows(n=30), soft), 'pretraining_epochs': 2, 'classifier_num_epochs': 2}
+        first |= {'classifier_learning_rate': 0.1}  # so that the first may be the best
+        if folder == 'parts':
+            with monkeypatch.context() as patch:
+                at_call(loop, 'validate', at, interrupt, patch)
+                with pytest.raises(Interrupted):
+                    fitted('finetuned', tmp_path / folder, **first)
+            if (tmp_path / folder / 'last_finetuned.pth').is_file():
+                first['pseudo_labelled'] = None
+        trainings.append(fitted('finetuned', tmp_path / folder, **first))
+        assert not (tmp_path / folder / 'pretraining_finetuned.pth').exists()
+    (whole, history), (parts, history_of_parts) = trainings
+    assert [epoch['epoch'] for epoch in history] == [epoch['epoch'] for epoch in history_of_parts] == [0, 1, 2]
+    for expected, weights in zip(whole.network.state_dict().values(), parts.network.state_dict().values(), strict=True):
+        assert torch.equal(expected, weights)
+
+
+def interrupt():
+    raise Interrupted('a signal')
 
 
 @pytest.mark.parametrize('model', ['AE1D', 'AE2D_smaller', 'wavelets'])
@@ -223,6 +250,9 @@ def test_hard_negatives_are_far_from_annotations_and_count_as_often_as_the_setti
         weight = 10 if label == 1 else 5 if label == 0 and value > 0 else 1
         total += weight * np.logaddexp(0, -value if label == 1 else value)
     assert loss.item() == pytest.approx(total / 16)
+    pseudo = torch.tensor([[0.25]], dtype=torch.float64)
+    loss = spike_loss('bce', 9.0, 2.0, hard_negatives=5.0)(lambda x: torch.tensor([[2.0]]).double(), None, pseudo)
+    assert loss.item() == pytest.approx(3 * (0.25 * np.logaddexp(0, -2) + 0.75 * np.logaddexp(0, 2)))
 
 
 def test_trees_and_network_are_stacked_by_their_log_odds(tmp_path):
@@ -277,21 +307,19 @@ def test_pseudo_labels_rise_with_the_score_and_with_what_recurs():
 
 
 def test_a_new_network_learns_the_pseudo_labels_first(tmp_path):
-    """It finds what they mark, for which two annotated windows are not enough; a training that goes on skips them."""
-    unlabelled = Windows(n=90, seed=3)
-    labels = subwindow_labels(torch.from_numpy(unlabelled.labels_t), SHAPE).numpy()
+    """It finds what they mark, for which two annotated windows are not enough."""
+    windows = Windows(n=90, seed=3)
+    labels = subwindow_labels(torch.from_numpy(windows.labels_t), SHAPE).numpy()
     soft = np.where(labels > 0, 0.9, 0.02).astype(np.float32)
     few = {'classifier_num_epochs': 1, 'pretraining_epochs': 6, 'classifier_n_epochs_stop': 6}
     test = examples(seed=2)
     truth = subwindow_labels(torch.from_numpy(test.labels), SHAPE).numpy().ravel()
     areas = {}
-    for name, pseudo_labelled in (('pretrained', Examples(unlabelled, soft)), ('new', None)):
+    for name, pseudo_labelled in (('pretrained', Examples(windows, soft)), ('new', None)):
         (tmp_path / name).mkdir()
         set_seed(0)
-        classifier = make('finetuned', unlabelled=pseudo_labelled, **few)
+        classifier = make('finetuned', pseudo_labelled=pseudo_labelled, **few)
         history = classifier.fit(examples(n=6), examples(seed=1), lambda which, name=name: tmp_path / name / which)
         assert [epoch['epoch'] for epoch in history] == ([0, 1] if pseudo_labelled else [1])
         areas[name] = roc_auc_score(truth, classifier.predict_proba(test.inputs))
     assert areas['pretrained'] > areas['new'] + 0.08
-    again = make('finetuned', unlabelled=Examples(None, None), **few)  # which it does not look at
-    again.fit(examples(n=6), examples(seed=1), lambda which: tmp_path / 'pretrained' / which)

@@ -37,6 +37,7 @@ TRAINING = {
     'classifier_batch_size': 64,
     'classifier_learning_rate': 1e-3,
     'classifier_num_epochs': 2,
+    'pretraining_epochs': 1,
     'bootstrap_samples': 50,
     'include_spike_free': True,
 }

@@ -1,6 +1,7 @@
 """What a network learns before annotations: the windows of all training patients, of unannotated ones too."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from common import make_window_files
@@ -13,7 +14,7 @@ from runs.settings import read_command
 from runs.split_data import split_data
 from runs.window_sets import open_window_sets
 
-UNANNOTATED = 4
+UNANNOTATED, SPIKE = 4, 270  # who has one spike, at this sample of the first block
 
 
 @pytest.fixture
@@ -24,7 +25,10 @@ def split_of(recordings, write_raw, make_windows, paths, tmp_path):
         for number in (1, 2, 3):
             write_raw(recordings(seed=number), number)
         make_windows(tmp_path / 'raw', tmp_path, nb_best_blocks=0)
-        path = write_raw(recordings(events=((), ()), seed=UNANNOTATED), UNANNOTATED)
+        unannotated = recordings(events=((), ()), seed=UNANNOTATED)
+        field = np.random.default_rng(0).normal(0, 6e-12, 274)
+        unannotated['meg'][0][:, SPIKE - 4 : SPIKE + 5] += field[:, None] * np.hanning(9)
+        path = write_raw(unannotated, UNANNOTATED)
         every_window = WINDOWS | {'nb_best_blocks': 0, 'include_spike_free': True, 'patient': UNANNOTATED}
         make_window_files(path.parent, tmp_path / 'windows_ae', normal_only=True, **every_window)
         _, settings = read_command(
@@ -52,6 +56,11 @@ def test_pseudo_labels_are_of_every_training_patient_once(split_of):
     assert labels.shape == (len(windows), split.shape.n_subwindows)
     assert labels.dtype == np.float32
     assert ((labels > 0) & (labels < 1)).all()
+    window, subwindow = np.unravel_index(labels.argmax(), labels.shape)
+    row = pd.concat([training, unannotated]).iloc[window]
+    start = row['timing'] - 150 + split.shape.border + subwindow * split.shape.subwindow_length
+    assert (row['subject'], row['block']) == (UNANNOTATED, 0)
+    assert start <= SPIKE < start + split.shape.subwindow_length
     served = windows.__getitems__(list(range(len(windows))))[0][:, 0].numpy()
     expected = [split.clf_patients[row.patient].windows[row.window] for row in training.itertuples()]
     expected += [split.ae_patients[row.patient].windows[row.window] for row in unannotated.itertuples()]
