@@ -253,8 +253,8 @@ encoder = 'pretrained'
 head_rate = 10.0
 
 # finetuned and stacked, with masking and an encoder that is not from 'scratch': most epochs in which a new network
-# first learns pseudo-labels: what the score of threshold takes for spikes in the windows of all training patients, those
-# of the autoencoder alone too. Validation chooses which epoch is kept. 0: none.
+# first learns pseudo-labels: what the score of threshold takes for spikes in the windows of all training patients,
+# those of the autoencoder alone too. Validation chooses which epoch is kept. 0: none.
 pretraining_epochs = 40
 
 # finetuned, stacked and raw: what is changed at random in training windows, because no label depends on it: any of
