@@ -8,9 +8,10 @@ learns pseudo-labels of all of them first. Each detector is then tested on the s
 has seen; those of validation stop the networks.
 
 SIZE is `small` (the default: narrow networks, three hours on two cores), `full` (for a GPU: 48 patients, the original's
-widths), `tiny` (half an hour, without networks on raw windows) or `trees` (up to 24 patients of all kinds, no network
-as classifier: an hour), see `SIZES`. Prints the table and the paired differences, and writes label_budget.csv,
-label_budget_differences.csv and label_budget.png into path_writing_data.
+widths), `tiny` (half an hour, without networks on raw windows), `trees` (up to 24 patients of all kinds, no network as
+classifier: an hour) or `networks` (the same with networks: a night, or a GPU), see `SIZES`. Prints the table and the
+paired differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into
+path_writing_data.
 """
 
 import functools
@@ -105,6 +106,7 @@ HELD_OUT = ('recorded', 'eeg')  # the network was made by looking at the other k
 SIZES = {
     'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 10, WITHOUT_SLOW),
     'trees': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 0, ()),
+    'networks': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 16, WITHOUT_SLOW),
     'small': Budget((*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 20, (*NETWORKS, 'raw')),
     'full': Budget(
         (*HELD_OUT, 'dipoles'),
