@@ -8,7 +8,7 @@ annotations of some patients, gets its threshold from others of that kind, and i
 left. The table gives the mean over kinds, the worst kind, and the kinds held out: those at which nobody looked before
 features and scores were chosen. A second table makes each choice on all kinds but one, and reports it on that one.
 
-SIZE is `small` (the default: narrow autoencoders, an hour on two cores), `short` (a fifth of that), `full`
+SIZE is `small` (the default: narrow networks, an hour on two cores), `short` (a fifth of that), `full`
 (for a GPU: more patients and the original's widths) or `tiny` (does it run?), see `SIZES`. EEG is a folder of EDF
 files, of two people or more, for the kind 'eeg'. Writes quality.csv, quality_cohorts.csv, quality_choices.csv,
 quality.png and quality_scores.png (what spikes and others score) into path_writing_data. `n_jobs` cohorts are taken at
