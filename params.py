@@ -255,7 +255,7 @@ head_rate = 10.0
 # finetuned and stacked, with masking and an encoder that is not from 'scratch': most epochs in which a new network
 # first learns pseudo-labels: what the score of threshold takes for spikes in the windows of all training patients,
 # those of the autoencoder alone too. Validation chooses which epoch is kept. 0: none.
-pretraining_epochs = 40
+pretraining_epochs = 20
 
 # finetuned, stacked and raw: what is changed at random in training windows, because no label depends on it: any of
 # 'sign', 'mirror' (left and right of the helmet), 'amplitude' (by 20 %), 'shift' (by up to 7 samples; not with
