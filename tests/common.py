@@ -9,6 +9,7 @@ from pathlib import Path
 import mne
 import numpy as np
 
+import create_data_raw
 import main_train
 from data_processing import create_windows
 from recordings.channels import ctf275_info
@@ -90,6 +91,25 @@ def make_window_files(path_raw_data, directory, **settings):
     """Call `create_windows` with its settings by name, those of `WindowSettings` among them."""
     window = {field.name: settings.pop(field.name) for field in fields(WindowSettings)}
     create_windows(path_raw_data, directory, WindowSettings(**window), **settings)
+
+
+def run_create_data_raw(number, *words, raw):
+    """Call create_data_raw.py for a patient, with a folder for the result."""
+    create_data_raw.main([str(number), *map(str, words), f'path_raw_data={raw}'])
+
+
+def marker_file(*classes, end='\n'):
+    """A marker file of (name, [(trial, time as text)])."""
+    text = f'PATH OF DATASET:\n/data/patient.ds\n\n\nNUMBER OF MARKERS:\n{len(classes)}\n\n\n'
+    for number, (name, rows) in enumerate(classes, 1):
+        text += f'CLASSGROUPID:\n3\nNAME:\n{name}\nCOMMENT:\nby hand, à la main\nCOLOR:\nblue\nEDITABLE:\nYes\n'
+        text += f'CLASSID:\n{number}\nNUMBER OF SAMPLES:\n{len(rows)}\nLIST OF SAMPLES:\n'
+        text += 'TRIAL NUMBER\t\tTIME FROM SYNC POINT (in seconds)\n'
+        text += ''.join(f'{trial:20d}\t\t\t\t{time:>20s}\n' for trial, time in rows) + '\n\n'
+    return text.replace('\n', end).encode('latin-1')
+
+
+SPIKES = ('spike', [(0, '+0.5'), (1, '-0.25'), (1, '+1')])  # of a marker file
 
 
 def in_child(act):

@@ -171,6 +171,12 @@ def make_fif(tmp_path):
     return make
 
 
+@pytest.fixture
+def no_interpolation(monkeypatch):
+    """Leave bad channels as they are, for tests of something else: MNE takes seconds for them."""
+    monkeypatch.setattr('recordings.reading.interpolate_channels', lambda signal, info, names: signal)
+
+
 @pytest.fixture(scope='session')
 def dipole_fields():
     """Fields (n_channels, n_dipoles), std 1 over channels, of dipoles in a sphere around the sensors' centre + `off`.
