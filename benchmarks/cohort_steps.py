@@ -2,11 +2,15 @@
 
 import contextlib
 import io
+import math
+import multiprocessing
 import sys
 import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -15,18 +19,20 @@ import torch
 from baselines import covariance_of
 from cohorts import Cohort, Part, in_subwindows, masked_segments
 from scipy.special import expit, logit
+from threadpoolctl import threadpool_limits
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import Dataset
 
 from classifiers.boosting import BoostedTrees
 from classifiers.durations import duration_score
 from classifiers.features import append_relative_power, fingerprints, spike_features, subtract_block_median
-from classifiers.filtered import filter_windows, spatial_filters
+from classifiers.filtered import FilteredWindows, filter_windows, spatial_filters
 from classifiers.forest import RandomForest
 from classifiers.inputs import N_FILTERS, zscore_planes
 from classifiers.pseudo_labels import pseudo_labels
 from classifiers.second_look import Recordings, fit_second_look, second_look
 from classifiers.specs import CLASSIFIERS, Examples
+from classifiers.subwindows import SubwindowShape
 from classifiers.threshold import MeanError
 from evaluation.operating_point import calibrate, fit_calibration
 from models import build_model
@@ -39,7 +45,7 @@ SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
 BATCH = 16
 # Of the network `finetuned`.
 NETWORK_WIDTH, NETWORK_BATCH = 32, 16
-PRETRAINING_STEPS = 750  # on pseudo-labels, about; 12 epochs at least
+PRETRAINING_STEPS = 750  # on pseudo-labels, and whole epochs
 
 
 class Recipe(NamedTuple):
@@ -52,6 +58,23 @@ class Recipe(NamedTuple):
 
 NARROW = Recipe({'name': 'AE1D', 'width': 2}, 5, 2e-3)
 ORIGINAL = Recipe({'name': 'AE1D'}, 20, 1e-3)
+
+
+def of_cohorts(function: Callable, jobs: Iterable[tuple], n_jobs: int) -> Iterator[Any]:
+    """Yield what a function makes of the arguments of each cohort, in their order; `n_jobs` of them at a time."""
+    if n_jobs == 1:
+        yield from (function(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(n_jobs, multiprocessing.get_context('spawn')) as pool:
+        yield from pool.map(_on_one_thread, ((function, job) for job in jobs))
+
+
+def _on_one_thread(call: tuple[Callable, tuple]) -> Any:
+    """Call a function in a process beside others."""
+    function, arguments = call
+    torch.set_num_threads(1)
+    with threadpool_limits(limits=1):
+        return function(*arguments)
 
 
 def train_autoencoder(cohort: Cohort, recipe: Recipe, seed: int, device: torch.device, masked: bool = True):
@@ -175,27 +198,33 @@ def peaks(cohort, residuals):
     return {name: classifier.predict_proba(scores[name]) for name in ('validation', 'test')}
 
 
-def looked_again(scores: dict, cohort: Cohort, residuals: dict) -> dict:
+def recordings_of(cohort: Cohort, residuals: dict) -> dict[str, Recordings]:
+    """What the second look knows of validation and test, from `residuals_of` or `as_residuals`."""
+    filters = filters_of(cohort, residuals)
+    return {
+        name: recordings_of_part(getattr(cohort, name), filtered(cohort, name, residuals, filters), cohort.sub)
+        for name in ('validation', 'test')
+    }
+
+
+def recordings_of_part(part: Part, windows: FilteredWindows, sub: SubwindowShape) -> Recordings:
+    """What the second look knows of the filtered windows of a part."""
+    timing = part.places['timing'].to_numpy() / sub.subwindow_length
+    return Recordings(fingerprints(windows).numpy(), part.block, timing, np.ones(len(timing), dtype=bool))
+
+
+def looked_again(scores: dict, cohort: Cohort, recordings: dict[str, Recordings]) -> dict:
     """Scores of validation and test after the second look; fitted on the annotations of validation.
 
     Parameters
     ----------
     scores : dict of arrays (n,)
         Of a detector, between 0 and 1, by part.
-    residuals : dict of arrays (n_windows, 274, n_subwindows, n_masked)
-        From `residuals_of` or `as_residuals`.
+    recordings : dict
+        See `recordings_of`.
     """
-    filters = filters_of(cohort, residuals)
-    recordings = {name: recordings_of(cohort, name, filtered(cohort, name, residuals, filters)) for name in scores}
     look = fit_second_look(scores['validation'], recordings['validation'], cohort.validation.annotated)
     return {name: second_look(look, scores[name], recordings[name]) for name in scores}
-
-
-def recordings_of(cohort, name, windows):
-    """What the second look knows of the `FilteredWindows` of a part."""
-    part = getattr(cohort, name)
-    timing = part.places['timing'].to_numpy() / cohort.sub.subwindow_length
-    return Recordings(fingerprints(windows).numpy(), part.block, timing, np.ones(len(timing), dtype=bool))
 
 
 def per_subwindow(model, cohort, inputs, device):
@@ -222,7 +251,7 @@ def pseudo_labelled(cohort: Cohort, residuals: dict) -> Examples:
     """The training windows with pseudo-labels of their residuals."""
     windows = filtered(cohort, 'train', residuals, filters_of(cohort, residuals))
     scores = subtract_block_median(duration_score(windows).numpy(), cohort.train.block)[:, 0]
-    labels = pseudo_labels(scores, recordings_of(cohort, 'train', windows))
+    labels = pseudo_labels(scores, recordings_of_part(cohort.train, windows, cohort.sub))
     return Examples(ArrayWindows(cohort.train.windows), labels.reshape(-1, cohort.sub.n_subwindows).astype(np.float32))
 
 
@@ -251,7 +280,7 @@ def finetuned(
         'autoencoder': autoencoder.to(device),
         'encoder': encoder,
         'pseudo_labelled': pretraining,
-        'pretraining_epochs': max(12, PRETRAINING_STEPS * NETWORK_BATCH // max(n_windows, 1)),
+        'pretraining_epochs': math.ceil(PRETRAINING_STEPS * NETWORK_BATCH / max(n_windows, 1)),
         'classifier_width': NETWORK_WIDTH,
         'classifier_num_epochs': epochs,
         'classifier_n_epochs_stop': 10_000,

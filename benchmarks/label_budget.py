@@ -1,21 +1,20 @@
 """What labels are worth, and what the autoencoder brings where they are few.
 
-    python benchmarks/label_budget.py [SIZE] [name=value ...]
+    python benchmarks/label_budget.py [SIZE] [n_jobs=2] [name=value ...]
 
 In a clinic recordings are many and annotations few. So the autoencoder is trained on the windows of all training
 patients, without labels, and the detectors on the labels of the first 1, 3, 6, ... of them. The network `finetuned`
 learns pseudo-labels of all of them first. Each detector is then tested on the simulated truth of patients whom nothing
 has seen; those of validation stop the networks.
 
-SIZE is `small` (the default: narrow networks, three hours on two cores), `full` (for a GPU: 48 patients, the original's
-widths), `tiny` (half an hour, without networks on raw windows), `trees` (up to 24 patients of all kinds, no network as
-classifier: an hour) or `networks` (the same with networks: a night, or a GPU), see `SIZES`. Prints the table and the
-paired differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into
-path_writing_data.
+SIZE is `small` (the default: narrow networks with a frozen encoder, 48 patients, three hours on two cores), `full` (for
+a GPU: every network, the original's widths), `tiny` (every network but those on raw windows, six patients, half an
+hour) or `trees` (up to 24 patients of all kinds, no network as classifier: an hour), see `SIZES`. Prints the table and
+the paired differences, and writes label_budget.csv, label_budget_differences.csv and label_budget.png into
+path_writing_data. `n_jobs` cohorts are taken at a time, with one thread each.
 """
 
 import functools
-import itertools
 import sys
 import time
 from pathlib import Path
@@ -42,8 +41,11 @@ from cohort_steps import (
     features_of,
     finetuned,
     forest,
+    looked_again,
+    of_cohorts,
     peaks,
     pseudo_labelled,
+    recordings_of,
     relative_to_blocks,
     residuals_of,
     stacked,
@@ -96,30 +98,32 @@ class Budget(NamedTuple):
 # What the network `finetuned` starts from: its encoder, and what its pseudo-labels are of.
 NETWORKS = {
     'finetuned, scratch': ('scratch', None),
-    'finetuned, encoder alone': ('pretrained', None),
     'finetuned, pretrained': ('pretrained', 'residuals'),
+    'finetuned, encoder alone': ('pretrained', None),
     'finetuned, frozen': ('frozen', 'residuals'),
+    'finetuned, frozen encoder alone': ('frozen', None),
     'finetuned, pseudo-labels of the signal': ('frozen', 'signal'),
 }
-WITHOUT_SLOW = ('finetuned, scratch', 'finetuned, frozen', 'finetuned, pseudo-labels of the signal')
 HELD_OUT = ('recorded', 'eeg')  # the network was made by looking at the other kinds
+THREE = (*HELD_OUT, 'dipoles')
+FROZEN = ('finetuned, frozen', 'finetuned, frozen encoder alone')
 SIZES = {
-    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 10, WITHOUT_SLOW),
+    'tiny': Budget(HELD_OUT, 1, (1, 3, 6), CohortSize(6, 2, 5, 1, 60), NARROW, 10, tuple(NETWORKS)),
     'trees': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 0, ()),
-    'networks': Budget(KINDS, 2, (1, 3, 6, 12, 24), CohortSize(24, 4, 8, 1, 60), NARROW, 16, WITHOUT_SLOW),
-    'small': Budget((*HELD_OUT, 'dipoles'), 1, (1, 3, 6), CohortSize(6, 3, 6, 1, 90), NARROW, 20, (*NETWORKS, 'raw')),
-    'full': Budget(
-        (*HELD_OUT, 'dipoles'),
-        3,
-        (1, 3, 6, 12, 24, 48),
-        CohortSize(48, 6, 12, 3, 180),
-        ORIGINAL,
-        60,
-        (*NETWORKS, 'raw'),
-    ),
+    'small': Budget(THREE, 3, (1, 3, 6, 12, 24, 48), CohortSize(48, 4, 12, 1, 60), NARROW, 8, FROZEN),
+    'full': Budget(THREE, 3, (1, 3, 6, 12, 24, 48), CohortSize(48, 6, 12, 3, 180), ORIGINAL, 60, (*NETWORKS, 'raw')),
 }
+MOST_EPOCHS = 60  # of the network
 REFERENCE = 'forest on residuals'  # what the others are compared with
-STACKED = {'stacked': 'finetuned, frozen', 'stacked, scratch': 'finetuned, scratch'}
+STACKED = {'stacked': 'finetuned, frozen', 'stacked, annotations alone': 'finetuned, frozen encoder alone'}
+
+LOOKED_AGAIN = {  # and what the fields are taken from
+    'threshold (no labels)': 'residuals',
+    REFERENCE: 'residuals',
+    'hgb on residuals': 'residuals',
+    'forest on signal': 'signal',
+    'stacked': 'residuals',
+}
 
 
 def main(words: list[str]) -> None:
@@ -127,8 +131,10 @@ def main(words: list[str]) -> None:
     positional, settings = read_command(words, n_positional=1)
     size = chosen_size(SIZES, *positional)
     rows = []
-    for kind, seed in itertools.product(present(size.kinds), range(settings.seed, settings.seed + size.seeds)):
-        rows += rows_of_cohort(kind, seed, size, settings)
+    seeds = range(settings.seed, settings.seed + size.seeds)
+    jobs = [(kind, seed, size, settings) for seed in seeds for kind in present(size.kinds)]
+    for of_cohort in of_cohorts(rows_of_cohort, jobs, settings.n_jobs):
+        rows += of_cohort
         write_results(pd.DataFrame(rows), Path(settings.path_writing_data))  # of all cohorts so far
 
 
@@ -154,6 +160,7 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
     sources = {'residuals': residuals, 'signal': as_residuals(cohort)}
     features = {name: relative_to_blocks(features_of(cohort, of), cohort) for name, of in sources.items()}
     pretraining = {name: pseudo_labelled(cohort, of) for name, of in sources.items() if size.networks}
+    recordings = {name: recordings_of(cohort, of) for name, of in sources.items()}
     threshold = peaks(cohort, residuals)
     rows = []
     for n_patients in size.budgets:
@@ -166,11 +173,15 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
             of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
             outputs[f'forest on {name}'] = forest(of_budget, labelled, seed)
             outputs[f'hgb on {name}'] = trees(of_budget, labelled, seed)
-        epochs = size.detector_epochs * size.budgets[-1] // n_patients  # about as many steps, however few the patients
+        # About as many steps, however few the patients, but no more epochs than it takes.
+        epochs = min(MOST_EPOCHS, size.detector_epochs * size.budgets[-1] // n_patients)
         outputs |= dict(networks(labelled, pretraining, autoencoder, seed, epochs, size, settings, device))
         for name, network in STACKED.items():
             if network in outputs:
                 outputs[name] = stacked([outputs[REFERENCE], outputs[network]], cohort)
+        for name, source in LOOKED_AGAIN.items():
+            if name in outputs:
+                outputs[f'{name}, second look'] = looked_again(outputs[name], cohort, recordings[source])
         for detector, scores in outputs.items():
             whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
             rows += [whole | figures for figures in figures_of_patients(scores['test'], cohort, settings)]
@@ -244,22 +255,27 @@ def figures_of_patients(scores: np.ndarray, cohort: Cohort, settings: SimpleName
 
 
 def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
-    """PR-AUC of detectors less that of others, most of them of `REFERENCE`, over the same test patients."""
-    unit = ['kind', 'seed', 'subject', 'patients']
-    by_detector = figures.pivot(index=unit, columns='detector', values='PR-AUC')
+    """PR-AUC of detectors less that of others, most of them of `REFERENCE`, over the same test patients.
+
+    With the 95 % interval over patients, and the wider one over cohorts, whose patients share a training.
+    """
+    by_detector = figures.pivot(index=['kind', 'seed', 'patients', 'subject'], columns='detector', values='PR-AUC')
     pairs = [('finetuned, pretrained', name) for name in NETWORKS if name != 'finetuned, pretrained']
-    pairs += [('finetuned, frozen', f'finetuned, {name}') for name in ('scratch', 'pseudo-labels of the signal')]
-    pairs += [('stacked', 'stacked, scratch')]
+    pairs += [
+        ('finetuned, frozen', name) for name in NETWORKS if name not in ('finetuned, pretrained', 'finetuned, frozen')
+    ]
+    pairs.append(('stacked', 'stacked, annotations alone'))
     pairs += [(f'{name} on residuals', f'{name} on signal') for name in ('forest', 'hgb')]
     pairs = [pair for pair in pairs if set(pair) <= set(by_detector)]
     pairs += [(name, REFERENCE) for name in by_detector if name != REFERENCE]
     rows = []
     for name, against in pairs:
-        for n_patients, values in (by_detector[name] - by_detector[against]).groupby('patients'):
-            mean, low, high = mean_and_interval(values)
-            rows.append(
-                {'difference': f'{name} - {against}', 'patients': n_patients, 'mean': mean, 'low': low, 'high': high}
-            )
+        ahead = by_detector[name] - by_detector[against]
+        for n_patients, of_patients in ahead.groupby('patients'):
+            mean, low, high = mean_and_interval(of_patients)
+            row = {'difference': f'{name} - {against}', 'patients': n_patients, 'mean': mean, 'low': low, 'high': high}
+            _, row['cohorts low'], row['cohorts high'] = mean_and_interval(of_patients.groupby(['kind', 'seed']).mean())
+            rows.append(row)
     return pd.DataFrame(rows).set_index(['difference', 'patients'])
 
 

@@ -17,11 +17,9 @@ a time, with one thread each.
 
 import functools
 import itertools
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -43,11 +41,13 @@ from cohort_steps import (
     finetuned,
     forest,
     looked_again,
+    of_cohorts,
     on_residuals,
     peaks,
     per_subwindow,
     plain_residuals_of,
     pseudo_labelled,
+    recordings_of,
     relative_to_blocks,
     residuals_of,
     stacked,
@@ -68,7 +68,6 @@ from quality_table import (
     pr_auc,
     summarise,
 )
-from threadpoolctl import threadpool_limits
 
 from classifiers.copies import COPIES
 from classifiers.features import (
@@ -128,11 +127,7 @@ def main(words: list[str]) -> None:
         for number in range(n_cohorts)
         for kind in kinds
     ]
-    if settings.n_jobs > 1:
-        with ProcessPoolExecutor(settings.n_jobs, multiprocessing.get_context('spawn')) as pool:
-            results = list(pool.map(on_one_thread, jobs))
-    else:
-        results = [scores_of_cohort(*job) for job in jobs]
+    results = list(of_cohorts(scores_of_cohort, jobs, settings.n_jobs))
     figures = figures_by_cohort([score for scores in results for score in scores], settings)
     directory = Path(settings.path_writing_data)
     for name, table in (
@@ -147,13 +142,6 @@ def main(words: list[str]) -> None:
     plot(figures, directory / 'quality.png', list(size.cohorts))
     shown = [score for scores in results for score in scores if score['difficulty'] == 'medium']
     plot_scores(shown, directory / 'quality_scores.png')
-
-
-def on_one_thread(job: tuple) -> list:
-    """`scores_of_cohort` in a process beside others."""
-    torch.set_num_threads(1)
-    with threadpool_limits(limits=1):
-        return scores_of_cohort(*job)
 
 
 def scores_of_cohort(
@@ -197,19 +185,19 @@ def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torc
     signal_features, features = features_of(cohort, signal), features_of(cohort, residuals)
     of_signal = forest(relative_to_blocks(signal_features, cohort), cohort, seed)
     yield 'no autoencoder: signal + forest', of_signal
-    yield 'no autoencoder: signal + forest, second look', looked_again(of_signal, cohort, signal)
+    yield 'no autoencoder: signal + forest, second look', looked_again(of_signal, cohort, recordings_of(cohort, signal))
     yield 'no autoencoder: signal + threshold', peaks(cohort, signal)
-    relative = relative_to_blocks(features, cohort)
+    relative, recordings = relative_to_blocks(features, cohort), recordings_of(cohort, residuals)
     supervised, boosted = (learned(relative, cohort, seed) for learned in (forest, trees))
     yield SUPERVISED, supervised
-    yield f'{SUPERVISED}, second look', looked_again(supervised, cohort, residuals)
+    yield f'{SUPERVISED}, second look', looked_again(supervised, cohort, recordings)
     yield BOOSTED, boosted
     copied, boosted = with_copies(cohort, autoencoder, residuals, 'sign', seed, device, (forest, trees))
-    yield PRODUCT, looked_again(copied, cohort, residuals)
-    yield f'{BOOSTED}, copies, second look', looked_again(boosted, cohort, residuals)
+    yield PRODUCT, looked_again(copied, cohort, recordings)
+    yield f'{BOOSTED}, copies, second look', looked_again(boosted, cohort, recordings)
     unsupervised = peaks(cohort, residuals)
     yield UNSUPERVISED, unsupervised
-    yield PRODUCT_UNSUPERVISED, looked_again(unsupervised, cohort, residuals)
+    yield PRODUCT_UNSUPERVISED, looked_again(unsupervised, cohort, recordings)
     power = {name: values[:, :N_POWERS] for name, values in features.items()}
     yield 'masked errors, power alone + forest', forest(power, cohort, seed)
     yield 'masked errors, no block median + forest', forest(features, cohort, seed)
@@ -219,13 +207,13 @@ def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torc
 
 def with_network(cohort, autoencoder, residuals, epochs, seed, settings, device):
     """Yield the name and {part: scores} of the network `finetuned`, after pseudo-labels, and of `stacked`."""
-    pretraining = pseudo_labelled(cohort, residuals)
+    pretraining, recordings = pseudo_labelled(cohort, residuals), recordings_of(cohort, residuals)
     network = finetuned(cohort, autoencoder, 'frozen', pretraining, epochs, seed, settings, device)
     yield 'finetuned, frozen', network
-    yield 'finetuned, frozen, second look', looked_again(network, cohort, residuals)
+    yield 'finetuned, frozen, second look', looked_again(network, cohort, recordings)
     both = stacked([on_residuals(cohort, residuals, seed), network], cohort)
     yield 'masked errors + stacked, frozen', both
-    yield 'masked errors + stacked, frozen, second look', looked_again(both, cohort, residuals)
+    yield 'masked errors + stacked, frozen, second look', looked_again(both, cohort, recordings)
 
 
 def retrained(cohort: Cohort, size: Size, seed: int, device: torch.device):

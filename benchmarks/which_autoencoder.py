@@ -9,6 +9,7 @@ path_writing_data: the residual's share of the signal's variance on test patient
 and without the second look, and seconds of training. An hour or more per cohort on one core.
 """
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,9 @@ from cohort_steps import (
     Recipe,
     as_residuals,
     looked_again,
+    of_cohorts,
     on_residuals,
+    recordings_of,
     residuals_of,
     train_autoencoder,
 )
@@ -60,11 +63,9 @@ def main(words: list[str]) -> None:
     """Train every autoencoder on every cohort, and print and write the table."""
     positional, settings = read_command(words, n_positional=1)
     kinds, n_cohorts, patients = chosen_size(SIZES, *positional)
-    rows = []
-    for seed in range(settings.seed, settings.seed + n_cohorts):
-        for kind in present(kinds):
-            rows += rows_of_cohort(kind, seed, patients, settings)
-    table = pd.DataFrame(rows)
+    seeds = range(settings.seed, settings.seed + n_cohorts)
+    jobs = [(kind, seed, patients, settings) for seed in seeds for kind in present(kinds)]
+    table = pd.DataFrame(itertools.chain(*of_cohorts(rows_of_cohort, jobs, settings.n_jobs)))
     print(summarise(table).to_string(float_format='{:.3f}'.format))
     with writing(Path(settings.path_writing_data) / 'which_autoencoder.csv') as temporary:
         table.to_csv(temporary, index=False, float_format='%.4f')
@@ -79,7 +80,7 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
 
     def add(name, residuals, **figures):
         scores = on_residuals(cohort, residuals, seed)
-        again = looked_again(scores, cohort, residuals)
+        again = looked_again(scores, cohort, recordings_of(cohort, residuals))
         figures |= {'PR-AUC': pr_auc(scores, key), 'second look': pr_auc(again, key)}
         figures['variance left'] = np.mean(residuals['test'] ** 2) / total
         rows.append({'kind': kind, 'seed': seed, 'autoencoder': name} | figures)
