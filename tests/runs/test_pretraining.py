@@ -40,17 +40,18 @@ def split_of(recordings, write_raw, make_windows, paths, tmp_path):
     return make
 
 
-def pseudo_labelled(split, settings):
-    torch.manual_seed(0)
+def pseudo_labelled(split, settings, seed=0):
+    torch.manual_seed(seed)
     autoencoder = build_model('AE1D', 274, split.window_length, width=1).eval()
     return pseudo_labelled_windows(split, autoencoder, settings, torch.device('cpu'))
 
 
-def test_pseudo_labels_are_of_every_training_patient_once(split_of):
-    split, settings = split_of()
+@pytest.mark.parametrize('words', [[], ['split=block'], ['balanced=True']])
+def test_pseudo_labels_are_of_every_training_window_once(split_of, words):
+    split, settings = split_of(*words)
     windows, labels = pseudo_labelled(split, settings)
     training = split.clf_table[split.clf_table['part'] == 'train']
-    unannotated = split.ae_table[split.ae_table['subject'] == UNANNOTATED]
+    unannotated = split.ae_table[(split.ae_table['subject'] == UNANNOTATED) & (split.ae_table['part'] == 'train')]
     assert len(unannotated)
     assert len(windows) == len(training) + len(unannotated)
     assert labels.shape == (len(windows), split.shape.n_subwindows)
@@ -70,3 +71,11 @@ def test_pseudo_labels_are_of_every_training_patient_once(split_of):
 @pytest.mark.parametrize('words', [['encoder=scratch'], ['pretraining_epochs=0'], ['masking=None']])
 def test_without_pretraining_there_are_none(split_of, words):
     assert pseudo_labelled(*split_of(*words)) is None
+
+
+def test_pseudo_labels_of_the_signal_do_not_depend_on_the_autoencoder(split_of):
+    split, settings = split_of('features=signal')
+    of_signal, of_another = (pseudo_labelled(split, settings, seed)[1] for seed in (0, 1))
+    np.testing.assert_array_equal(of_signal, of_another)
+    settings.features = 'residual'
+    assert not np.array_equal(*(pseudo_labelled(split, settings, seed)[1] for seed in (0, 1)))
