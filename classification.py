@@ -1,7 +1,6 @@
 """From a trained autoencoder to probabilities: reading sub-windows, applying a trained run."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from classifiers.inputs import Masking, latent_statistics
 from classifiers.second_look import Recordings, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
 from classifiers.stacked import FeaturesAndWindows
-from classifiers.subwindows import SubwindowShape, field_peaks, subwindow_shape
+from classifiers.subwindows import SubwindowShape, field_peaks, place_windows, subwindow_shape
 from evaluation.events import merge_events
 from evaluation.operating_point import calibrate
 from models import build_model
@@ -374,64 +373,6 @@ class Detections(NamedTuple):
 
     subwindows: pd.DataFrame
     events: pd.DataFrame
-
-
-def place_windows(lengths: Iterable[int], shape: SubwindowShape, window_length: int) -> tuple[np.ndarray, pd.DataFrame]:
-    """Lay windows over a block so that their sub-windows tile every continuous part of it.
-
-    In each part the windows that fit lie as in training. Others, moved by whole sub-windows, score what these leave at
-    both ends; what they show beyond the ends are mirror images. No window shows two parts.
-
-    Parameters
-    ----------
-    lengths : iterable of int
-        Samples of the continuous parts.
-    window_length : int
-        Samples of a window.
-
-    Returns
-    -------
-    samples : int array (n_windows, window_length)
-        Sample of the block that each window shows at each of its samples.
-    table : DataFrame
-        One row per sub-window, window after window: part; timing, its centre in samples of the part; onset and end in
-        samples of the block, cut at the ends of the part; kept, False where another window scores it; reference, True
-        in the windows that lie as in training.
-    """
-    samples, tables, offset = [], [], 0
-    before = math.ceil(shape.border / shape.subwindow_length)  # sub-windows before the first window's first
-    for part, length in enumerate(lengths):
-        end = math.ceil((length - shape.border) / shape.subwindow_length)
-        n_fit = max(0, (length - window_length) // (shape.n_subwindows * shape.subwindow_length) + 1)
-        # Number of each window's first sub-window, which is its place in sub-windows too.
-        firsts = [*range(0, n_fit * shape.n_subwindows, shape.n_subwindows), *range(-before, 0, shape.n_subwindows)]
-        reached = max((first + shape.n_subwindows for first in firsts), default=0)
-        while reached < end:
-            firsts.append(min(reached, end - shape.n_subwindows))
-            reached = firsts[-1] + shape.n_subwindows
-        starts = np.array(firsts) * shape.subwindow_length
-        margins = max(0, -starts.min()), max(0, starts.max() + window_length - length)
-        shown = np.pad(np.arange(length), margins, mode='reflect' if length > 1 else 'edge')
-        samples.append(offset + shown[starts[:, None] + margins[0] + np.arange(window_length)])
-
-        number = (np.array(firsts)[:, None] + np.arange(shape.n_subwindows)).ravel()
-        is_first = np.zeros(len(number), dtype=bool)
-        is_first[np.unique(number, return_index=True)[1]] = True  # the first, so that training's windows come first
-        onset = shape.border + number * shape.subwindow_length
-        tables.append(
-            pd.DataFrame(
-                {
-                    'part': part,
-                    'timing': onset + shape.subwindow_length / 2,
-                    'onset': offset + np.clip(onset, 0, length),
-                    'end': offset + np.clip(onset + shape.subwindow_length, 0, length),
-                    'kept': is_first & (-before <= number) & (number < end),
-                    'reference': np.arange(len(number)) < n_fit * shape.n_subwindows,
-                }
-            )
-        )
-        offset += length
-    return np.concatenate(samples), pd.concat(tables, ignore_index=True)
 
 
 def score_block(trained: TrainedRun | Ensemble, meg: np.ndarray, part_lengths: list[int]) -> Detections:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from classification import Ensemble, TrainedRun, place_windows
+from classification import Ensemble, TrainedRun
+from classifiers.subwindows import place_windows
 from recordings.reading import Recording
 from timeseries_dataset import RecordingWindows
 

@@ -24,9 +24,9 @@ from scipy.special import expit
 
 import create_data_raw
 import main_train
-from classification import load_run, place_windows, score_block
+from classification import load_run, score_block
 from classifiers.features import N_POWERS
-from classifiers.subwindows import subwindow_shape
+from classifiers.subwindows import place_windows, subwindow_shape
 from recordings.channels import N_CHANNELS, ctf275_info
 from recordings.data_raw import read_data_raw
 from recordings.marker_files import read_marker_file
