@@ -1,5 +1,6 @@
 """From a trained autoencoder to probabilities: reading sub-windows, applying a trained run."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from classifiers.filtered import filter_windows
 from classifiers.inputs import Masking, latent_statistics
 from classifiers.second_look import Recordings, second_look
 from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
+from classifiers.spectral import BlockSpectra
 from classifiers.stacked import FeaturesAndWindows
 from classifiers.subwindows import SubwindowShape, field_peaks, place_windows, subwindow_shape
 from evaluation.events import merge_events
@@ -112,10 +114,12 @@ class SubwindowReader(NamedTuple):
         reference : bool array (n,), optional
             The sub-windows that they are compared with; all where not given.
         """
-        gathered = gather(self.autoencoder, loader, self._read_batch, self.device, 'errors')
-        n = len(gathered['peaks'])
+        n = len(loader.dataset) * self.shape.n_subwindows  # ty: ignore[invalid-argument-type]
         blocks = np.zeros(n, dtype=np.int64) if blocks is None else blocks
         reference = np.ones(n, dtype=bool) if reference is None else reference
+        spectra = self._measure_spectra(loader, blocks, reference)
+        extract = functools.partial(self._read_batch, spectra=spectra)
+        gathered = gather(self.autoencoder, loader, extract, self.device, 'errors')
         inputs = gathered.get('inputs', loader.dataset)
         if self.masking and self.spec.relative_to_block:
             inputs = self.spec.relative_to_block(inputs, blocks, reference)
@@ -128,13 +132,30 @@ class SubwindowReader(NamedTuple):
         """Inputs (n, ...) of copies of a loader's windows, see `copies.COPIES`; `blocks` as `read` takes them."""
         return [self._replace(change=change).read(loader, blocks).inputs for change in COPIES[copies]]
 
-    def _read_batch(self, model, x):
+    def _measure_spectra(self, loader, blocks, reference):
+        """The spectra of the blocks of a loader's windows, where they are to predict what is masked."""
+        if not self.masking or self.masking.features != 'spectrum':
+            return None
+        assert self.masking.filters is not None
+        of_windows = slice(None, None, self.shape.n_subwindows)
+        spectra = BlockSpectra(self.masking.filters, self.shape, self.masking.margin, blocks[of_windows])
+        with torch.no_grad():
+            windows = (self._changed(to_device(x, self.device)) for x, _ in prefetched(loader))
+            return spectra.measure(windows, reference[of_windows])
+
+    def _changed(self, x):
+        return self.change(x) if self.change else x
+
+    def _read_batch(self, model, x, rows, spectra):
         """What is found in one batch of windows: the field peaks, and what the classifier needs."""
-        if self.change:
-            x = self.change(x)
+        x = self._changed(x)
         of_batch = {'peaks': field_peaks(x, self.shape)}
         if self.masking and (self.spec.masked_inputs or self.masking.filters is not None):
-            return of_batch | self._read_masked(model, x, self.masking)
+            if spectra:
+                residuals = spectra.residuals(x, rows)
+            else:
+                residuals = self.masking.read(model, x, self.shape, self.levels)
+            return of_batch | self._read_masked(x, residuals, self.masking)
         if self.spec.inputs is None and self.spec.reads_windows:
             return of_batch
         if self.spec.inputs is None:
@@ -143,11 +164,9 @@ class SubwindowReader(NamedTuple):
         inner = slice(self.shape.border, self.shape.border + self.shape.n_subwindows * self.shape.subwindow_length)
         return of_batch | {'inputs': self.spec.inputs(errors, self.shape), 'errors': errors[..., inner].mean(dim=2)}
 
-    def _read_masked(self, model, x, masking):
+    def _read_masked(self, x, residuals, masking):
         """Inputs, errors averaged over channels, and fingerprints of one batch, as far as they are needed."""
-        shape, of_batch = self.shape, {}
-        residuals = masking.read(model, x, shape, self.levels)
-        windows = None
+        shape, of_batch, windows = self.shape, {}, None
         if masking.filters is not None:
             windows = filter_windows(x[:, 0], residuals[:, 0], masking.filters, shape, masking.margin)
             of_batch['fingerprints'] = fingerprints(windows)
@@ -163,11 +182,11 @@ class SubwindowReader(NamedTuple):
 def gather(
     model: Autoencoder,
     loader: DataLoader,
-    extract: Callable[[Autoencoder, torch.Tensor], dict[str, torch.Tensor]],
+    extract: Callable[[Autoencoder, torch.Tensor, slice], dict[str, torch.Tensor]],
     device: torch.device,
     description: str,
 ) -> dict[str, np.ndarray]:
-    """Apply `extract(model, x)` to the windows of a loader, without gradients.
+    """Apply `extract(model, x, rows)` to the windows of a loader, which are those rows of it, without gradients.
 
     Parameters
     ----------
@@ -188,7 +207,7 @@ def gather(
     with torch.no_grad():
         shown = tqdm(prefetched(loader), desc=description, total=len(loader), leave=False, disable=None, unit='batch')
         for x, _ in shown:
-            for name, tensor in extract(model, to_device(x, device)).items():
+            for name, tensor in extract(model, to_device(x, device), slice(n_read, n_read + len(x))).items():
                 rows = tensor.cpu().numpy()
                 n = len(rows) // len(x)  # rows for every window
                 if name not in gathered:  # all at once: putting batches together later would take the memory twice

@@ -271,8 +271,9 @@ hard_negatives = 1.0
 # fitted on the annotations of validation. False takes every sub-window by itself.
 second_look = True
 
-# forest, hgb, svm, stacked and threshold with masking, and the pseudo-labels of finetuned: 'residual', what the context
-# does not predict, or 'signal', the signal itself in its place, a control without the autoencoder.
+# forest, hgb, svm, stacked and threshold with masking, and the pseudo-labels of finetuned read: 'residual', what the
+# autoencoder does not predict from the context; 'spectrum', what the spectrum of the block itself does not predict; or
+# 'signal', the signal itself. The last two need no autoencoder.
 features = 'residual'
 
 # forest, hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the

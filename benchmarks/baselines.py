@@ -4,8 +4,6 @@ import numpy as np
 import pandas as pd
 import torch
 from cohorts import Cohort, in_subwindows, masked_segments
-from scipy.linalg import toeplitz
-from scipy.signal import welch
 from sklearn.ensemble import IsolationForest
 from sklearn.neural_network import MLPClassifier
 from sklearn.pipeline import make_pipeline
@@ -23,8 +21,7 @@ from training.losses import spike_loss
 from utils import set_seed
 
 N_KEPT = 20  # components of PCA
-CONTEXT = 75  # samples on either side from which the linear predictors predict
-SEGMENT = 300  # samples, for spectra
+CONTEXT = 75  # samples on either side from which the ridge predictor predicts
 EPOCHS, RATE, WIDTH, NETWORK_BATCH = 8, 1e-3, 8, 64  # of the networks
 
 
@@ -155,7 +152,21 @@ def ridge_errors(cohort, components, margin):
         The errors (n * n_subwindows, components, n_times + 2 margin) of every part, each component scaled to errors of
         variance 1 in training; and by what they were divided (components, 1).
     """
-    context, wanted = stretches(cohort.train, cohort, components, margin)
+    n_masked = cohort.sub.subwindow_length + 2 * margin
+
+    def stretches(part):
+        pieces = []
+        for signal in part.signals:
+            series = np.pad(components.T @ signal, ((0, 0), (CONTEXT, CONTEXT + n_masked)), mode='edge')
+            hop = cohort.sub.n_subwindows * cohort.sub.subwindow_length
+            n = ((signal.shape[1] - part.windows.shape[2]) // hop + 1) * cohort.sub.n_subwindows
+            starts = cohort.sub.border - margin + cohort.sub.subwindow_length * np.arange(n)
+            cut = np.lib.stride_tricks.sliding_window_view(series, n_masked + 2 * CONTEXT, axis=1)[:, starts]
+            pieces.append(cut.swapaxes(0, 1))
+        cut = np.concatenate(pieces)
+        return np.concatenate([cut[..., :CONTEXT], cut[..., -CONTEXT:]], axis=2), cut[..., CONTEXT:-CONTEXT]
+
+    context, wanted = stretches(cohort.train)
     weights = []
     for i in range(components.shape[1]):
         gram = context[:, i].T @ context[:, i]
@@ -164,53 +175,10 @@ def ridge_errors(cohort, components, margin):
 
     errors = {}
     for name in PARTS:
-        context, wanted = stretches(getattr(cohort, name), cohort, components, margin)
+        context, wanted = stretches(getattr(cohort, name))
         errors[name] = wanted - np.einsum('nic,ich->nih', context, np.stack(weights), optimize=True)
     scales = np.sqrt(np.square(errors['train']).mean(axis=(0, 2)))[:, None]
     return {name: error / scales for name, error in errors.items()}, scales
-
-
-def stretches(part, cohort, components, margin):
-    """Sub-windows of principal components with `margin`, (n, components, n_masked), and the context on both sides."""
-    n_masked, pieces = cohort.sub.subwindow_length + 2 * margin, []
-    for signal in part.signals:
-        series = np.pad(components.T @ signal, ((0, 0), (CONTEXT, CONTEXT + n_masked)), mode='edge')
-        hop = cohort.sub.n_subwindows * cohort.sub.subwindow_length
-        n = ((signal.shape[1] - part.windows.shape[2]) // hop + 1) * cohort.sub.n_subwindows
-        starts = cohort.sub.border - margin + cohort.sub.subwindow_length * np.arange(n)
-        cut = np.lib.stride_tricks.sliding_window_view(series, n_masked + 2 * CONTEXT, axis=1)[:, starts]
-        pieces.append(cut.swapaxes(0, 1))
-    cut = np.concatenate(pieces)
-    return np.concatenate([cut[..., :CONTEXT], cut[..., -CONTEXT:]], axis=2), cut[..., CONTEXT:-CONTEXT]
-
-
-def spectral_errors(cohort, components, margin):
-    """What the best linear prediction from context leaves, by the spectrum of each component in its own block.
-
-    As `ridge_errors`, but not scaled, and it knows no other patient: what can be predicted at most of one.
-    """
-    errors = {}
-    for name in PARTS:
-        part, of_blocks = getattr(cohort, name), []
-        for signal in part.signals:
-            context, wanted = stretches(part._replace(signals=[signal]), cohort, components, margin)
-            _, power = welch(components.T @ signal, nperseg=SEGMENT, noverlap=3 * SEGMENT // 4)
-            of_blocks.append(wanted - interpolated(context, wanted.shape[2], power))
-        errors[name] = np.concatenate(of_blocks)
-    return errors
-
-
-def interpolated(context, n_masked, power):
-    """Between contexts (n, components, 2 CONTEXT), the best linear prediction for a power (components, frequencies)."""
-    n, fine = n_masked + 2 * CONTEXT, np.linspace(0, power.shape[1] - 1, 2049)
-    inside, outside = np.arange(CONTEXT, n - CONTEXT), np.r_[:CONTEXT, n - CONTEXT : n]
-    predicted = np.empty((*context.shape[:2], n_masked), dtype=context.dtype)
-    for i, of_component in enumerate(power):
-        lags = np.fft.irfft(np.interp(fine, np.arange(power.shape[1]), of_component))[:n]
-        covariance = toeplitz(lags / lags[0]) + 1e-3 * np.eye(n)
-        weights = np.linalg.solve(covariance[np.ix_(outside, outside)], covariance[np.ix_(outside, inside)])
-        predicted[:, i] = context[:, i] @ weights
-    return predicted
 
 
 def train_network(network, raw, labels, seed, device, flip):

@@ -32,6 +32,7 @@ from classifiers.inputs import N_FILTERS, zscore_planes
 from classifiers.pseudo_labels import pseudo_labels
 from classifiers.second_look import Recordings, fit_second_look, second_look
 from classifiers.specs import CLASSIFIERS, Examples
+from classifiers.spectral import BlockSpectra
 from classifiers.subwindows import SubwindowShape
 from classifiers.threshold import MeanError
 from evaluation.operating_point import calibrate, fit_calibration
@@ -131,6 +132,19 @@ def plain_residuals_of(model, cohort, device):
 def as_residuals(cohort):
     """The signal itself, laid out as `residuals_of`."""
     return {name: masked_segments(getattr(cohort, name).windows, cohort) for name in PARTS}
+
+
+def spectral_residuals_of(cohort):
+    """What the spectrum of each block does not predict of the signal, laid out as `residuals_of`."""
+    filters, residuals = torch.from_numpy(filters_of(cohort, as_residuals(cohort))), {}
+    for name in PARTS:
+        part = getattr(cohort, name)
+        x, blocks = torch.from_numpy(part.windows)[:, None], part.block[:: cohort.sub.n_subwindows]
+        batches = [slice(first, first + BATCH) for first in range(0, len(x), BATCH)]
+        spectra = BlockSpectra(filters, cohort.sub, cohort.margin, blocks)
+        spectra.measure((x[rows] for rows in batches), np.ones(len(x), dtype=bool))
+        residuals[name] = torch.cat([spectra.residuals(x[rows], rows)[:, 0] for rows in batches]).numpy()
+    return residuals
 
 
 def filters_of(cohort, residuals):

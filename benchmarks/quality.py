@@ -37,6 +37,7 @@ from cohort_steps import (
     as_residuals,
     batched,
     features_of,
+    filtered,
     filters_of,
     finetuned,
     forest,
@@ -50,6 +51,7 @@ from cohort_steps import (
     recordings_of,
     relative_to_blocks,
     residuals_of,
+    spectral_residuals_of,
     stacked,
     train_autoencoder,
     trees,
@@ -157,6 +159,7 @@ def scores_of_cohort(
     autoencoder = train_autoencoder(cohort, size.autoencoder, seed, device)
     residuals = residuals_of(autoencoder, cohort, device)
     tried = [detect(cohort, autoencoder, residuals, seed, device)]
+    tried.append(with_spectrum(cohort, seed))
     tried.append(with_network(cohort, autoencoder, residuals, size.detector_epochs, seed, settings, device))
     if difficulty == 'medium' and number < size.networks:
         tried.append(networks(cohort, seed, device))
@@ -203,6 +206,24 @@ def detect(cohort: Cohort, autoencoder, residuals: dict, seed: int, device: torc
     yield 'masked errors, no block median + forest', forest(features, cohort, seed)
     both = {name: np.concatenate([features[name], signal_features[name]], axis=1) for name in PARTS}
     yield 'masked errors and signal + forest', forest(relative_to_blocks(both, cohort), cohort, seed)
+
+
+def with_spectrum(cohort, seed):
+    """Yield the name and {part: scores} of detectors on what the spectrum of each block does not predict."""
+    residuals = spectral_residuals_of(cohort)
+    features = relative_to_blocks(features_of(cohort, residuals), cohort)
+    recordings, scores = recordings_of(cohort, residuals), forest(features, cohort, seed)
+    yield 'no autoencoder: spectrum + forest', scores
+    yield 'no autoencoder: spectrum + forest, second look', looked_again(scores, cohort, recordings)
+    train = cohort.train
+    flipped = cohort._replace(train=train._replace(windows=-train.windows)), {'train': -residuals['train']}
+    copy = spike_features(filtered(flipped[0], 'train', flipped[1], filters_of(cohort, residuals))).numpy()
+    more = np.concatenate([features['train'], append_relative_power(copy, train.block)])
+    copied = forest(features | {'train': more}, cohort, seed, np.tile(train.annotated, 2))
+    yield 'no autoencoder: spectrum + forest, copies, second look', looked_again(copied, cohort, recordings)
+    unsupervised = peaks(cohort, residuals)
+    yield 'no autoencoder: spectrum + threshold', unsupervised
+    yield 'no autoencoder: spectrum + threshold, second look', looked_again(unsupervised, cohort, recordings)
 
 
 def with_network(cohort, autoencoder, residuals, epochs, seed, settings, device):

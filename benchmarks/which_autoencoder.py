@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import pandas as pd
-from baselines import components_of, ridge_errors, spectral_errors
+from baselines import components_of, ridge_errors
 from cohort_steps import (
     SNR,
     Recipe,
@@ -33,6 +33,7 @@ from cohort_steps import (
     recordings_of,
     relative_to_blocks,
     residuals_of,
+    spectral_residuals_of,
     train_autoencoder,
     trees,
 )
@@ -97,8 +98,7 @@ def rows_of_cohort(kind: str, seed: int, patients: CohortSize, settings) -> list
     add(SIGNAL, signal)
     errors, scale = ridge_errors(cohort, components, cohort.margin)
     add('none: ridge regression', with_errors(signal, components, {name: scale * of for name, of in errors.items()}))
-    errors = spectral_errors(cohort, components, cohort.margin)
-    add('none: spectrum of the block itself', with_errors(signal, components, errors))
+    add('none: spectrum of the block itself', spectral_residuals_of(cohort))
     for name, model, epochs, rate in TRIED:
         started = time.perf_counter()
         autoencoder = train_autoencoder(cohort, Recipe(model, epochs, rate), seed, device)

@@ -28,7 +28,8 @@ class Masking(NamedTuple):
     filters : float32 tensor (n_filters, channels) or None
         Spatial filters of the training windows, where the classifier reads them; on the device of the windows.
     features : str
-        'residual', or 'signal': the signal itself is read in its place, and nothing is masked.
+        What is read: 'residual', of the autoencoder; 'spectrum', what the spectrum of the block itself does not
+        predict; or 'signal', the signal itself, where nothing is masked.
     """
 
     margin: int
@@ -38,10 +39,10 @@ class Masking(NamedTuple):
     def read(
         self, model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, levels: list[int] | None = None
     ) -> torch.Tensor:
-        """What is read of windows x, laid out as `Autoencoder.masked_residuals`."""
-        if self.features == 'signal':
-            return shape.stretches(x, self.margin)
-        return model.masked_residuals(x, shape, self.margin, levels)
+        """What is read of windows x, laid out as `Autoencoder.masked_residuals`; no spectrum of a block is known."""
+        if self.features == 'residual':
+            return model.masked_residuals(x, shape, self.margin, levels)
+        return shape.stretches(x, self.margin)
 
 
 def error_cards(errors: torch.Tensor, shape: SubwindowShape) -> torch.Tensor:
@@ -132,7 +133,7 @@ def measure_filters(
 ) -> torch.Tensor:
     """Spatial filters (N_FILTERS, channels) of a loader's windows, float32, see `filtered.spatial_filters`.
 
-    With features='signal' the signal takes the place of the residual: its components get a variance of 1.
+    With features='signal' or 'spectrum' the signal takes the place of the residual: its components get a variance of 1.
     """
     autoencoder.eval()
     signal, residual, n_windows = np.zeros(()), np.zeros(()), 0

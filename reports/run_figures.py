@@ -133,7 +133,7 @@ def error_maps(evaluation: Evaluation, windows: TestWindows, labels_t: np.ndarra
 def latent_examples(reader: SubwindowReader, split: SplitData, settings: SimpleNamespace) -> tuple[dict, dict]:
     """Latent statistics and labels of sub-windows of training and test, for `plot_latent`."""
 
-    def read(model, x):
+    def read(model, x, rows):
         return {'latent': latent_statistics(model.latent(x), x.shape[-1], reader.shape)}
 
     latents, labels = {}, {}

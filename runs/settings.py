@@ -203,7 +203,7 @@ RULES = {
     'second_look': _choice(True, False),
     'classifier_augmentation': _CHANGES,
     'hard_negatives': _number(1),
-    'features': _choice('residual', 'signal'),
+    'features': _choice('residual', 'spectrum', 'signal'),
     'copies': _choice(None, 'sign', 'mirror', 'both'),
     'levels': _LEVELS,
     'subwindow_size': _number(above=0),

@@ -112,15 +112,21 @@ def test_probabilities_are_those_of_the_runs_own_test(trained, apply, tmp_path):
         assert (tmp_path / 'data_raw_007_detections' / 'block_00' / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_network_on_whole_windows_detects_as_it_was_tested(trained, apply, tmp_path):
-    """Trained by mode clf on the autoencoder of the run."""
+@pytest.mark.parametrize(
+    'changes',
+    [
+        {'classifier': 'finetuned', 'classifier_width': 4, 'classifier_num_epochs': 1, 'pretraining_epochs': 1},
+        {'features': 'spectrum'},
+    ],
+    ids=['finetuned', 'spectrum'],
+)
+def test_what_is_trained_on_the_autoencoder_of_a_run_detects_as_it_was_tested(trained, apply, tmp_path, changes):
+    """A network on whole windows, and what knows the spectrum of the block; by mode clf."""
     paths = {'path_extracted_data': [str(trained.folder / 'windows_ae'), str(trained.folder / 'windows_clf')],
              'path_writing_data': trained.folder / 'results'}  # fmt: skip
-    changes = {'model_nb': 1, 'classifier': 'finetuned', 'classifier_width': 4}
-    changes |= {'classifier_num_epochs': 1, 'pretraining_epochs': 1}
-    words = [f'{name}={value}' for name, value in (paths | SHORT_TRAINING | changes).items()]
+    words = [f'{name}={value}' for name, value in (paths | SHORT_TRAINING | {'model_nb': 1} | changes).items()]
     main_train.main(['clf', 'AE1D_smaller', *words])
-    run = RunDirectory(trained.folder / 'results' / 'AE1D_smaller_2')
+    run = RunDirectory(max((trained.folder / 'results').glob('AE1D_smaller_*')))
     predictions = pd.read_csv(run.predictions)
     [block] = set(predictions['block'])
     apply(trained.recordings[block], run=run.path, output=tmp_path)

@@ -6,13 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.signal import welch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'benchmarks'))
 
 import kinds
 import quality_table
-from baselines import CONTEXT, interpolated
 from cohorts import Part
 from kinds import EEG, KINDS, kind_patient, people_of, present, share_people
 
@@ -160,15 +158,3 @@ def test_an_unknown_size_is_named(run_script):
     ended = run_script('benchmarks/quality.py', 'huge')
     assert ended.returncode == 2
     assert ended.stderr == "error: unknown size 'huge': one of tiny, short, small, full\n"
-
-
-def test_what_a_spectrum_predicts_in_a_gap():
-    """A rhythm goes on in it, white noise does not, and white noise on a rhythm is what is left of both."""
-    n_masked, t = 46, np.arange(9000)
-    rhythm, noise = np.sin(2 * np.pi * t / 15), np.random.default_rng(0).normal(size=9000)
-    signal = np.stack([rhythm, noise, rhythm + noise])
-    _, power = welch(signal, nperseg=300, noverlap=225)
-    cut = np.lib.stride_tricks.sliding_window_view(signal, n_masked + 2 * CONTEXT, axis=1)[:, ::50].swapaxes(0, 1)
-    context = np.concatenate([cut[..., :CONTEXT], cut[..., -CONTEXT:]], axis=2)
-    errors = cut[..., CONTEXT:-CONTEXT] - interpolated(context, n_masked, power)
-    np.testing.assert_allclose(np.square(errors).mean(axis=(0, 2)), [0, 1, 1], atol=0.1)

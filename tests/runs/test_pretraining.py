@@ -46,7 +46,7 @@ def pseudo_labelled(split, settings, seed=0):
     return pseudo_labelled_windows(split, autoencoder, settings, torch.device('cpu'))
 
 
-@pytest.mark.parametrize('words', [[], ['split=block'], ['balanced=True']])
+@pytest.mark.parametrize('words', [[], ['split=block'], ['balanced=True'], ['features=spectrum']])
 def test_pseudo_labels_are_of_every_training_window_once(split_of, words):
     split, settings = split_of(*words)
     windows, labels = pseudo_labelled(split, settings)
