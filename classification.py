@@ -16,7 +16,7 @@ from classifiers.features import FEATURES_VERSION, fingerprints, spike_features
 from classifiers.filtered import filter_windows
 from classifiers.inputs import Masking, latent_statistics
 from classifiers.second_look import Recordings, second_look
-from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec
+from classifiers.specs import CLASSIFIERS, Classifier, ClassifierSpec, load_classifier
 from classifiers.spectral import BlockSpectra
 from classifiers.stacked import FeaturesAndWindows
 from classifiers.subwindows import SubwindowShape, field_peaks, place_windows, subwindow_shape
@@ -320,7 +320,8 @@ def load_run(
     arguments = settings | {'device': device, 'precision': precision, 'shape': shape, 'autoencoder': model}
     arguments['pseudo_labelled'] = None  # nothing is trained here
     try:
-        loaded = spec.make(**{name: arguments[name] for name in spec.settings}).load(classifier)
+        made = spec.make(**{name: arguments[name] for name in spec.settings})
+        loaded = load_classifier(made, classifier, settings['classifier'])
         state = load_checkpoint(classifier)
         if settings['masking'] and spec.masked_inputs is spike_features:
             check_features(state, classifier, settings['classifier'])

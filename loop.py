@@ -6,6 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from system.interruption import Interrupted, asked_to_end, check_interruption, finishing_steps
-from training.checkpoints import random_state, set_random_state
+from training.checkpoints import load_checkpoint, random_state, set_random_state
 from training.distributed import ALONE, Processes
 from training.losses import Loss
-from utils import SettingError, to_device
+from utils import DataError, SettingError, to_device
 
 OPTIMIZERS = {'adam': torch.optim.Adam, 'adamw': torch.optim.AdamW, 'sgd': torch.optim.SGD}
 
@@ -178,15 +179,34 @@ class Training:
     best_weights: dict | None = None
     progress: EpochProgress = dataclasses.field(default_factory=EpochProgress)
 
-    def restore(self, state: dict) -> None:
-        """Go on from the 'last' state of an interrupted training, random numbers included."""
-        self.model.load_state_dict(state['model_state_dict'])
-        self.optimizer.load_state_dict(state['optimizer_state_dict'])
-        self.scheduler.load_state_dict(state['scheduler_state_dict'])
-        self.metrics = {name: state[name] for name in self.metrics}
-        self.history, self.best_weights = state['history'], state['best_model_state_dict']
-        self.progress = EpochProgress(**state['place'])
-        set_random_state(state['random'])
+    def resume(self, path_of: Callable[[str], Path]) -> None:
+        """Go on from the 'last' checkpoint of an interrupted training, random numbers included.
+
+        Raises
+        ------
+        DataError
+            It is damaged or of another training, or the 'best' that belongs to it is.
+        """
+        path = path_of('last')
+        way_out = f'restore it, or delete {path} to begin this training again'
+        try:
+            state = load_checkpoint(path)
+            self.model.load_state_dict(state['model_state_dict'])
+            self.optimizer.load_state_dict(state['optimizer_state_dict'])
+            self.scheduler.load_state_dict(state['scheduler_state_dict'])
+            self.metrics = {name: state[name] for name in self.metrics}
+            self.history, self.best_weights = state['history'], state['best_model_state_dict']
+            self.progress = EpochProgress(**state['place'])
+            set_random_state(state['random'])
+            best_is_written = self.history and (self.best_epoch < self.epoch or self.progress.batches)
+            if best_is_written:
+                load_checkpoint(path_of('best'))
+        except DataError as fault:
+            raise DataError(f'{fault}; {way_out}') from fault
+        except Exception as fault:  # another file can raise anything at all
+            raise DataError(f'{path}: not a checkpoint of this training ({type(fault).__name__}); {way_out}') from fault
+        if self.history and not best_is_written:
+            self.save_state('best')
 
     def save_state(self, which: str) -> None:
         """Write the 'best' or 'last' checkpoint."""
@@ -253,7 +273,7 @@ def train(
     measure: Callable[[list[dict]], dict] = lambda history: {},
     early_stop_on: str = 'loss',
     validate_first: bool = False,
-    state: dict | None = None,
+    resume: Callable[[str], Path] | None = None,
     processes: Processes = ALONE,
 ) -> list[dict]:
     """Train until `num_epochs`, or until the validation has not become better for `n_epochs_stop` epochs.
@@ -286,8 +306,9 @@ def train(
     validate_first : bool
         Count the weights at the start as epoch 0: for a model that is trained further, which may already be at its
         best.
-    state : dict, optional
-        The 'last' of a training that was interrupted: it goes on from there, and ends as if it had not been.
+    resume : callable, optional
+        From 'best' or 'last' to the path of the checkpoint of a training that was interrupted: it goes on from there,
+        and ends as if it had not been.
     processes : Processes
         That train together, each with its part of every batch.
 
@@ -302,18 +323,18 @@ def train(
         A signal came. The step was finished, and 'last' saved.
     SettingError
         The loss is no longer finite.
+    DataError
+        What it goes on from is damaged.
     """
     metrics = {'epoch': 0, 'training loss': math.nan, 'validation loss': math.nan}
     metrics['learning rate'] = optimizer.param_groups[0]['lr']
     training = Training(model, optimizer, scheduler, save, log, metrics, early_stop_on, measure)
     runner = Runner(loss, device, processes)
-    if state:
-        training.restore(state)
+    if resume:
+        training.resume(resume)
     with finishing_steps(), processes.training(model, device) as shared_model:
-        if training.history and training.best_epoch == training.epoch and not training.progress.batches:
-            training.save_state('best')
         try:
-            interrupted_at_start = state is not None and not training.progress.batches
+            interrupted_at_start = resume is not None and not training.progress.batches
             if (validate_first or interrupted_at_start) and not training.history:
                 at_start = validate(model, validation_loader, loss, device, processes)
                 training.end_epoch(training.metrics | {'validation loss': at_start}, 0.0)

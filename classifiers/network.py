@@ -88,7 +88,7 @@ class NetworkClassifier(ABC):
             save=checkpoint_saver(checkpoint, self.description),
             log=epoch_logger(checkpoint('last').parent, self.name),
             validate_first=trained_further,
-            state=load_checkpoint(checkpoint('last')) if interrupted else None,
+            resume=checkpoint if interrupted else None,
         )
         self.state = load_checkpoint(checkpoint('best'))
         checkpoint('pretraining').unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from classifiers.stacked import StackedClassifier
 from classifiers.svm import SupportVectors
 from classifiers.threshold import MeanError
 from classifiers.windows import FinetunedClassifier, RawClassifier
+from utils import DataError
 
 
 class Classifier(Protocol):
@@ -101,6 +102,22 @@ CLASSIFIERS = {
     ),
     'raw': ClassifierSpec(RawClassifier, None, reads_windows=True, settings=_fields(RawClassifier)),
 }
+
+
+def load_classifier(classifier: Classifier, path: Path, name: str) -> Classifier:
+    """A classifier with what a checkpoint of the classifier `name` holds.
+
+    Raises
+    ------
+    DataError
+        The checkpoint is missing, damaged, or of another classifier.
+    """
+    try:
+        return classifier.load(path)
+    except DataError:
+        raise
+    except Exception as fault:  # a damaged file can raise anything at all
+        raise DataError(f'{path}: not a {name} of this project ({type(fault).__name__}); restore the file') from fault
 
 
 class Examples(NamedTuple):

@@ -18,7 +18,7 @@ from models.autoencoder import Autoencoder
 from models.detector import SpikeDetector, WindowSFCN
 from models.network import Network
 from timeseries_dataset import WindowSource, batches
-from training.checkpoints import checkpoint_saver, load_checkpoint
+from training.checkpoints import checkpoint_saver
 from training.losses import spike_loss
 
 # Windows that the components of the channels are measured on, at most, spread evenly over those of training.
@@ -231,7 +231,7 @@ class FinetunedClassifier(WindowClassifier):
             positive_weight,
             num_epochs=self.pretraining_epochs,
             save=lambda which, state: save_last(which, state) if which == 'last' else None,
-            state=load_checkpoint(path) if path.is_file() else None,
+            resume=(lambda which: path) if path.is_file() else None,
         )
         windows.hold(False, self.device)  # lets them go
         print('  annotations:')

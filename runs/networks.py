@@ -17,7 +17,7 @@ from classifiers.inputs import Masking, masking_margin, measure_filters
 from classifiers.network import NetworkClassifier
 from classifiers.pseudo_labels import pseudo_labels
 from classifiers.second_look import fit_second_look, second_look
-from classifiers.specs import CLASSIFIERS, Classifier, Examples
+from classifiers.specs import CLASSIFIERS, Classifier, Examples, load_classifier
 from classifiers.subwindows import subwindow_table
 from evaluation.events import sensitivity_curve
 from evaluation.metrics import with_predictions
@@ -80,7 +80,7 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
         save=checkpoint_saver(run.checkpoint, description) if processes.is_main else lambda which, state: None,
         log=epoch_logger(run.path, settings.model) if processes.is_main else lambda history: None,
         validate_first=source is not None,
-        state=load_checkpoint(run.checkpoint('last')) if interrupted else None,
+        resume=run.checkpoint if interrupted else None,
         processes=processes,
     )
     return model, history
@@ -143,7 +143,10 @@ def load_source_weights(model: Autoencoder, source: Source) -> None:
     try:
         model.load_state_dict(source.autoencoder['model_state_dict'])
     except (KeyError, RuntimeError) as fault:
-        raise DataError(f'{source.run.checkpoint("best")}: no weights of this model in it ({fault})') from fault
+        raise DataError(
+            f'{source.run.checkpoint("best")}: no weights of this model in it ({type(fault).__name__}): restore the '
+            'file, or take another run'
+        ) from fault
 
 
 def copy_checkpoints(source: RunDirectory, run: RunDirectory) -> None:
@@ -271,7 +274,7 @@ def train_classifier(
     if context.mode == 'ft' and isinstance(classifier, NetworkClassifier):
         assert context.source is not None  # `open_source` has opened it
         classifier.classifier_learning_rate *= settings.fine_tuning_rate
-        classifier.load(context.source.run.checkpoint('best', settings.classifier))
+        load_classifier(classifier, context.source.run.checkpoint('best', settings.classifier), settings.classifier)
     elif context.mode == 'ft':
         print(f'  {settings.classifier} cannot be trained further: a new one is trained on these patients')
     labels = split.labels_t if spec.reads_windows else split.labels

@@ -129,6 +129,12 @@ def settings_begun_with(run: RunDirectory, begun: dict, words: list[str], settin
             )
         if value != now[name] and now[name] != 'auto':  # 'auto' accepts every value
             print(f'warning: {name} = {now[name]!r} now, but run {run.name} was begun with {value!r}, which is used')
+    unsaid = [name for name in now if name not in begun['settings'] and name not in FREE_SETTINGS]
+    if unsaid:
+        print(
+            f'warning: run {run.name} was begun by a version without {", ".join(unsaid)}: the values of now are used; '
+            'another model_nb begins anew'
+        )
     if begun['threads'] != torch.get_num_threads():
         print(
             f'warning: run {run.name} was begun with {begun["threads"]} threads, now there are '
@@ -154,8 +160,8 @@ def check_begun(run: RunDirectory, split: dict, processes: Processes) -> None:
     SettingError
         The number of processes has changed.
     """
-    begun = load_params(run)
-    if begun['split'] != json.loads(json.dumps(split)):
+    begun, now = load_params(run), json.loads(json.dumps(split))
+    if begun['split'] != {name: value for name, value in now.items() if name in begun['split']}:
         raise DataError(
             f'{run.params}: the windows, or who is in which part, have changed since the run was begun: restore them, '
             'or take another model_nb'

@@ -3,6 +3,8 @@
 from types import SimpleNamespace
 from typing import NamedTuple
 
+from classifiers.network import NetworkClassifier
+from classifiers.specs import CLASSIFIERS
 from models import AUTOENCODERS
 from runs.run_directory import RunDirectory, find_run, load_params
 from runs.settings import ORIGINAL, check_settings
@@ -85,4 +87,14 @@ def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> S
     check_settings(vars(settings))
     if settings.recipe == 'original' and any(getattr(settings, name) != value for name, value in ORIGINAL.items()):
         raise SettingError(f"recipe='original': run {run.name} was made otherwise; set recipe='current'")
-    return Source(run, load_checkpoint(run.checkpoint('best')), params['split'])
+    autoencoder = load_checkpoint(run.checkpoint('best'))
+    if mode == 'clf':  # its history is shown again
+        last = load_checkpoint(run.checkpoint('last'))
+        if 'history' not in last or last.get('network') != autoencoder.get('network'):
+            raise DataError(
+                f'{run.checkpoint("last")}: not of the training of {run.checkpoint("best").name}: restore it'
+            )
+    make = CLASSIFIERS[settings.classifier].make
+    if mode == 'ft' and isinstance(make, type) and issubclass(make, NetworkClassifier):
+        load_checkpoint(run.checkpoint('best', settings.classifier))  # or else it lacks after hours of training
+    return Source(run, autoencoder, params['split'])

@@ -1,12 +1,14 @@
 """The windows of a run, opened: those the autoencoder learns from, those of the classifier, and their pulses."""
 
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from evaluation.events import pulse_lengths
 from recordings.patient_windows import PatientWindows, window_paths
 from timeseries_dataset import WINDOW_SETTINGS, open_directory
 from utils import DataError
+
+Listed = list[int] | Literal[False]  # patients by number; False for all
 
 
 class WindowSets(NamedTuple):
@@ -44,16 +46,18 @@ def open_window_sets(settings: SimpleNamespace) -> WindowSets:
     """
     made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
     ae_directory, clf_directory = settings.path_extracted_data
-    learned_from = patients_learned_from(clf_directory, settings)
+    annotated, unannotated = share_listed(settings)
+    learned_from = patients_learned_from(clf_directory, annotated, settings)
     training = open_directory(clf_directory, settings.nb_best_blocks, learned_from, made_with)
     testing = training
     if settings.nb_best_blocks_test != settings.nb_best_blocks:
-        testing = open_directory(clf_directory, settings.nb_best_blocks_test, settings.patient, made_with)
+        testing = open_directory(clf_directory, settings.nb_best_blocks_test, annotated, made_with)
         check_learned_from(training, testing, settings)
     warn_of_pulses(testing, settings)
     if settings.classifier == 'threshold':
         return WindowSets(training, training, testing)
-    ae_patients = open_directory(ae_directory, settings.nb_best_blocks, learned_from, made_with)
+    ae_listed = learned_from and [*learned_from, *unannotated]
+    ae_patients = open_directory(ae_directory, settings.nb_best_blocks, ae_listed, made_with)
     for patient_windows in ae_patients:
         if patient_windows.labels_t.any():
             raise DataError(
@@ -63,8 +67,26 @@ def open_window_sets(settings: SimpleNamespace) -> WindowSets:
     return WindowSets(ae_patients, training, testing)
 
 
-def patients_learned_from(directory: str, settings: SimpleNamespace) -> int | list[int] | bool:
-    """The setting `patient`, without those who have windows for validation and test alone.
+def share_listed(settings: SimpleNamespace) -> tuple[Listed, list[int]]:
+    """The patients that the setting `patient` lists: the classifier's (False: all), and those of the autoencoder alone.
+
+    Nobody has annotated the latter.
+    """
+    if settings.patient is False:
+        return False, []
+    listed = [settings.patient] if type(settings.patient) is int else settings.patient
+    of_ae, of_classifier = (
+        {number for numbers in window_paths(directory).values() for number in numbers}
+        for directory in settings.path_extracted_data
+    )
+    unannotated = [number for number in listed if number in of_ae - of_classifier]
+    if settings.classifier == 'threshold' or len(unannotated) == len(listed):  # the classifier's lack is told then
+        return listed, []
+    return [number for number in listed if number not in unannotated], unannotated
+
+
+def patients_learned_from(directory: str, listed: Listed, settings: SimpleNamespace) -> Listed:
+    """Those listed (False: all), without those who have windows for validation and test alone.
 
     Raises
     ------
@@ -73,10 +95,9 @@ def patients_learned_from(directory: str, settings: SimpleNamespace) -> int | li
     """
     nb_best_blocks, nb_test = settings.nb_best_blocks, settings.nb_best_blocks_test
     if nb_test == nb_best_blocks:
-        return settings.patient
+        return listed
     numbers = {number: list(paths) for number, paths in window_paths(directory).items()}
     for_training, for_test = numbers.get(nb_best_blocks, []), numbers.get(nb_test, [])
-    listed = [settings.patient] if type(settings.patient) is int else settings.patient
     lacking = [number for number in for_training if number not in for_test and (not listed or number in listed)]
     if lacking:
         raise DataError(

@@ -208,6 +208,26 @@ def test_fine_tuning_and_the_classifier_alone_go_on_by_their_own_number(run, tmp
         assert run(mode, 'AE1D_smaller', model_nb=1, kill=kill, **short) in (75, -9)
         assert run(mode, 'AE1D_smaller', model_nb=nb, **short) == 0
         assert_same(tmp_path / 'alone' / f'AE1D_smaller_{nb}', tmp_path / 'results' / f'AE1D_smaller_{nb}')
+    # What the source lacks is told before anything is trained or made.
+    for mode, name, fault in (
+        ('ft', 'best_sfcn_1.pth', 'no such file'),
+        ('clf', 'last_AE1D_smaller_1.pth', 'no such file'),
+    ):
+        (tmp_path / 'results' / 'AE1D_smaller_1' / name).unlink()
+        assert run(mode, 'AE1D_smaller', model_nb=1, **short) == 1
+        stderr = (tmp_path / 'faults').read_text()
+        assert stderr.startswith('error: ')
+        assert stderr.endswith(f'{name}: {fault}\n')
+    source = tmp_path / 'results' / 'AE1D_smaller_1'
+    (source / 'last_AE1D_smaller_1.pth').write_bytes((source / 'last_sfcn_1.pth').read_bytes())
+    assert run('clf', 'AE1D_smaller', model_nb=1, **short) == 1
+    assert (
+        'last_AE1D_smaller_1.pth: not of the training of best_AE1D_smaller_1.pth' in (tmp_path / 'faults').read_text()
+    )
+    (source / 'best_sfcn_1.pth').write_bytes((source / 'best_AE1D_smaller_1.pth').read_bytes())
+    assert run('ft', 'AE1D_smaller', model_nb=1, **short) == 1
+    assert 'best_sfcn_1.pth: not a sfcn of this project' in (tmp_path / 'faults').read_text()
+    assert len(list((tmp_path / 'results').glob('AE1D_smaller_*'))) == 4
 
 
 def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(run, tmp_path, monkeypatch):
@@ -227,7 +247,7 @@ def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(run, tmp_path, m
     assert len(list((tmp_path / 'results').glob('AE1D_smaller_*'))) == 2
 
 
-def test_an_unfinished_run_keeps_its_settings(run, tmp_path, monkeypatch):
+def test_an_unfinished_run_keeps_its_settings(run, windows, tmp_path, monkeypatch):
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 3)) == 75
     stderr = tmp_path / 'faults'
     assert run('auto', 'AE1D_smaller', model_nb=1, num_epochs=9) == 2
@@ -247,7 +267,19 @@ def test_an_unfinished_run_keeps_its_settings(run, tmp_path, monkeypatch):
         in (tmp_path / 'output').read_text()
     )
     params = tmp_path / 'results' / 'AE1D_smaller_1' / 'params.json'
+    path = windows / 'windows_clf' / 'data_raw_002_b3_windows_bi'
+    content = path.read_bytes()
+    path.write_bytes(np.negative(np.frombuffer(content, np.float32)).tobytes())  # the same tables, another signal
+    try:
+        assert run('auto', 'AE1D_smaller', model_nb=1) == 1
+    finally:
+        path.write_bytes(content)
+    assert 'the windows, or who is in which part, have changed' in stderr.read_text()
     begun = json.loads(params.read_text())
+    del begun['settings']['second_look'], begun['split']['signal']  # as an earlier version would have begun it
+    params.write_text(json.dumps(begun))
+    assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 1)) == 75
+    assert 'begun by a version without second_look: the values of now are used' in (tmp_path / 'output').read_text()
     begun['split']['windows'] = 'of other windows'
     params.write_text(json.dumps(begun))
     assert run('auto', 'AE1D_smaller', model_nb=1) == 1

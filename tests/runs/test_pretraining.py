@@ -73,6 +73,13 @@ def test_without_pretraining_there_are_none(split_of, words):
     assert pseudo_labelled(*split_of(*words)) is None
 
 
+@pytest.mark.parametrize(('listed', 'subjects'), [([1, 2, 3, 4], {1, 2, 3, 4}), ([1, 2, 3], {1, 2, 3})])
+def test_the_setting_patient_lists_those_whom_nobody_has_annotated_too(split_of, listed, subjects):
+    split, _ = split_of(f'patient={listed}')
+    assert set(split.ae_table['subject']) == subjects
+    assert set(split.clf_table['subject']) == {1, 2, 3}
+
+
 def test_pseudo_labels_of_the_signal_do_not_depend_on_the_autoencoder(split_of):
     split, settings = split_of('features=signal')
     of_signal, of_another = (pseudo_labelled(split, settings, seed)[1] for seed in (0, 1))

@@ -36,7 +36,7 @@ def losses_of(name):
     return {'plain': reconstruction_loss('mse', weights), 'masked': masked_loss('mse', weights, SHAPE, 2)}
 
 
-def fit(model, x, loss, epochs, save=lambda which, state: None, device=CPU, batch_size=4, rate=1e-2):
+def fit(model, x, loss, epochs, save=lambda which, state: None, device=CPU, batch_size=4, rate=1e-2, resume=None):
     optimizer, scheduler = make_optimizer(model, **OPTIMIZER | {'learning_rate': rate, 'weight_decay': 5e-4})
     return train(
         model,
@@ -49,6 +49,7 @@ def fit(model, x, loss, epochs, save=lambda which, state: None, device=CPU, batc
         n_epochs_stop=100,
         device=device,
         save=save,
+        resume=resume,
     )
 
 
