@@ -8,8 +8,8 @@ Beside them, both on the signal itself, and on what two predictions without a ne
 principal component on its context, learnt from the training patients, and the best linear prediction for the spectrum
 of the block itself, which knows no other patient. Writes one row per cohort and autoencoder into which_autoencoder.csv
 in path_writing_data: the residual's share of the signal's variance on test patients, PR-AUC on their simulated truth
-with and without the second look, and seconds of training. `n_jobs` cohorts are taken at a time, with one thread each; a
-quarter of an hour per cohort.
+with and without the second look, and seconds of training. `n_jobs` cohorts are taken at a time, with one thread each;
+an hour per cohort.
 """
 
 import itertools
@@ -48,12 +48,12 @@ MEGA = {'name': 'wavelets', 'pywt_mode': 'periodization', 'filters': (8, 8, 8)}
 # Name, settings, epochs, largest learning rate.
 TRIED = [
     ('AE1D (2), 5 epochs', {'name': 'AE1D', 'width': 2}, 5, 2e-3),
-    ('AE1D (2), 15 epochs', {'name': 'AE1D', 'width': 2}, 15, 2e-3),
+    ('AE1D (2), 20 epochs', {'name': 'AE1D', 'width': 2}, 20, 2e-3),
     ('AE1D (8), 5 epochs', {'name': 'AE1D', 'width': 8}, 5, 2e-3),
     ('AE1D_smaller (4), 5 epochs', {'name': 'AE1D_smaller', 'width': 4}, 5, 2e-3),
     ('AE2D (2), 5 epochs', {'name': 'AE2D', 'width': 2}, 5, 2e-3),
     ('wavelets (8), 5 epochs', MEGA, 5, 2e-3),
-    ('wavelets (8), 15 epochs', MEGA, 15, 2e-3),
+    ('wavelets (8), 20 epochs', MEGA, 20, 2e-3),
     ('wavelets (8), full latent maps, 5 epochs', MEGA | {'latent_nodes': None}, 5, 2e-3),
     ('wavelets (32), 5 epochs', MEGA | {'filters': (32, 32, 32)}, 5, 1e-3),
 ]
@@ -61,7 +61,7 @@ SIGNAL = 'none: the signal itself'  # what the others are compared with
 # Kinds, cohorts of each, patients: training, validation, test, blocks of each, seconds of a block.
 SIZES = {
     'tiny': (('dipoles',), 1, CohortSize(2, 2, 2, 1, 40)),
-    'small': (('recorded', 'eeg', 'dipoles'), 3, CohortSize(6, 3, 6, 1, 60)),
+    'small': (('recorded', 'eeg', 'dipoles'), 3, CohortSize(24, 4, 8, 1, 60)),
 }
 
 
