@@ -35,7 +35,7 @@ BATCH_SIZE = {'cpu': 8, 'cuda': 64}
 
 
 class SubwindowData(NamedTuple):
-    """What one pass over windows leaves of their sub-windows, window after window.
+    """What is read of the sub-windows of windows, window after window.
 
     Attributes
     ----------
@@ -104,15 +104,15 @@ class SubwindowReader(NamedTuple):
     def read(
         self, loader: DataLoader, blocks: np.ndarray | None = None, reference: np.ndarray | None = None
     ) -> SubwindowData:
-        """Read the sub-windows of a loader's windows, in one pass.
+        """Read the sub-windows of a loader's windows, in one pass; in two, where spectra of blocks are measured first.
 
         Parameters
         ----------
         blocks : array (n,), optional
-            What tells the blocks of the sub-windows apart, because with masking inputs are compared with their block;
-            all of one block where not given.
+            What tells the blocks of the sub-windows apart, because with masking inputs are compared with their block,
+            and may be predicted from its spectrum; all of one block where not given.
         reference : bool array (n,), optional
-            The sub-windows that they are compared with; all where not given.
+            The sub-windows that they are compared with, and that spectra are measured on; all where not given.
         """
         n = len(loader.dataset) * self.shape.n_subwindows  # ty: ignore[invalid-argument-type]
         blocks = np.zeros(n, dtype=np.int64) if blocks is None else blocks
@@ -138,10 +138,10 @@ class SubwindowReader(NamedTuple):
             return None
         assert self.masking.filters is not None
         of_windows = slice(None, None, self.shape.n_subwindows)
-        spectra = BlockSpectra(self.masking.filters, self.shape, self.masking.margin, blocks[of_windows])
+        windows = (self._changed(to_device(x, self.device)) for x, _ in prefetched(loader))
+        known = (blocks[of_windows], windows, reference[of_windows])
         with torch.no_grad():
-            windows = (self._changed(to_device(x, self.device)) for x, _ in prefetched(loader))
-            return spectra.measure(windows, reference[of_windows])
+            return BlockSpectra(self.masking.filters, self.shape, self.masking.margin, *known)
 
     def _changed(self, x):
         return self.change(x) if self.change else x

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from system.interruption import Interrupted, asked_to_end, check_interruption, finishing_steps
-from training.checkpoints import load_checkpoint, random_state, set_random_state
+from training.checkpoints import is_of_training, load_checkpoint, random_state, set_random_state
 from training.distributed import ALONE, Processes
 from training.losses import Loss
 from utils import DataError, SettingError, to_device
@@ -185,10 +185,11 @@ class Training:
         Raises
         ------
         DataError
-            It is damaged or of another training, or the 'best' that belongs to it is.
+            It is damaged or of another network, or the 'best' that belongs to it is.
+        OutOfMemoryError
+            Of the device.
         """
-        path = path_of('last')
-        way_out = f'restore it, or delete {path} to begin this training again'
+        path, way_out = path_of('last'), 'restore it, or take another model_nb'
         try:
             state = load_checkpoint(path)
             self.model.load_state_dict(state['model_state_dict'])
@@ -199,11 +200,13 @@ class Training:
             self.progress = EpochProgress(**state['place'])
             set_random_state(state['random'])
             best_is_written = self.history and (self.best_epoch < self.epoch or self.progress.batches)
-            if best_is_written:
-                load_checkpoint(path_of('best'))
+            if best_is_written and not is_of_training(load_checkpoint(path_of('best')), self.history):
+                raise DataError(f'{path_of("best")}: not of the training of {path.name}')
         except DataError as fault:
             raise DataError(f'{fault}; {way_out}') from fault
-        except Exception as fault:  # another file can raise anything at all
+        except torch.OutOfMemoryError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as fault:
             raise DataError(f'{path}: not a checkpoint of this training ({type(fault).__name__}); {way_out}') from fault
         if self.history and not best_is_written:
             self.save_state('best')

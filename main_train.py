@@ -138,11 +138,16 @@ def train_and_test(run: RunDirectory, split: SplitData, context: RunContext) -> 
 
 
 def save_or_check_params(run: RunDirectory, split: SplitData, context: RunContext) -> dict:
-    """Write params.json, or check that a resumed run has the same windows; return the record of the split."""
+    """Write params.json, or check that a resumed run has the same windows; return the record of the split.
+
+    Processes beside the main one need none.
+    """
+    if not context.processes.is_main:
+        return {}
     record = split_record(context.mode, split, context.source, context.settings)
-    if context.processes.is_main and run.params.is_file():
-        check_begun(run, record, context.processes)
-    elif context.processes.is_main:
+    if run.params.is_file():
+        check_begun(run, record, context.saved, context.processes)
+    else:
         save_params(run, context.command, context.saved, record, mode=context.mode, processes=context.processes.size)
     return record
 

@@ -273,7 +273,7 @@ second_look = True
 
 # forest, hgb, svm, stacked and threshold with masking, and the pseudo-labels of finetuned read: 'residual', what the
 # autoencoder does not predict from the context; 'spectrum', what the spectrum of the block itself does not predict; or
-# 'signal', the signal itself. The last two need no autoencoder.
+# 'signal', the signal itself. The last two make no use of the autoencoder, which is trained all the same.
 features = 'residual'
 
 # forest, hgb, svm and latent: copies of the training windows that are trained on too, because their labels are the

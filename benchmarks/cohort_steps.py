@@ -141,8 +141,8 @@ def spectral_residuals_of(cohort):
         part = getattr(cohort, name)
         x, blocks = torch.from_numpy(part.windows)[:, None], part.block[:: cohort.sub.n_subwindows]
         batches = [slice(first, first + BATCH) for first in range(0, len(x), BATCH)]
-        spectra = BlockSpectra(filters, cohort.sub, cohort.margin, blocks)
-        spectra.measure((x[rows] for rows in batches), np.ones(len(x), dtype=bool))
+        every = np.ones(len(x), dtype=bool)
+        spectra = BlockSpectra(filters, cohort.sub, cohort.margin, blocks, (x[rows] for rows in batches), every)
         residuals[name] = torch.cat([spectra.residuals(x[rows], rows)[:, 0] for rows in batches]).numpy()
     return residuals
 

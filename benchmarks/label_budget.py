@@ -173,7 +173,7 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
             of_budget = values | {'train': values['train'][: len(labelled.train.annotated)]}
             outputs[f'forest on {name}'] = forest(of_budget, labelled, seed)
             outputs[f'hgb on {name}'] = trees(of_budget, labelled, seed)
-        # About as many steps, however few the patients, but no more epochs than it takes.
+        # With few patients, more epochs: about as many steps, as far as `MOST_EPOCHS` allows.
         epochs = min(MOST_EPOCHS, size.detector_epochs * size.budgets[-1] // n_patients)
         outputs |= dict(networks(labelled, pretraining, autoencoder, seed, epochs, size, settings, device))
         for name, network in STACKED.items():
@@ -257,7 +257,7 @@ def figures_of_patients(scores: np.ndarray, cohort: Cohort, settings: SimpleName
 def paired_differences(figures: pd.DataFrame) -> pd.DataFrame:
     """PR-AUC of detectors less that of others, most of them of `REFERENCE`, over the same test patients.
 
-    With the 95 % interval over patients, and the wider one over cohorts, whose patients share a training.
+    With the 95 % interval over patients, and that over cohorts (NaN of one), whose patients share a training.
     """
     by_detector = figures.pivot(index=['kind', 'seed', 'patients', 'subject'], columns='detector', values='PR-AUC')
     pairs = [('finetuned, pretrained', name) for name in NETWORKS if name != 'finetuned, pretrained']

@@ -39,7 +39,10 @@ class Masking(NamedTuple):
     def read(
         self, model: Autoencoder, x: torch.Tensor, shape: SubwindowShape, levels: list[int] | None = None
     ) -> torch.Tensor:
-        """What is read of windows x, laid out as `Autoencoder.masked_residuals`; no spectrum of a block is known."""
+        """What is read of windows x, laid out as `Autoencoder.masked_residuals`.
+
+        Of 'spectrum' the signal: what is known of blocks is in `spectral.BlockSpectra`.
+        """
         if self.features == 'residual':
             return model.masked_residuals(x, shape, self.margin, levels)
         return shape.stretches(x, self.margin)

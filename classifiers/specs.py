@@ -111,10 +111,14 @@ def load_classifier(classifier: Classifier, path: Path, name: str) -> Classifier
     ------
     DataError
         The checkpoint is missing, damaged, or of another classifier.
+    OutOfMemoryError
+        Of the device.
+    MemoryError
+        Of the machine.
     """
     try:
         return classifier.load(path)
-    except DataError:
+    except (DataError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not a {name} of this project ({type(fault).__name__}); restore the file') from fault

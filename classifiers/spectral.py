@@ -24,25 +24,28 @@ class BlockSpectra:
         Samples masked on either side of a sub-window.
     blocks : array (n_windows,)
         What tells the blocks of the windows apart.
+    windows : iterable of tensors (batch, 1, channels, times)
+        All windows, in their order, from which the spectra are measured.
+    counted : bool array (n_windows,)
+        Those that are measured.
     """
 
-    def __init__(self, filters: torch.Tensor, shape: SubwindowShape, margin: int, blocks: np.ndarray):
+    def __init__(
+        self,
+        filters: torch.Tensor,
+        shape: SubwindowShape,
+        margin: int,
+        blocks: np.ndarray,
+        windows: Iterable[torch.Tensor],
+        counted: np.ndarray,
+    ):
         self.directions = filters / filters.norm(dim=1, keepdim=True)  # orthonormal
         self.shape, self.margin = shape, margin
         self.blocks = np.unique(blocks, return_inverse=True)[1]
-        self.autocovariances = torch.zeros(())
+        self.autocovariances = self._measured(windows, counted)  # (blocks, components, times), float64
         self._latest = (-1, torch.zeros(()))  # predictors of one block: windows come block after block
 
-    def measure(self, windows: Iterable[torch.Tensor], counted: np.ndarray) -> 'BlockSpectra':
-        """Measure the autocovariances of the blocks.
-
-        Parameters
-        ----------
-        windows : iterable of tensors (batch, 1, channels, times)
-            All of them, in their order.
-        counted : bool array (n_windows,)
-            Those that show what was recorded, and no mirror image.
-        """
+    def _measured(self, windows, counted):
         first, total = 0, torch.zeros(())
         for x in windows:
             rows, first = slice(first, first + len(x)), first + len(x)
@@ -51,8 +54,7 @@ class BlockSpectra:
                 total = torch.zeros(self.blocks.max() + 1, *of_windows.shape[1:], dtype=torch.float64)
             weights = torch.from_numpy(counted[rows]).double()[:, None, None]
             total.index_add_(0, torch.from_numpy(self.blocks[rows]), weights * of_windows)
-        self.autocovariances = total
-        return self
+        return total
 
     def residuals(self, x: torch.Tensor, rows: slice) -> torch.Tensor:
         """What the context does not predict of windows x (batch, 1, channels, times), which are these rows of all.
@@ -65,8 +67,8 @@ class BlockSpectra:
         components = self.directions @ x[:, 0]
         masked = self.shape.stretches(components, self.margin)
         predicted = torch.empty_like(masked)
-        for block in np.unique(self.blocks[rows]):
-            of_block = torch.from_numpy(self.blocks[rows] == block).to(x.device)
+        for block in dict.fromkeys(self.blocks[rows].tolist()):
+            of_block = torch.from_numpy(np.flatnonzero(self.blocks[rows] == block)).to(x.device)
             left = torch.einsum('ckmt,bct->bckm', self._predictors(block), components[of_block])
             predicted[of_block] = masked[of_block] - left
         back = (self.directions.T @ predicted.flatten(2)).unflatten(2, predicted.shape[2:])
@@ -104,13 +106,13 @@ def gap_predictors(autocovariances: torch.Tensor, shape: SubwindowShape, margin:
     tensor (components, n_subwindows, subwindow_length + 2 margin, times)
     """
     times = autocovariances.shape[-1]
-    lags = autocovariances / autocovariances[:, :1].clamp(min=torch.finfo(torch.float64).tiny)
-    samples = torch.arange(times)
-    covariances = lags[:, (samples[:, None] - samples).abs()] + _WHITE * torch.eye(times)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(covariances))
-    border, n_subwindows, length = shape
-    predictors = []
-    for k in range(n_subwindows):
-        masked = slice(border + k * length - margin, border + (k + 1) * length + margin)
-        predictors.append(torch.linalg.solve(inverse[:, masked, masked], inverse[:, masked]))
-    return torch.stack(predictors, dim=1)
+    samples, (border, n_subwindows, length) = torch.arange(times), shape
+    predictors = torch.empty(len(autocovariances), n_subwindows, length + 2 * margin, times, dtype=torch.float64)
+    for of_component, covariances in zip(predictors, autocovariances, strict=True):
+        lags = covariances / covariances[0].clamp(min=torch.finfo(torch.float64).tiny)
+        whole = lags[(samples[:, None] - samples).abs()] + _WHITE * torch.eye(times)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(whole))
+        for k in range(n_subwindows):
+            masked = slice(border + k * length - margin, border + (k + 1) * length + margin)
+            of_component[k] = torch.linalg.solve(inverse[masked, masked], inverse[masked])
+    return predictors

@@ -38,7 +38,8 @@ def event_residuals(trained: TrainedRun | Ensemble, block: Recording, events: np
     Returns
     -------
     list of EventResidual
-        Empty where the run's classifier does not look at residuals. Of an ensemble, those of its first member.
+        Empty where the run's classifier does not look at the autoencoder's residuals. Of an ensemble, those of its
+        first member.
     """
     trained = trained.members[0] if isinstance(trained, Ensemble) else trained
     reader, standardize = trained.reader, trained.settings['standardize']

@@ -103,6 +103,13 @@ def check_masking(border: int, settings: SimpleNamespace) -> None:
     SettingError
         There is no signal to predict from around the inner part.
     """
+    spec = CLASSIFIERS[settings.classifier]
+    reads_features = spec.relative_to_block or 'pseudo_labelled' in spec.settings
+    if settings.features != 'residual' and not (settings.masking and reads_features):
+        print(
+            f'warning: features={settings.features!r} changes nothing with masking={settings.masking!r} and '
+            f'classifier={settings.classifier!r}'
+        )
     if not settings.masking:
         return
     if settings.standardize != 'block':
@@ -115,7 +122,6 @@ def check_masking(border: int, settings: SimpleNamespace) -> None:
             f'masking={settings.masking!r} needs signal around the inner part of a window: set '
             'spike_spacing_from_border above 0, or masking=None'
         )
-    spec = CLASSIFIERS[settings.classifier]
     pretrained = 'pseudo_labelled' in spec.settings and settings.pretraining_epochs and settings.encoder != 'scratch'
     if settings.balanced and (spec.relative_to_block or pretrained):
         print(

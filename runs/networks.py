@@ -215,7 +215,7 @@ def make_masking(
     features: str,
     with_filters: bool = True,
 ) -> Masking:
-    """What reads residuals ('residual') or the signal in their place ('signal'), see `Masking`."""
+    """What reads residuals ('residual' or 'spectrum') or the signal in their place ('signal'), see `Masking`."""
     masking = Masking(masking_margin(split.shape, settings.pulse_width, settings.sfreq), features=features)
     if not with_filters:
         return masking

@@ -9,7 +9,7 @@ import torch
 
 from runs.run_directory import RunDirectory, load_params, run_of_job
 from training.distributed import Processes
-from utils import DataError, SettingError
+from utils import DataError, SettingError, write_json
 
 # Settings that may change while a run is unfinished: those that do not change its results, and those that name it.
 FREE_SETTINGS = (
@@ -129,10 +129,10 @@ def settings_begun_with(run: RunDirectory, begun: dict, words: list[str], settin
             )
         if value != now[name] and now[name] != 'auto':  # 'auto' accepts every value
             print(f'warning: {name} = {now[name]!r} now, but run {run.name} was begun with {value!r}, which is used')
-    unsaid = [name for name in now if name not in begun['settings'] and name not in FREE_SETTINGS]
-    if unsaid:
+    added = [name for name in now if name not in begun['settings'] and name not in FREE_SETTINGS]
+    if added:
         print(
-            f'warning: run {run.name} was begun by a version without {", ".join(unsaid)}: the values of now are used; '
+            f'warning: run {run.name} was begun by a version without {", ".join(added)}: the values of now are used; '
             'another model_nb begins anew'
         )
     if begun['threads'] != torch.get_num_threads():
@@ -143,14 +143,18 @@ def settings_begun_with(run: RunDirectory, begun: dict, words: list[str], settin
     return begun_with
 
 
-def check_begun(run: RunDirectory, split: dict, processes: Processes) -> None:
+def check_begun(run: RunDirectory, split: dict, settings: dict, processes: Processes) -> None:
     """Check that a resumed run has the windows and the number of processes that it was begun with.
+
+    Settings that the version did not have that it was begun by are added to its params.json.
 
     Parameters
     ----------
     run : RunDirectory
     split : dict
         From `split_record`.
+    settings : dict
+        All that the run has.
     processes : Processes
 
     Raises
@@ -171,3 +175,6 @@ def check_begun(run: RunDirectory, split: dict, processes: Processes) -> None:
             f'model_nb = {run.number}: {run.path} was begun by {begun["processes"]} processes (torchrun), not '
             f'{processes.size}: take as many, or another model_nb'
         )
+    content = json.loads(run.params.read_text())
+    if settings.keys() - content['settings'].keys():
+        write_json(run.params, content | {'settings': settings | content['settings']})

@@ -3,13 +3,11 @@
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from classifiers.network import NetworkClassifier
-from classifiers.specs import CLASSIFIERS
 from models import AUTOENCODERS
 from runs.run_directory import RunDirectory, find_run, load_params
 from runs.settings import ORIGINAL, check_settings
 from timeseries_dataset import PARTS, WINDOW_SETTINGS
-from training.checkpoints import load_checkpoint
+from training.checkpoints import is_of_training, load_checkpoint
 from utils import DataError, SettingError
 
 
@@ -90,11 +88,13 @@ def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> S
     autoencoder = load_checkpoint(run.checkpoint('best'))
     if mode == 'clf':  # its history is shown again
         last = load_checkpoint(run.checkpoint('last'))
-        if 'history' not in last or last.get('network') != autoencoder.get('network'):
+        if not is_of_training(autoencoder, last.get('history', [])):
             raise DataError(
-                f'{run.checkpoint("last")}: not of the training of {run.checkpoint("best").name}: restore it'
+                f'{run.checkpoint("last")}: not of the training of {run.checkpoint("best").name}: restore it, or take '
+                'another run'
             )
-    make = CLASSIFIERS[settings.classifier].make
-    if mode == 'ft' and isinstance(make, type) and issubclass(make, NetworkClassifier):
-        load_checkpoint(run.checkpoint('best', settings.classifier))  # or else it lacks after hours of training
+    else:  # or else the classifier lacks after hours of training
+        path = run.checkpoint('best', settings.classifier)
+        if 'decision' not in load_checkpoint(path):
+            raise DataError(f'{path}: not a {settings.classifier} of this project: restore it, or take another run')
     return Source(run, autoencoder, params['split'])

@@ -10,7 +10,7 @@ from runs.source import Source
 from runs.split_data import SplitData
 from timeseries_dataset import PARTS
 
-N_COMPARED = 16  # windows of a patient that tell whether the signal is still the same: reading all takes minutes
+N_COMPARED = 8  # windows of a patient that tell whether the signal is still the same: reading all takes minutes
 
 
 def split_record(mode: str, split: SplitData, source: Source | None, settings: SimpleNamespace) -> dict:

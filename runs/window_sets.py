@@ -46,7 +46,7 @@ def open_window_sets(settings: SimpleNamespace) -> WindowSets:
     """
     made_with = {name: getattr(settings, name) for name in WINDOW_SETTINGS}
     ae_directory, clf_directory = settings.path_extracted_data
-    annotated, unannotated = share_listed(settings)
+    annotated, unannotated = split_listed(settings)
     learned_from = patients_learned_from(clf_directory, annotated, settings)
     training = open_directory(clf_directory, settings.nb_best_blocks, learned_from, made_with)
     testing = training
@@ -67,7 +67,7 @@ def open_window_sets(settings: SimpleNamespace) -> WindowSets:
     return WindowSets(ae_patients, training, testing)
 
 
-def share_listed(settings: SimpleNamespace) -> tuple[Listed, list[int]]:
+def split_listed(settings: SimpleNamespace) -> tuple[Listed, list[int]]:
     """The patients that the setting `patient` lists: the classifier's (False: all), and those of the autoencoder alone.
 
     Nobody has annotated the latter.
@@ -82,6 +82,9 @@ def share_listed(settings: SimpleNamespace) -> tuple[Listed, list[int]]:
     unannotated = [number for number in listed if number in of_ae - of_classifier]
     if settings.classifier == 'threshold' or len(unannotated) == len(listed):  # the classifier's lack is told then
         return listed, []
+    if unannotated:
+        subjects = ', '.join(map(str, unannotated))
+        print(f'patients without windows of create_windows_clf.py, for the autoencoder alone: {subjects}')
     return [number for number in listed if number not in unannotated], unannotated
 
 

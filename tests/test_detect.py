@@ -126,7 +126,8 @@ def test_what_is_trained_on_the_autoencoder_of_a_run_detects_as_it_was_tested(tr
              'path_writing_data': trained.folder / 'results'}  # fmt: skip
     words = [f'{name}={value}' for name, value in (paths | SHORT_TRAINING | {'model_nb': 1} | changes).items()]
     main_train.main(['clf', 'AE1D_smaller', *words])
-    run = RunDirectory(max((trained.folder / 'results').glob('AE1D_smaller_*')))
+    numbers = (int(path.name.rpartition('_')[2]) for path in (trained.folder / 'results').glob('AE1D_smaller_*'))
+    run = RunDirectory(trained.folder / 'results' / f'AE1D_smaller_{max(numbers)}')
     predictions = pd.read_csv(run.predictions)
     [block] = set(predictions['block'])
     apply(trained.recordings[block], run=run.path, output=tmp_path)

@@ -77,3 +77,9 @@ def load_checkpoint(path: str | Path) -> dict:
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(f'{path}: not a checkpoint of this project ({type(fault).__name__})') from fault
     raise DataError(f'{path}: not a checkpoint of this project any more: {damaged} in it is damaged')
+
+
+def is_of_training(checkpoint: dict, history: list[dict]) -> bool:
+    """Whether a checkpoint is that of an epoch of a training, by its validation loss."""
+    figures = [(of_epoch['epoch'], of_epoch['validation loss']) for of_epoch in history]
+    return (checkpoint.get('epoch'), checkpoint.get('validation loss')) in figures

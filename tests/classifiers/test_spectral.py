@@ -47,7 +47,7 @@ def spectra_of(x, blocks, counted=None):
     """Measured in batches of 3."""
     parts = (x[first : first + 3] for first in range(0, len(x), 3))
     counted = np.ones(len(x), dtype=bool) if counted is None else counted
-    return BlockSpectra(directions(), SHAPE, MARGIN, blocks).measure(parts, counted)
+    return BlockSpectra(directions(), SHAPE, MARGIN, blocks, parts, counted)
 
 
 def test_a_residual_is_what_the_conditional_mean_of_the_block_leaves():

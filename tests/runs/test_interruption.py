@@ -226,8 +226,8 @@ def test_fine_tuning_and_the_classifier_alone_go_on_by_their_own_number(run, tmp
     )
     (source / 'best_sfcn_1.pth').write_bytes((source / 'best_AE1D_smaller_1.pth').read_bytes())
     assert run('ft', 'AE1D_smaller', model_nb=1, **short) == 1
-    assert 'best_sfcn_1.pth: not a sfcn of this project' in (tmp_path / 'faults').read_text()
-    assert len(list((tmp_path / 'results').glob('AE1D_smaller_*'))) == 4
+    assert 'best_sfcn_1.pth: not a sfcn of this project: restore it' in (tmp_path / 'faults').read_text()
+    assert len(list((tmp_path / 'results').glob('AE1D_smaller_*'))) == 3
 
 
 def test_a_job_that_slurm_starts_again_goes_on_with_its_own_run(run, tmp_path, monkeypatch):
@@ -280,6 +280,7 @@ def test_an_unfinished_run_keeps_its_settings(run, windows, tmp_path, monkeypatc
     params.write_text(json.dumps(begun))
     assert run('auto', 'AE1D_smaller', model_nb=1, kill=(signal.SIGTERM, 1)) == 75
     assert 'begun by a version without second_look: the values of now are used' in (tmp_path / 'output').read_text()
+    assert json.loads(params.read_text())['settings']['second_look'] is True  # from now on
     begun['split']['windows'] = 'of other windows'
     params.write_text(json.dumps(begun))
     assert run('auto', 'AE1D_smaller', model_nb=1) == 1

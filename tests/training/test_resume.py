@@ -42,11 +42,18 @@ def test_a_best_checkpoint_that_was_not_written_yet_is_written(trained_to_epoch_
         assert torch.equal(again['model_state_dict'][key], tensor)
 
 
-@pytest.mark.parametrize('damage', [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:200])])
+@pytest.mark.parametrize(
+    'damage',
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:200]),
+        lambda path: save_checkpoint(path, load_checkpoint(path) | {'validation loss': 0.123}),  # of another training
+    ],
+)
 def test_a_training_does_not_go_on_without_its_best_checkpoint(trained_to_epoch_2, damage):
     change_last(trained_to_epoch_2, lambda state: state['history'][0].update({'validation loss': 0.0}))
     damage(trained_to_epoch_2('best'))
-    with pytest.raises(DataError, match=r'best.pth: .*; restore it, or delete .*last.pth to begin this training'):
+    with pytest.raises(DataError, match=r'best.pth: .*; restore it, or take another model_nb$'):
         go_on(trained_to_epoch_2)
 
 
@@ -61,10 +68,21 @@ def test_a_training_does_not_go_on_without_its_best_checkpoint(trained_to_epoch_
 )
 def test_a_file_that_is_no_checkpoint_of_this_training_is_named(trained_to_epoch_2, damage):
     damage(trained_to_epoch_2('last'))
-    with pytest.raises(DataError, match=r'^[^\n]*last.pth: not a checkpoint of this .* to begin this training again$'):
+    with pytest.raises(
+        DataError, match=r'^[^\n]*last.pth: not a checkpoint of this .*; restore it, or take another model_nb$'
+    ):
         go_on(trained_to_epoch_2)
 
 
 def test_a_checkpoint_of_another_network_is_named(trained_to_epoch_2):
     with pytest.raises(DataError, match=r'^[^\n]*last.pth: not a checkpoint of this training \(RuntimeError\);'):
         go_on(trained_to_epoch_2, 'AE2D')
+
+
+def test_lack_of_memory_is_no_damage(trained_to_epoch_2, monkeypatch):
+    def fail(self, state):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr(torch.optim.Optimizer, 'load_state_dict', fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        go_on(trained_to_epoch_2)
