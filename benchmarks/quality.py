@@ -216,8 +216,10 @@ def with_spectrum(cohort, seed):
     yield 'no autoencoder: spectrum + forest', scores
     yield 'no autoencoder: spectrum + forest, second look', looked_again(scores, cohort, recordings)
     train = cohort.train
-    flipped = cohort._replace(train=train._replace(windows=-train.windows)), {'train': -residuals['train']}
-    copy = spike_features(filtered(flipped[0], 'train', flipped[1], filters_of(cohort, residuals))).numpy()
+    flipped = cohort._replace(train=train._replace(windows=-train.windows))
+    # A linear prediction of the opposite signal leaves the opposite.
+    of_flipped = filtered(flipped, 'train', {'train': -residuals['train']}, filters_of(cohort, residuals))
+    copy = spike_features(of_flipped).numpy()
     more = np.concatenate([features['train'], append_relative_power(copy, train.block)])
     copied = forest(features | {'train': more}, cohort, seed, np.tile(train.annotated, 2))
     yield 'no autoencoder: spectrum + forest, copies, second look', looked_again(copied, cohort, recordings)

@@ -32,6 +32,7 @@ CHOICES = {
     'what `forest` sees': (
         SUPERVISED,
         'no autoencoder: signal + forest',
+        'no autoencoder: spectrum + forest',
         'masked errors and signal + forest',
         'masked errors, power alone + forest',
         'masked errors, no block median + forest',
@@ -39,6 +40,7 @@ CHOICES = {
     'whose peak `threshold` scores': (
         UNSUPERVISED,
         'no autoencoder: signal + threshold',
+        'no autoencoder: spectrum + threshold',
         'ridge predictor, with margins and the score of threshold',
     ),
     'without annotation, how to score': (

@@ -20,6 +20,7 @@ from classifiers.inputs import (
 )
 from classifiers.sfcn import CardDataset, SfcnClassifier
 from classifiers.specs import Examples
+from classifiers.spectral import BlockSpectra
 from classifiers.subwindows import field_peaks
 from loop import validate
 from models.sfcn import SFCN
@@ -111,6 +112,17 @@ def test_cuda_gives_the_outputs_of_the_cpu(gpu, name):
             torch.testing.assert_close(same.cpu(), wanted, rtol=1e-5, atol=1e-5)
         far = (on_gpu[1].cpu() - expected[1]).square().mean().sqrt()
         assert far < 2 * tolerance * expected[1].square().mean().sqrt()
+
+
+def test_cuda_leaves_of_the_spectrum_of_blocks_what_the_cpu_does(gpu):
+    x, filters, blocks = rhythms(6), torch.eye(12)[:5], np.array([1, 1, 1, 0, 0, 0])
+    rows, left = slice(1, 5), {}
+    for device in (CPU, gpu):
+        windows = (part.to(device) for part in x.split(4))
+        spectra = BlockSpectra(filters.to(device), SHAPE, 2, blocks, windows, np.ones(6, dtype=bool))
+        left[device] = spectra.residuals(x[rows].to(device), rows)
+    assert left[gpu].is_cuda
+    torch.testing.assert_close(left[gpu].cpu(), left[CPU], rtol=1e-3, atol=1e-4)
 
 
 def gradients(model, name, x):
