@@ -117,6 +117,7 @@ MOST_EPOCHS = 60  # of the network
 REFERENCE = 'forest on residuals'  # what the others are compared with
 STACKED = {'stacked': 'finetuned, frozen', 'stacked, annotations alone': 'finetuned, frozen encoder alone'}
 
+SECOND_LOOK = ', second look'
 LOOKED_AGAIN = {  # and what the fields are taken from
     'threshold (no labels)': 'residuals',
     REFERENCE: 'residuals',
@@ -181,7 +182,7 @@ def rows_of_cohort(kind: str, seed: int, size: Budget, settings: SimpleNamespace
                 outputs[name] = stacked([outputs[REFERENCE], outputs[network]], cohort)
         for name, source in LOOKED_AGAIN.items():
             if name in outputs:
-                outputs[f'{name}, second look'] = looked_again(outputs[name], cohort, recordings[source])
+                outputs[name + SECOND_LOOK] = looked_again(outputs[name], cohort, recordings[source])
         for detector, scores in outputs.items():
             whole = {'kind': kind, 'seed': seed, 'detector': detector, 'patients': n_patients}
             rows += [whole | figures for figures in figures_of_patients(scores['test'], cohort, settings)]
@@ -283,20 +284,24 @@ def plot(figures: pd.DataFrame, path: Path) -> None:
     """Both figures of every detector against the number of labelled patients, of the cohorts that have all budgets."""
     n_budgets = figures.groupby(['kind', 'seed'])['patients'].transform('nunique')
     figures = figures[n_budgets == n_budgets.max()]
-    names = ('PR-AUC', 'sensitivity at 1 FA/min')
-    figure, axes = plt.subplots(1, len(names), figsize=(13, 5), layout='constrained')
-    for axis, name in zip(axes, names, strict=True):
-        for detector, rows in figures.groupby('detector', sort=False):
-            means = rows.groupby('patients')[name].mean()
-            style = {'linewidth': 2.5} if detector.startswith(('finetuned', REFERENCE)) else {'linestyle': '--'}
-            axis.plot(means.index, means, marker='o', label=detector, **style)
-        ticks = sorted(figures['patients'].unique())
-        axis.set_xscale('log')
-        axis.set_xticks(ticks, ticks)
-        axis.set(xlabel='training patients with labels', ylabel=name, ylim=(0, 1))
-    axes[0].legend(fontsize='small')
+    alone = figures['detector'].str.removesuffix(SECOND_LOOK)
+    colours = {detector: f'C{number}' for number, detector in enumerate(alone.unique())}
+    names, ticks = ('PR-AUC', 'sensitivity at 1 FA/min'), sorted(figures['patients'].unique())
+    figure, axes = plt.subplots(2, len(names), figsize=(13, 9), layout='constrained', sharex=True, sharey='col')
+    for again, row in zip((False, True), axes, strict=True):
+        shown = figures[figures['detector'].str.endswith(SECOND_LOOK) == again]
+        for axis, name in zip(row, names, strict=True):
+            for detector, rows in shown.groupby('detector', sort=False):
+                means, label = rows.groupby('patients')[name].mean(), detector.removesuffix(SECOND_LOOK)
+                style = '--' if 'signal' in label or 'alone' in label or 'no labels' in label else '-'
+                axis.plot(means.index, means, style, marker='o', label=label, color=colours[label])
+            axis.set_xscale('log')
+            axis.set_xticks(ticks, ticks)
+            axis.minorticks_off()
+            axis.set(ylabel=name + SECOND_LOOK * again, xlabel='training patients with labels' * again)
+    axes[0, 0].legend(fontsize='small')
     with writing(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=100)
     plt.close(figure)
 
 
