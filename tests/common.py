@@ -48,6 +48,20 @@ OPTIMIZER = {
     'plateau_patience': 5,
 }
 
+# The settings of the windows of most tests.
+WINDOWS = {
+    'patient': False,
+    'nb_best_blocks': 3,
+    'include_spike_free': False,
+    'sfreq': 150,
+    'window_size': 2.0,
+    'spike_spacing_from_border': 0.3,
+    'pulse_width': 0.1,
+    'standardize': 'block',
+    'reject_artefacts': False,
+    'artefact_threshold': 20.0,
+}
+
 
 def write_fif(path, signal, spikes):
     """A recording that begins late, with its spikes as annotations."""

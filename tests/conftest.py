@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import mne
 import numpy as np
 import pytest
-from common import N_BLOCKS, NO_DIPOLE, SFREQ, SHORT_TRAINING, clear_patient, make_window_files, write_fif
+from common import N_BLOCKS, NO_DIPOLE, SFREQ, SHORT_TRAINING, WINDOWS, clear_patient, make_window_files, write_fif
 from hypothesis import settings
 
 import create_data_raw
@@ -80,20 +80,6 @@ def paths(tmp_path):
         f'path_extracted_data={windows}',
         f'path_writing_data={tmp_path / "results"}',
     ]
-
-
-WINDOWS = {
-    'patient': False,
-    'nb_best_blocks': 3,
-    'include_spike_free': False,
-    'sfreq': 150,
-    'window_size': 2.0,
-    'spike_spacing_from_border': 0.3,
-    'pulse_width': 0.1,
-    'standardize': 'block',
-    'reject_artefacts': False,
-    'artefact_threshold': 20.0,
-}
 
 
 @pytest.fixture(scope='session')

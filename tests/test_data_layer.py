@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import make_window_files
-from conftest import WINDOWS
+from common import WINDOWS, make_window_files
 from hypothesis import given
 from hypothesis import strategies as st
 

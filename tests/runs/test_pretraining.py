@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from common import make_window_files
-from conftest import WINDOWS
+from common import WINDOWS, make_window_files
 
 from models import build_model
 from runs.network_settings import subwindow_shape_of
