@@ -138,10 +138,15 @@ class SubwindowReader(NamedTuple):
             return None
         assert self.masking.filters is not None
         of_windows = slice(None, None, self.shape.n_subwindows)
-        windows = (self._changed(to_device(x, self.device)) for x, _ in prefetched(loader))
-        known = (blocks[of_windows], windows, reference[of_windows])
         with torch.no_grad():
-            return BlockSpectra(self.masking.filters, self.shape, self.masking.margin, *known)
+            return BlockSpectra(
+                self.masking.filters,
+                self.shape,
+                self.masking.margin,
+                blocks=blocks[of_windows],
+                windows=(self._changed(to_device(x, self.device)) for x, _ in prefetched(loader)),
+                counted=reference[of_windows],
+            )
 
     def _changed(self, x):
         return self.change(x) if self.change else x
@@ -309,6 +314,10 @@ def load_run(
     ------
     DataError
         A checkpoint is missing, damaged, or of a run with other windows.
+    OutOfMemoryError
+        Of the device.
+    MemoryError
+        Of the machine.
     """
     lengths = ('window_size', 'spike_spacing_from_border', 'pulse_width', 'sfreq')
     window = window_shape(**{name: settings[name] for name in lengths})
@@ -330,7 +339,7 @@ def load_run(
             filters = state['filters']
             filters = None if filters is None else filters.to(device)
             masking = Masking(state['margin'], filters, state.get('features', 'residual'))
-    except DataError:
+    except (DataError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as fault:  # a damaged file can raise anything at all
         raise DataError(

@@ -32,7 +32,7 @@ from runs.run_directory import RunDirectory
 from runs.source import Source
 from runs.split_data import SplitData, windows_of_part
 from timeseries_dataset import WindowDataset, batches, zscored
-from training.checkpoints import checkpoint_saver, load_checkpoint
+from training.checkpoints import checkpoint_saver
 from training.epoch_log import epoch_logger
 from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, writing
@@ -62,7 +62,7 @@ def train_autoencoder(run: RunDirectory, split: SplitData, context: RunContext) 
         assert source is not None  # `open_source` has opened it
         if processes.is_main:
             copy_checkpoints(source.run, run)
-        return model, load_checkpoint(source.run.checkpoint('last'))['history']
+        return model, source.history
     train_loader, validation_loader = (autoencoder_loader(split, part, context) for part in ('train', 'validation'))
     optimizer, scheduler = autoencoder_optimizer(model, context)
     compile_long_training(model, split, context)

@@ -21,11 +21,14 @@ class Source(NamedTuple):
         Its best checkpoint.
     split : dict
         Who was in which part there, see `runs.split_record.split_record`.
+    history : list of dict
+        Of the autoencoder's training, for `clf`, which keeps it; see `loop.train`.
     """
 
     run: RunDirectory
     autoencoder: dict
     split: dict
+    history: list[dict]
 
     @property
     def seen(self) -> set[int]:
@@ -85,10 +88,10 @@ def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> S
     check_settings(vars(settings))
     if settings.recipe == 'original' and any(getattr(settings, name) != value for name, value in ORIGINAL.items()):
         raise SettingError(f"recipe='original': run {run.name} was made otherwise; set recipe='current'")
-    autoencoder = load_checkpoint(run.checkpoint('best'))
-    if mode == 'clf':  # its history is shown again
-        last = load_checkpoint(run.checkpoint('last'))
-        if not is_of_training(autoencoder, last.get('history', [])):
+    autoencoder, history = load_checkpoint(run.checkpoint('best')), []
+    if mode == 'clf':
+        history = load_checkpoint(run.checkpoint('last')).get('history', [])
+        if not is_of_training(autoencoder, history):
             raise DataError(
                 f'{run.checkpoint("last")}: not of the training of {run.checkpoint("best").name}: restore it, or take '
                 'another run'
@@ -97,4 +100,4 @@ def open_source(mode: str, settings: SimpleNamespace, model_nb: int | None) -> S
         path = run.checkpoint('best', settings.classifier)
         if 'decision' not in load_checkpoint(path):
             raise DataError(f'{path}: not a {settings.classifier} of this project: restore it, or take another run')
-    return Source(run, autoencoder, params['split'])
+    return Source(run, autoencoder, params['split'], history)

@@ -75,12 +75,14 @@ def split_listed(settings: SimpleNamespace) -> tuple[Listed, list[int]]:
     if settings.patient is False:
         return False, []
     listed = [settings.patient] if type(settings.patient) is int else settings.patient
+    if settings.classifier == 'threshold':
+        return listed, []
     of_ae, of_classifier = (
         {number for numbers in window_paths(directory).values() for number in numbers}
         for directory in settings.path_extracted_data
     )
     unannotated = [number for number in listed if number in of_ae - of_classifier]
-    if settings.classifier == 'threshold' or len(unannotated) == len(listed):  # the classifier's lack is told then
+    if len(unannotated) == len(listed):  # that the classifier lacks all is told when they are opened
         return listed, []
     if unannotated:
         subjects = ', '.join(map(str, unannotated))

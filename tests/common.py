@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mne
 import numpy as np
+from torch.utils.data import Dataset
 
 import create_data_raw
 import main_train
@@ -61,6 +62,21 @@ WINDOWS = {
     'reject_artefacts': False,
     'artefact_threshold': 20.0,
 }
+
+
+class Pairs(Dataset):
+    """(input, target) windows from memory, with the interface of WindowDataset; the target is the input by default."""
+
+    epoch = 0
+
+    def __init__(self, x, target=None):
+        self.x, self.target = x, x if target is None else target
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitems__(self, indices):
+        return self.x[indices], self.target[indices]
 
 
 def write_fif(path, signal, spikes):

@@ -138,6 +138,15 @@ def test_what_is_trained_on_the_autoencoder_of_a_run_detects_as_it_was_tested(tr
     np.testing.assert_allclose(inside['proba'], predictions['proba'], rtol=1e-3)  # float32, in other batches
 
 
+def test_lack_of_memory_is_no_damaged_checkpoint(trained, monkeypatch):
+    def fail(self, path):
+        raise torch.OutOfMemoryError('CUDA out of memory')
+
+    monkeypatch.setattr('classifiers.forest.RandomForest.load', fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        loaded(trained)
+
+
 def test_spikes_in_the_margins_are_found(trained):
     """A spike cut to 7 samples from the beginning, then to 7 from the end, of a recording."""
     run, spikes = loaded(trained), read_data_raw(trained.folder / 'raw' / 'data_raw_001.pkl')['events'][2]

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from common import Pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, log_loss, roc_auc_score
@@ -12,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 from sklearn.tree import ExtraTreeClassifier
 from torch import nn
-from torch.utils.data import Dataset
 
 from classification import SubwindowReader
 from classifiers import boosting, forest, svm
@@ -78,23 +78,10 @@ class Zero(Autoencoder):
         return [x[..., ::2], x[:, 0, :3, ::4]]
 
 
-class Windows(Dataset):
-    epoch = 0
-
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitems__(self, indices):
-        return self.x[indices], self.x[indices]
-
-
 def read(x, spec, *, levels=(0, 1), masking=None):
     """What is read of the sub-windows of x through the autoencoder `Zero`."""
     reader = SubwindowReader(Zero(), spec, SHAPE, list(levels), masking, CPU)
-    return reader.read(batches(Windows(x), batch_size=2))
+    return reader.read(batches(Pairs(x), batch_size=2))
 
 
 def seen(inputs, x, levels=(0, 1)):
@@ -161,7 +148,7 @@ def test_errors_of_masked_sub_windows_where_masking_changes_nothing():
     assert errors[..., :4].isnan().all()
     assert errors[..., 34:].isnan().all()
 
-    filters = measure_filters(Zero(), batches(Windows(x), batch_size=2), SHAPE, masking, CPU)
+    filters = measure_filters(Zero(), batches(Pairs(x), batch_size=2), SHAPE, masking, CPU)
     signal = x[:, 0].double().numpy()
     stretches = [signal[..., first - 2 : first + 12] for first in (4, 14, 24)]
     each = [np.concatenate(list(part), axis=1) for part in (signal, np.concatenate(stretches, axis=2))]
@@ -185,11 +172,11 @@ def test_the_signal_is_read_in_the_place_of_the_residual():
 def test_copies_are_read_as_changed_windows():
     x = torch.from_numpy(np.random.default_rng(0).normal(size=(3, 1, 274, 40)).astype(np.float32))
     reader = SubwindowReader(Zero(), CLASSIFIERS['latent'], SHAPE, [0], None, CPU)
-    loader, blocks = batches(Windows(x), batch_size=2), np.zeros(9)
+    loader, blocks = batches(Pairs(x), batch_size=2), np.zeros(9)
     of_copies = reader.read_copies(loader, blocks, 'both')
     changed = [-x, x[:, :, mirrored_channels()], -x[:, :, mirrored_channels()]]
     for inputs, copy in zip(of_copies, changed, strict=True):
-        np.testing.assert_array_equal(inputs, reader.read(batches(Windows(copy), batch_size=2)).inputs)
+        np.testing.assert_array_equal(inputs, reader.read(batches(Pairs(copy), batch_size=2)).inputs)
     assert reader.read_copies(loader, blocks, None) == []
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from common import Pairs
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -82,28 +83,13 @@ def test_a_window_s_residual_depends_on_its_block_alone(blocks, size):
     torch.testing.assert_close(torch.cat(in_batches)[blocks == blocks[0]], expected, rtol=1e-4, atol=1e-4)
 
 
-class Windows(torch.utils.data.Dataset):
-    """Windows from memory, with the interface of WindowDataset."""
-
-    epoch = 0
-
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitems__(self, indices):
-        return self.x[indices], self.x[indices]
-
-
 def test_classifiers_read_it_block_by_block_and_of_copies_too():
     x, filters = windows(9), directions()
     blocks = np.array([4, 4, 4, 4, 2, 2, 2, 2, 2])
     of_subwindows = blocks.repeat(SHAPE.n_subwindows)
     masking = Masking(MARGIN, filters, 'spectrum')
     reader = SubwindowReader(nn.Identity(), CLASSIFIERS['forest'], SHAPE, [0], masking, torch.device('cpu'))
-    loader = batches(Windows(x), batch_size=2)
+    loader = batches(Pairs(x), batch_size=2)
 
     def expected(x):
         residuals = spectra_of(x, blocks).residuals(x, slice(0, 9))

@@ -228,7 +228,8 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
     for subject in (1, 2, 3):
         for path in (unlabelled / 'windows_clf').glob(f'data_raw_{subject:03d}_b*_labels*.pkl'):
             write_pickle(path, read_pickle(path)[::-1].copy())
-    run('auto', 'AE1D_smaller', classifier='threshold', folder=unlabelled, **patients)  # and needs no windows_ae
+    # And it needs no windows_ae, whether patients are listed or not.
+    run('auto', 'AE1D_smaller', classifier='threshold', folder=unlabelled, patient=[1, 2, 3, 4, 5], **patients)
     first, second = (RunDirectory(tmp_path / 'results' / f'AE1D_smaller_{nb}') for nb in (1, 2))
     assert first.predictions.read_bytes() == second.predictions.read_bytes()
     weights = [load_checkpoint(run_of.checkpoint('best'))['model_state_dict'] for run_of in (first, second)]
@@ -240,7 +241,7 @@ def test_the_unsupervised_detector_uses_no_annotation_in_training(run, windows, 
 
 def source(folder, **split):
     empty = {'by': 'patient', 'train': [], 'validation': [], 'test': [], 'blocks': [], 'seen before': []}
-    return Source(RunDirectory(folder / 'AE1D_1'), {}, empty | split)
+    return Source(RunDirectory(folder / 'AE1D_1'), {}, empty | split, [])
 
 
 def test_nothing_that_a_chain_of_runs_has_seen_is_tested(tmp_path):

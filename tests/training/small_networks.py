@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from common import OPTIMIZER
+from common import OPTIMIZER, Pairs
 
 from classifiers.subwindows import SubwindowShape
 from loop import make_optimizer, train
@@ -51,18 +51,3 @@ def fit(model, x, loss, epochs, save=lambda which, state: None, device=CPU, batc
         save=save,
         resume=resume,
     )
-
-
-class Pairs(torch.utils.data.Dataset):
-    """(input, target) windows from memory, with the interface of WindowDataset."""
-
-    epoch = 0
-
-    def __init__(self, x):
-        self.x = x
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitems__(self, indices):
-        return self.x[indices], self.x[indices]

@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 import pytest
 import torch
-from common import OPTIMIZER
-from small_networks import CPU, NAMES, SHAPE, Pairs, fit, losses_of, rhythms, small
+from common import OPTIMIZER, Pairs
+from small_networks import CPU, NAMES, SHAPE, fit, losses_of, rhythms, small
 
 from classifiers.durations import duration_score
 from classifiers.features import fingerprints, spike_features

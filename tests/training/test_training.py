@@ -5,8 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from common import OPTIMIZER
-from torch.utils.data import Dataset
+from common import OPTIMIZER, Pairs
 
 from loop import make_optimizer, resume_optimizer, train, validate
 from models import build_model
@@ -19,21 +18,6 @@ from training.losses import masked_loss, reconstruction_loss
 from utils import DataError, SettingError, set_seed
 
 CPU = torch.device('cpu')
-
-
-class Pairs(Dataset):
-    """(input, target) windows from memory, with the interface of WindowDataset."""
-
-    epoch = 0
-
-    def __init__(self, x, target=None):
-        self.x, self.target = x, x if target is None else target
-
-    def __len__(self):
-        return len(self.x)
-
-    def __getitems__(self, indices):
-        return self.x[indices], self.target[indices]
 
 
 def windows(n, seed=0):
