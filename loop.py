@@ -182,6 +182,11 @@ class Training:
     def resume(self, path_of: Callable[[str], Path]) -> None:
         """Go on from the 'last' checkpoint of an interrupted training, random numbers included.
 
+        Parameters
+        ----------
+        path_of : callable
+            From 'best' or 'last' to the path of the checkpoint.
+
         Raises
         ------
         DataError

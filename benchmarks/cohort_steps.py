@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import math
 import multiprocessing
 import sys
 import tempfile
@@ -46,7 +45,7 @@ SNR = {'easy': 5.0, 'medium': 3.0, 'hard': 2.0}
 BATCH = 16
 # Of the network `finetuned`.
 NETWORK_WIDTH, NETWORK_BATCH = 32, 16
-PRETRAINING_STEPS = 750  # on pseudo-labels, and whole epochs
+PRETRAINING_STEPS = 750  # on pseudo-labels, about; 6 epochs at least
 
 
 class Recipe(NamedTuple):
@@ -294,7 +293,7 @@ def finetuned(
         'autoencoder': autoencoder.to(device),
         'encoder': encoder,
         'pseudo_labelled': pretraining,
-        'pretraining_epochs': math.ceil(PRETRAINING_STEPS * NETWORK_BATCH / max(n_windows, 1)),
+        'pretraining_epochs': max(6, PRETRAINING_STEPS * NETWORK_BATCH // max(n_windows, 1)),
         'classifier_width': NETWORK_WIDTH,
         'classifier_num_epochs': epochs,
         'classifier_n_epochs_stop': 10_000,
